@@ -1,0 +1,1 @@
+"""The streaming half of SEDflow: alert messages in, posterior summaries out."""

@@ -1,0 +1,287 @@
+"""Avro bytes to records and back: the framings seen in the wild, and our own schemas.
+
+Framings: object container, one record each (ZTF, ELAsTiCC); Confluent wire, 0x00 and a big-endian
+schema id before the body (LSST, and what we publish); a bare body with its writer schema as JSON in
+the message's key (Fink) or in a configured file. Whatever the bytes hold, decoding ends in a record
+or in DecodeError.
+"""
+
+import io
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+
+from consumer.container import MAGIC, MAX_BYTES, read_blocks, read_header
+from consumer.errors import ConsumerError, DecodeError, EncodeError, SettingsError
+
+Schema = dict[str, Any]
+Record = dict[str, Any]
+RecordName = Literal["hostAlert", "posteriorSummary"]
+
+VERSION = (1, 0)
+WIRE_ID = 100 * VERSION[0] + VERSION[1]
+"""Confluent id of our own records, 100 * major + minor; a topic carries one kind of record."""
+_WIRE = struct.Struct(">bI")
+_MAX_DEPTH = 64
+_PRIMITIVES = frozenset(("boolean", "int", "long", "float", "double", "bytes", "string"))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A record and the full name of the schema that wrote it."""
+
+    record: Any
+    schema_name: str
+
+
+class Decoder:
+    """Decodes message values in any known framing; parsed schemas are kept.
+
+    `schema_file` is the writer schema (.avsc) of bare bodies; `schema_folder` holds writer schemas
+    by Confluent id, `<id>.avsc` or `<id>.json`. Raises SettingsError when one cannot be used.
+    """
+
+    def __init__(
+        self, *, schema_file: Path | None = None, schema_folder: Path | None = None
+    ) -> None:
+        self._bare = _load_foreign(schema_file) if schema_file else None
+        self._by_id = {WIRE_ID: own_schema("hostAlert")}
+        if schema_folder is not None:
+            self._by_id |= dict(_load_folder(schema_folder))
+
+    def decode(self, value: bytes | None, key: bytes | None = None) -> Decoded:
+        """Return the one record of a message. Raises DecodeError, and nothing else."""
+        try:
+            return self._decode(value, key)
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"expected an Avro record, got {_describe(error)}") from None
+
+    def _decode(self, value: bytes | None, key: bytes | None) -> Decoded:
+        if not value:
+            raise DecodeError(f"expected a value, got {value!r}")
+        if len(value) > MAX_BYTES:
+            raise DecodeError(f"expected at most {MAX_BYTES} bytes, got {len(value)}")
+        if value.startswith(MAGIC):
+            return _decode_container(value)
+        if key is not None and key.startswith(b"{"):
+            return _read_body(value, foreign_schema(key))
+        if self._bare is not None:
+            return _read_body(value, self._bare)
+        return self._decode_wire(value)
+
+    def _decode_wire(self, value: bytes) -> Decoded:
+        if value[0] != 0 or len(value) < _WIRE.size:
+            raise DecodeError(f"expected a known framing, got the first bytes {value[:5].hex()}")
+        _, schema_id = _WIRE.unpack_from(value)
+        schema = self._by_id.get(schema_id)
+        if schema is None:
+            raise DecodeError(
+                f"schema id: expected one of {sorted(self._by_id)}, got {schema_id}; "
+                "name a folder with its schema in [input] schema_folder"
+            )
+        return _read_body(value[_WIRE.size :], schema)
+
+
+def encode(record: Record, name: RecordName) -> bytes:
+    """Return the record of our own schema as Confluent wire bytes. Raises EncodeError."""
+    return _WIRE.pack(0, WIRE_ID) + encode_body(record, name)
+
+
+def encode_body(record: Record, name: RecordName) -> bytes:
+    """Return the record of our own schema as a bare Avro body. Raises EncodeError."""
+    body = io.BytesIO()
+    try:
+        schemaless_writer(body, own_schema(name), record, strict=True)
+    except Exception as error:
+        raise EncodeError(f"expected a {name} record, got {_describe(error)}") from None
+    return body.getvalue()
+
+
+def decode_summary(value: bytes) -> Record:
+    """Return the posteriorSummary in Confluent wire bytes. Raises DecodeError."""
+    body = wire_body(value)
+    try:
+        record: Record = _read_body(body, own_schema("posteriorSummary")).record
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(f"expected a posteriorSummary, got {_describe(error)}") from None
+    return record
+
+
+def wire_body(value: bytes) -> bytes:
+    """Return what follows the header of our own Confluent wire bytes. Raises DecodeError."""
+    header = _WIRE.pack(0, WIRE_ID)
+    if not value.startswith(header):
+        raise DecodeError(f"expected the header {header.hex()}, got {value[:5].hex()}")
+    return value[_WIRE.size :]
+
+
+def split_container(stream: BinaryIO) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield each record of a container, still encoded, and its writer schema as JSON.
+
+    What comes after the place where the container breaks is yielded as it is, without a schema, up
+    to MAX_BYTES: it does not decode, and so nothing is lost in silence.
+    """
+    good = stream.tell()
+    try:
+        header = read_header(stream)
+        schema = foreign_schema(header.schema)
+        good = stream.tell()
+        for block in read_blocks(stream, header):
+            yield from ((body, header.schema) for body in _split(block.records, schema))
+            good = stream.tell()
+    except DecodeError:
+        stream.seek(good)
+        yield stream.read(MAX_BYTES), None
+
+
+def holds_one_record(container: bytes) -> bool:
+    """Tell whether the bytes are a whole container of exactly one record."""
+    stream = io.BytesIO(container)
+    try:
+        return sum(block.count for block in read_blocks(stream, read_header(stream))) == 1
+    except DecodeError:
+        return False
+
+
+def _split(records: bytes, schema: Schema) -> Iterator[bytes]:
+    """Yield the records of a block; bytes in which no record's end is found are yielded as one."""
+    start, stream = 0, io.BytesIO(records)
+    while start < len(records):
+        try:
+            schemaless_reader(stream, schema)
+        except Exception:
+            yield records[start:]
+            return
+        yield records[start : stream.tell()]
+        start = stream.tell()
+
+
+@cache
+def schemas_path() -> Path:
+    """Return the folder of our schemas: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "schemas"
+    return installed if installed.is_dir() else package.parent / "schemas"
+
+
+def schema_text(name: RecordName) -> bytes:
+    """Return our current schema of a record as JSON."""
+    major, minor = VERSION
+    path = schemas_path() / str(major) / str(minor) / f"sedflow.v{major}_{minor}.{name}.avsc"
+    return path.read_bytes()
+
+
+@cache
+def own_schema(name: RecordName) -> Schema:
+    """Return our current schema of a record, parsed."""
+    return foreign_schema(schema_text(name))
+
+
+@lru_cache(maxsize=256)
+def foreign_schema(text: bytes) -> Schema:
+    """Parse a writer schema. Raises DecodeError unless it is JSON, Avro and safe to read with.
+
+    Safe means: no recursive types and no types of zero bytes outside unions, so that reading
+    n bytes takes at most O(n) time and memory and a bounded depth.
+    """
+    if len(text) > MAX_BYTES:
+        raise DecodeError(f"schema: expected at most {MAX_BYTES} bytes, got {len(text)}")
+    try:
+        schema = parse_schema(json.loads(text, object_hook=_without_internals))
+        _check_type(schema, frozenset(), _MAX_DEPTH)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(f"schema: expected an Avro schema, got {_describe(error)}") from None
+    if not isinstance(schema, dict) or "fields" not in schema:
+        raise DecodeError(f"schema: expected a record, got {str(schema)[:80]}")
+    return schema
+
+
+def _without_internals(node: Record) -> Record:
+    if any(name.startswith("__") for name in node):
+        raise DecodeError(f"schema: expected plain Avro, got the keys {sorted(node)[:5]}")
+    return node
+
+
+def _check_type(node: Any, enclosing: frozenset[str], depth: int) -> None:
+    if depth == 0:
+        raise DecodeError(f"schema: expected at most {_MAX_DEPTH} levels")
+    if isinstance(node, list):
+        for branch in node:
+            if branch != "null":
+                _check_type(branch, enclosing, depth - 1)
+    elif isinstance(node, dict):
+        _check_complex(node, enclosing, depth - 1)
+    elif node == "null" or node in enclosing:
+        raise DecodeError(f"schema: expected no empty or recursive type, got {node}")
+
+
+def _check_complex(node: Record, enclosing: frozenset[str], depth: int) -> None:
+    kind = node["type"]
+    if kind in ("record", "error"):
+        if not node["fields"]:
+            raise DecodeError(f"schema: expected fields, got none in {node['name']}")
+        for field in node["fields"]:
+            _check_type(field["type"], enclosing | {node["name"]}, depth)
+    elif kind == "array":
+        _check_type(node["items"], enclosing, depth)
+    elif kind == "map":
+        _check_type(node["values"], enclosing, depth)
+    elif kind == "fixed":
+        if node["size"] < 1:
+            raise DecodeError(f"schema: expected a size, got {node['size']} in {node['name']}")
+    elif kind != "enum" and kind not in _PRIMITIVES:
+        _check_type(kind, enclosing, depth)
+
+
+def _decode_container(value: bytes) -> Decoded:
+    stream = io.BytesIO(value)
+    header = read_header(stream)
+    blocks = list(read_blocks(stream, header))
+    count = sum(block.count for block in blocks)
+    if count != 1:
+        raise DecodeError(f"container: expected one record per message, got {count}")
+    records = next(block.records for block in blocks if block.count)
+    return _read_body(records, foreign_schema(header.schema))
+
+
+def _read_body(body: bytes, schema: Schema) -> Decoded:
+    stream = io.BytesIO(body)
+    record = schemaless_reader(stream, schema)
+    if stream.tell() != len(body):
+        raise DecodeError(
+            f"expected a {schema['name']} to fill {len(body)} bytes, got {stream.tell()}"
+        )
+    return Decoded(record, schema["name"])
+
+
+def _load_foreign(path: Path) -> Schema:
+    try:
+        return foreign_schema(path.read_bytes())
+    except (OSError, ConsumerError) as error:
+        raise SettingsError(f"schema file {path}: {error}") from None
+
+
+def _load_folder(folder: Path) -> Iterator[tuple[int, Schema]]:
+    paths = [path for path in folder.glob("*") if path.suffix in (".avsc", ".json")]
+    if not paths:
+        raise SettingsError(f"input.schema_folder: expected <id>.avsc files, got none in {folder}")
+    for path in sorted(paths):
+        if not path.stem.isdecimal():
+            raise SettingsError(f"input.schema_folder: expected <id>.avsc, got {path.name}")
+        yield int(path.stem), _load_foreign(path)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]

@@ -1,0 +1,114 @@
+"""The command line: `sedflow-consumer run | replay | check-config`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from consumer.errors import SettingsError
+from consumer.message import plugin_version
+from consumer.settings import Settings, load_settings
+from sedflow_core.errors import SedflowError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; 2 where settings or input cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except SedflowError as error:
+        print(f"sedflow-consumer: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sedflow-consumer", description=__doc__)
+    parser.add_argument("--version", action="version", version=plugin_version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="alerts from Kafka in, summaries to Kafka out"))
+    _add_replay(
+        commands.add_parser("replay", help="archives of alerts in, a file of summaries out")
+    )
+    check = commands.add_parser("check-config", help="print the settings, secrets masked")
+    _add_config(check)
+    check.set_defaults(command=_check_config)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="TOML", help="settings file; the environment wins over it"
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.set_defaults(command=_run)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("archives", nargs="+", metavar="ARCHIVE", help="file, folder or glob")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file of summaries")
+    parser.add_argument(
+        "--format", choices=("avro", "parquet"), help="default: by the name of FILE"
+    )
+    parser.add_argument("--artifact", metavar="NAME", help="shipped artifact, or path of one")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="alerts per batch")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="stop after N alerts")
+    parser.add_argument(
+        "--rate", type=_positive, metavar="HZ", help="at most so many alerts per second"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="infer, but write nothing")
+    parser.set_defaults(command=_replay)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    settings = load_settings(options.config)
+    settings.input.client_config()
+    settings.output.client_config()
+    print(json.dumps(settings.masked(), indent=2))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from consumer.daemon import run_kafka
+
+    return run_kafka(load_settings(options.config))
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from consumer.replay import replay
+
+    settings = _override(load_settings(options.config), options)
+    if options.out is None and not options.dry_run:
+        raise SettingsError("--out: expected a file, got none; only --dry-run needs none")
+    report = replay(
+        settings,
+        options.archives,
+        out=None if options.dry_run else options.out,
+        format=options.format,
+        limit=options.limit,
+        rate=options.rate,
+    )
+    print(report)
+    return 0
+
+
+def _override(settings: Settings, options: argparse.Namespace) -> Settings:
+    """Return the settings with what the command line says instead."""
+    artifact, batch = settings.artifact, settings.batch
+    if options.artifact is not None:
+        artifact = artifact.model_copy(update={"name": options.artifact})
+    if options.batch_size is not None:
+        batch = batch.model_copy(update={"max_size": options.batch_size})
+    return settings.model_copy(update={"artifact": artifact, "batch": batch})

@@ -1,0 +1,179 @@
+"""The loop of the consumer: poll, step, publish; and the process around it for Kafka."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from threading import Event
+from types import FrameType
+from typing import Protocol
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from consumer.errors import BrokerError, WindowAbortedError
+from consumer.health import Health, serve
+from consumer.kafka import KafkaSink, KafkaSource, check_topics
+from consumer.message import Message, Sink, Source, Window
+from consumer.metrics import Metrics
+from consumer.settings import LogSettings, Settings
+from consumer.step import Step
+from sedflow_core import load_artifact
+
+LOG = logging.getLogger("sedflow.daemon")
+
+MAX_ABORTS_IN_A_ROW = 5
+FIRST_PAUSE_S = 0.1
+
+
+class StepFunction(Protocol):
+    """What turns a batch of messages into the window to publish."""
+
+    def __call__(
+        self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
+    ) -> Window:
+        """Return one result or dead letter for each message."""
+
+
+def run(
+    source: Source,
+    sink: Sink,
+    step: StepFunction,
+    stop: Event,
+    *,
+    max_batch: int,
+    max_delay_s: float,
+    metrics: Metrics,
+    health: Health,
+    replay: bool = False,
+) -> int:
+    """Poll up to `max_batch` messages or `max_delay_s`, step, publish; return the messages done.
+
+    Ends when `stop` is set or the source is exhausted, in this order: the window in hand is stepped
+    and published; then the caller closes the sink, then the source. An input position moves only
+    inside `sink.publish`.
+
+    Raises BrokerError when a window was rolled back five times in a row, and whatever else source,
+    step or sink raise: the window is then not published, and is read again at the next start.
+    """
+    done = aborts = 0
+    while not (stop.is_set() or source.exhausted):
+        health.beat()
+        with metrics.time("poll"):
+            messages = source.poll(max_batch, max_delay_s)
+        if not messages:
+            continue
+        with metrics.time("step"):
+            window = step(messages, replay=replay, now=_utc_now)
+        try:
+            with metrics.time("publish"):
+                sink.publish(window)
+        except WindowAbortedError as error:
+            aborts += 1
+            _wait_or_give_up(aborts, error, metrics)
+            continue
+        aborts = 0
+        done += len(messages)
+        metrics.count_window(window, _utc_now())
+    return done
+
+
+def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -> None:
+    metrics.commit_failures.inc()
+    LOG.warning("window rolled back", extra={"fields": {"error": str(error), "aborts": aborts}})
+    if aborts >= MAX_ABORTS_IN_A_ROW:
+        raise BrokerError(f"expected a window to commit, got {aborts} aborts in a row") from error
+    time.sleep(FIRST_PAUSE_S * 2**aborts)
+
+
+def run_kafka(settings: Settings) -> int:
+    """Run the daemon until SIGTERM or SIGINT; return the exit code, 1 after broker trouble.
+
+    Raises SettingsError or ArtifactError when it cannot start.
+    """
+    start_logging(settings.log)
+    torch.set_num_threads(1)
+    stop = Event()
+    stop_on_signals(stop)
+    metrics = Metrics(CollectorRegistry())
+    health = Health()
+    try:
+        with serve(health, metrics.registry, settings.http.host, settings.http.port) as port:
+            LOG.info("started", extra={"fields": {"http_port": port}})
+            done = _serve_topics(settings, stop, metrics, health)
+    except BrokerError as error:
+        LOG.error("stopped by the broker", extra={"fields": {"error": str(error)}})
+        return 1
+    LOG.info("stopped", extra={"fields": {"messages": done}})
+    return 0
+
+
+def _serve_topics(settings: Settings, stop: Event, metrics: Metrics, health: Health) -> int:
+    artifact = load_artifact(settings.artifact.name)
+    step = Step(artifact, settings)
+    metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
+    check_topics(settings)
+    step.warm_up()
+    health.warmed = True
+    LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
+    with ExitStack() as open_ends:
+        source = open_ends.enter_context(closing(KafkaSource(settings, metrics, health)))
+        sink = open_ends.enter_context(closing(KafkaSink(settings, source, metrics)))
+        return run(
+            source,
+            sink,
+            step,
+            stop,
+            max_batch=settings.batch.max_size,
+            max_delay_s=settings.batch.max_delay_s,
+            metrics=metrics,
+            health=health,
+        )
+
+
+def stop_on_signals(stop: Event) -> None:
+    """Let SIGTERM and SIGINT set `stop`; the second of them ends the process at once."""
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, receive)
+    signal.signal(signal.SIGINT, receive)
+
+
+def start_logging(settings: LogSettings) -> None:
+    """Log to stderr, one line per event, as JSON or as text."""
+    output = logging.StreamHandler(sys.stderr)
+    if settings.format == "json":
+        output.setFormatter(JsonFormatter())
+    else:
+        output.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=settings.level, handlers=[output], force=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, event, and the record's `fields`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of one record."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,271 @@
+"""The demo: real SDSS galaxies as alerts, through the consumer, to summaries and figures.
+
+The galaxies are the sample of 10,000 that the package kcorrect carries (SDSS main galaxies, with
+Petrosian fluxes and redshifts). They become an archive of hostAlert messages, which is replayed
+through the daemon's own step: no network, no broker. With `--kafka` the same messages go through
+topics of a real broker and a daemon in its own process.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from prometheus_client import CollectorRegistry
+
+from consumer.avro import Record, decode_summary, encode, encode_body, schema_text
+from consumer.container import make_block, make_header
+from consumer.daemon import run
+from consumer.files import ArchiveSource, FileSink
+from consumer.health import Health
+from consumer.message import Sink, Window
+from consumer.metrics import Metrics
+from consumer.settings import ArtifactSettings, Settings
+from consumer.step import Step
+from consumer.writers import AvroWriter, ParquetWriter
+from sedflow_core import Artifact, Observation, load_artifact, sample
+from sedflow_core.catalog import Catalog, read_catalog, sdss_columns
+from sedflow_core.errors import MissingExtraError, SedflowError
+from sedflow_core.figures import corner_plot, flags_by_reason, mass_sfr
+from sedflow_core.tables import open_table
+from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
+
+BLOCK_RECORDS = 256
+CORNER_NAMES = (
+    "log_mstar_surviving",
+    "log_sfr_1gyr",
+    "z_mw",
+    "t_age_mw",
+    "a_v",
+    "fburst",
+    "tburst",
+    "tau_bc",
+    "n_dust",
+)
+CORNER_SAMPLES = 8192
+TABLE_ROWS = 10
+TABLE_NAMES = ("log_mstar_surviving", "log_sfr_1gyr")
+
+
+@dataclass(frozen=True, slots=True)
+class Galaxies:
+    """The sample: names, positions [deg] and corrected photometry."""
+
+    names: tuple[str, ...]
+    ra: Sequence[float]
+    dec: Sequence[float]
+    catalog: Catalog
+
+
+class Collector:
+    """A sink that keeps what is published and passes it on, with a progress bar."""
+
+    def __init__(self, sinks: Sequence[Sink], n_messages: int) -> None:
+        from tqdm import tqdm
+
+        self.summaries: list[bytes] = []
+        self._sinks = sinks
+        self._bar = tqdm(total=n_messages, unit=" alerts", disable=None)
+
+    def publish(self, window: Window) -> None:
+        """Pass the window on to every sink."""
+        for sink in self._sinks:
+            sink.publish(window)
+        self.summaries += [result.value for result in window.results]
+        self._bar.update(len(window.consumed))
+
+    def close(self) -> None:
+        """Close the sinks."""
+        self._bar.close()
+        for sink in self._sinks:
+            sink.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo and return the exit code."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        _run_demo(options)
+    except SedflowError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m consumer.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder to fill")
+    parser.add_argument("--limit", type=int, default=2000, help="galaxies, of 10,000")
+    parser.add_argument("--artifact", default="sdss-ugriz")
+    parser.add_argument("--kafka", action="store_true", help="through a real broker")
+    return parser
+
+
+def _run_demo(options: argparse.Namespace) -> None:
+    artifact = load_artifact(options.artifact)
+    galaxies = load_galaxies(artifact, options.limit)
+    alerts = [describe_galaxy(galaxies, artifact, i) for i in range(len(galaxies.names))]
+    print(f"{len(alerts):,} SDSS galaxies; artifact {artifact.name} {artifact.version}")
+    archive = options.out / "alerts.avro"
+    write_archive(archive, alerts)
+    started = perf_counter()
+    if options.kafka:
+        from consumer.demo_kafka import pass_through_kafka
+
+        summaries = pass_through_kafka(archive, len(alerts), options.artifact, options.out)
+    else:
+        summaries = replay(archive, len(alerts), artifact, options.out)
+    seconds = perf_counter() - started
+    records = [decode_summary(value) for value in summaries]
+    print(f"{len(records):,} summaries in {seconds:.1f} s: {len(records) / seconds:.0f} per second")
+    print_statuses(records)
+    print_table(records)
+    write_figures(records, artifact, options.out)
+    print_contents(options.out)
+
+
+def load_galaxies(artifact: Artifact, limit: int) -> Galaxies:
+    """The first `limit` galaxies, dereddened, in AB and with the error floor."""
+    package = find_spec("kcorrect")
+    if package is None or not package.submodule_search_locations:
+        raise MissingExtraError("kcorrect", "demo")
+    path = Path(package.submodule_search_locations[0]) / "data" / "test" / "gst_tests_small.fits"
+    catalog = read_catalog(path, sdss_columns(), artifact.bands)
+    with open_table(path) as table:
+        ra, dec = table.numbers("RA")[:limit].tolist(), table.numbers("DEC")[:limit].tolist()
+    return Galaxies(tuple(map(_sdss_name, ra, dec)), ra, dec, catalog)
+
+
+def _sdss_name(ra: float, dec: float) -> str:
+    """Name by position, truncated as SDSS names are: SDSS J081220.79+361148.7."""
+    hours = int(ra / 15.0 * 3600.0 * 100.0)
+    arcsec = int(abs(dec) * 3600.0 * 10.0)
+    h, m, s = hours // 360_000, hours // 6_000 % 60, hours % 6_000 / 100.0
+    d, minute, second = arcsec // 36_000, arcsec // 600 % 60, arcsec % 600 / 10.0
+    return f"SDSS J{h:02}{m:02}{s:05.2f}{'-' if dec < 0 else '+'}{d:02}{minute:02}{second:04.1f}"
+
+
+def describe_galaxy(galaxies: Galaxies, artifact: Artifact, i: int) -> Record:
+    """hostAlert record of galaxy i: a made-up alert at the centre of a real host."""
+    observation = galaxies.catalog.observation
+    position = {"ra": galaxies.ra[i], "dec": galaxies.dec[i]}
+    flux, flux_err = (
+        dict(zip(artifact.bands.names, njy_from_nanomaggy(values[i]).tolist(), strict=True))
+        for values in (observation.flux, observation.flux_err)
+    )
+    host = {
+        **dict.fromkeys(_NULL_IN_HOST),
+        **{f"{band}_flux": flux.get(band) for band in "ugrizy"},
+        **{f"{band}_fluxErr": flux_err.get(band) for band in "ugrizy"},
+        **position,
+        "catalog": "SDSS, by way of kcorrect",
+        "hostId": str(i),
+        "separation": 0.0,
+        "associationMethod": "demo",
+        "fluxType": "petro",
+        "filterSystem": artifact.bands.system,
+        "dereddened": True,
+        "abCorrected": True,
+        "errorFloorIncluded": True,
+        "redshift": float(observation.redshift[i]),
+        "redshiftType": "spec",
+        "redshiftSource": "SDSS",
+    }
+    alert = {"alertId": i, "objectId": galaxies.names[i], "survey": "SDSS", **position}
+    return {**dict.fromkeys(_NULL_IN_ALERT), **alert, "host": host}
+
+
+_NULL_IN_HOST = ("associationProb", "ebv", "photFlags", "redshiftErr", "luminosityDistance")
+_NULL_IN_ALERT = (
+    *("diaSourceId", "diaObjectId"),
+    *("midpointMjdTai", "alertPublishTimestamp", "brokerIngestTimestamp"),
+)
+
+
+def write_archive(path: Path, alerts: Sequence[Record]) -> None:
+    """Write hostAlert records as one Avro container."""
+    header, sync = make_header(schema_text("hostAlert"))
+    bodies = [encode_body(alert, "hostAlert") for alert in alerts]
+    with path.open("wb") as stream:
+        stream.write(header)
+        for start in range(0, len(bodies), BLOCK_RECORDS):
+            stream.write(make_block(bodies[start : start + BLOCK_RECORDS], sync))
+
+
+def replay(archive: Path, n_alerts: int, artifact: Artifact, out: Path) -> list[bytes]:
+    """Replay the archive through the daemon's loop and step; return the encoded summaries."""
+    settings = Settings()
+    step = Step(artifact, settings)
+    step.warm_up()
+    files = (
+        FileSink(out / "summaries.avro", AvroWriter),
+        FileSink(out / "summaries.parquet", lambda path: ParquetWriter(path, artifact)),
+    )
+    source, sink = ArchiveSource([str(archive)]), Collector(files, n_alerts)
+    with closing(source), closing(sink):
+        run(
+            source,
+            sink,
+            step,
+            Event(),
+            max_batch=settings.batch.max_size,
+            max_delay_s=settings.batch.max_delay_s,
+            metrics=Metrics(CollectorRegistry()),
+            health=Health(),
+            replay=True,
+        )
+    return sink.summaries
+
+
+def print_statuses(records: Sequence[Record]) -> None:
+    """How many summaries have which status."""
+    for status, count in Counter(record["status"] for record in records).most_common():
+        print(f"  {status:<16}{count:>7,}  {100 * count / len(records):6.2f} %")
+
+
+def print_table(records: Sequence[Record]) -> None:
+    """A few galaxies: those first in the sample, and the first that were not fitted."""
+    fitted = [record for record in records if record["posterior"]]
+    others = [record for record in records if not record["posterior"]]
+    print(f"\n{'galaxy':<27}{'z':>8}  {'log M* [Msun]':<20}{'log SFR [Msun/yr]':<20}status")
+    for record in (*fitted[:TABLE_ROWS], *others[:2]):
+        mass, sfr = (_value_with_errors(record, name) for name in TABLE_NAMES)
+        reasons = ", ".join(record["statusReasons"])
+        status = record["status"] + (f": {reasons}" if reasons else "")
+        redshift = record["inputs"]["redshift"]
+        print(f"{record['objectId']:<27}{redshift:>8.4f}  {mass:<20}{sfr:<20}{status}")
+
+
+def _value_with_errors(record: Record, name: str) -> str:
+    if not record["posterior"]:
+        return "-"
+    low, median, high = _quantiles(record, name)
+    return f"{median:6.2f} +{high - median:.2f} -{median - low:.2f}"
+
+
+def _quantiles(record: Record, name: str) -> tuple[float, float, float]:
+    marginal = record["posterior"]["derived"][name]
+    return marginal["q16"], marginal["q50"], marginal["q84"]
+
+
+def write_figures(records: Sequence[Record], artifact: Artifact, out: Path) -> None:
+    """Save mass against SFR, one corner plot, and the flags by reason."""
+    fitted = [record for record in records if record["posterior"]]
+    if fitted:
+        mass, sfr = ([_quantiles(record, name) for record in fitted] for name in TABLE_NAMES)
+        mass_sfr(mass, sfr).savefig(out / "mass_sfr.png")
+        _corner(fitted[0], artifact).savefig(out / "corner.png")
+    reasons = Counter(
+        reason for record in records if not record["posterior"] for reason in record["statusReasons"]
+    )
+    flags_by_reason(reasons, len(records)).savefig(out / "flags_by_reason.png")

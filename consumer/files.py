@@ -1,0 +1,259 @@
+"""Archives as a source, files as a sink: what replay reads and writes.
+
+Read: an Avro container of any number of records; a folder or glob of `.avro` and `.avro.gz`; a
+nightly `.tar`, `.tar.gz` or `.tgz` of them, streamed and never unpacked to disk. Written: one Avro
+container or Parquet file of summaries, and the dead letters as JSON lines beside it. A file has its
+name only once it is complete.
+"""
+
+import base64
+import glob
+import io
+import json
+import tarfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from consumer.avro import holds_one_record, split_container
+from consumer.container import MAGIC, MAX_BYTES
+from consumer.errors import ArchiveError
+from consumer.message import DeadLetter, Message, Window
+from consumer.writers import SummaryWriter
+
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_ALERT_SUFFIXES = (".avro", ".avro.gz")
+
+Part = tuple[bytes, bytes | None]
+"""Value and key of a message."""
+
+
+class ArchiveSource:
+    """The messages of some archives, one after the other.
+
+    The topic of a message is its archive's name, the offset its place in the archive. `rate` is the
+    most messages handed out per second. Raises ArchiveError where an archive is missing.
+    """
+
+    def __init__(
+        self, archives: Sequence[str], *, limit: int | None = None, rate: float | None = None
+    ) -> None:
+        for archive in archives:
+            _find_files(archive)
+        self._messages = islice(_read_archives(archives), limit)
+        self._interval_s = 1.0 / rate if rate else 0.0
+        self._next_s = time.monotonic()
+        self._exhausted = False
+
+    @property
+    def exhausted(self) -> bool:
+        """True once every message was handed out."""
+        return self._exhausted
+
+    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Message]:
+        """Return the next messages; waits only for `rate`, and then for at most `timeout_s`."""
+        if self._interval_s:
+            max_messages = min(max_messages, self._wait_for_turn(timeout_s))
+        messages = list(islice(self._messages, max_messages))
+        self._exhausted = len(messages) < max_messages
+        return messages
+
+    def _wait_for_turn(self, timeout_s: float) -> int:
+        time.sleep(max(0.0, min(timeout_s, self._next_s - time.monotonic())))
+        due = int((time.monotonic() - self._next_s) / self._interval_s) + 1
+        self._next_s += max(0, due) * self._interval_s
+        return max(0, due)
+
+    def close(self) -> None:
+        """Close the archive being read."""
+        self._messages = islice(iter(()), 0)
+
+
+def _find_files(archive: str) -> list[Path]:
+    path = Path(archive)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.name.endswith(_ALERT_SUFFIXES))
+    elif path.exists():
+        files = [path]
+    else:
+        files = sorted(Path(name) for name in glob.glob(archive, recursive=True))
+    if not files:
+        raise ArchiveError(f"archive: expected a file, folder or glob with alerts, got {archive}")
+    return files
+
+
+def _read_archives(archives: Sequence[str]) -> Iterator[Message]:
+    for archive in archives:
+        parts = (part for path in _find_files(archive) for part in _read_file(path))
+        for place, (value, key) in enumerate(parts):
+            yield Message(value=value, key=key, topic=Path(archive).name, offset=place)
+
+
+def _read_file(path: Path) -> Iterator[Part]:
+    try:
+        with path.open("rb") as stream:
+            if path.name.endswith(_TAR_SUFFIXES):
+                yield from _read_tar(stream, path)
+            elif path.stat().st_size > MAX_BYTES:
+                yield from _read_large(stream, path)
+            else:
+                yield from _read_alerts(path.name, stream.read())
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise ArchiveError(f"{path}: expected a readable archive, got {error}") from None
+
+
+def _read_large(stream: BinaryIO, path: Path) -> Iterator[Part]:
+    if stream.read(len(MAGIC)) != MAGIC:
+        raise ArchiveError(f"{path}: expected a container, or at most {MAX_BYTES} bytes")
+    stream.seek(0)
+    yield from split_container(stream)
+
+
+def _read_alerts(name: str, data: bytes) -> Iterator[Part]:
+    """Yield the alerts in the bytes of one file; bytes that cannot be unpacked as they are."""
+    data = _gunzip(data) if name.endswith(".gz") else data
+    if not data.startswith(MAGIC) or holds_one_record(data):
+        yield data, None
+    else:
+        yield from split_container(io.BytesIO(data))
+
+
+def _gunzip(data: bytes) -> bytes:
+    gunzip = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = gunzip.decompress(data, MAX_BYTES + 1)
+    except zlib.error:
+        return data
+    whole = gunzip.eof and not gunzip.unused_data and len(unpacked) <= MAX_BYTES
+    return unpacked if whole else data
+
+
+class _Member(tarfile.TarInfo):
+    """A tar member whose size is bounded before anything of it is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        _check_size(member)
+        return member
+
+
+def _check_size(member: tarfile.TarInfo) -> None:
+    if member.size > MAX_BYTES or member.issparse():
+        raise ArchiveError(
+            f"{member.name}: expected a member of at most {MAX_BYTES} bytes, got {member.size}"
+        )
+
+
+def _read_tar(stream: BinaryIO, path: Path) -> Iterator[Part]:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive:
+        for member in archive:
+            if not member.isfile() or not member.name.endswith(_ALERT_SUFFIXES):
+                continue
+            _check_size(member)
+            content = archive.extractfile(member)
+            if content is None:
+                raise ArchiveError(f"{path}: expected a file, got the member {member.name}")
+            yield from _read_alerts(member.name, content.read())
+
+
+class CountingSink:
+    """Counts the windows it is given and writes nothing."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        """Summaries by status."""
+        self.stages: Counter[str] = Counter()
+        """Dead letters by stage."""
+
+    def publish(self, window: Window) -> None:
+        """Count the window."""
+        self.statuses.update(result.status for result in window.results)
+        self.stages.update(letter.stage for letter in window.rejected)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that `close` completes: none."""
+        return ()
+
+
+class FileSink(CountingSink):
+    """Summaries into one file, dead letters as JSON lines into `<file>.dead.jsonl`.
+
+    Both are written as `<file>.partial` and get their names in `close`: what an error leaves behind
+    is never taken for a complete file. Raises ArchiveError when one cannot be written.
+    """
+
+    def __init__(self, path: Path, make_writer: Callable[[Path], SummaryWriter]) -> None:
+        super().__init__()
+        self._path = path
+        self._dead_path = path.with_name(f"{path.name}.dead.jsonl")
+        with _writing(path):
+            self._writer = make_writer(_partial(path))
+            self._dead = _partial(self._dead_path).open("w")
+
+    def publish(self, window: Window) -> None:
+        """Append the window's summaries and dead letters."""
+        with _writing(self._path):
+            if window.results:
+                self._writer.write([result.value for result in window.results])
+            for letter in window.rejected:
+                self._dead.write(json.dumps(_describe_letter(letter)) + "\n")
+        super().publish(window)
+
+    def close(self) -> None:
+        """Complete the files; without dead letters there is no file of them."""
+        with _writing(self._path):
+            self._writer.finish()
+            self._dead.close()
+            _partial(self._path).replace(self._path)
+            if self.stages:
+                _partial(self._dead_path).replace(self._dead_path)
+            else:
+                _partial(self._dead_path).unlink()
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that `close` completes."""
+        return (self._path, self._dead_path) if self.stages else (self._path,)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveError(f"{path}: expected a writable file, got {error}") from None
+
+
+def _describe_letter(letter: DeadLetter) -> dict[str, Any]:
+    message = letter.message
+    return {
+        "topic": message.topic,
+        "partition": message.partition,
+        "offset": message.offset,
+        "timestampMs": message.timestamp_ms,
+        "key": _base64(message.key),
+        "value": _base64(message.value),
+        "headers": [[name, _base64(value)] for name, value in message.headers],
+        "stage": letter.stage,
+        "class": letter.error_class,
+        "error": letter.error,
+        "failedAt": letter.failed_at.isoformat(timespec="milliseconds"),
+    }
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()

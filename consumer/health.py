@@ -1,0 +1,112 @@
+"""The daemon's HTTP endpoints: `/livez`, `/readyz` and `/metrics`, GET only.
+
+Live: the loop polled its source within the last minute; a stuck process is not live. Ready: the
+artifact has answered once and the broker has assigned partitions to this process.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from time import monotonic
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from consumer.errors import SettingsError
+
+MAX_SILENCE_S = 60.0
+REQUEST_TIMEOUT_S = 5.0
+TEXT = "text/plain; charset=utf-8"
+
+
+class Health:
+    """What the daemon knows of itself; written by its loop, read by the HTTP threads."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._last_beat = clock()
+        self.warmed = False
+        self.assigned = False
+
+    def beat(self) -> None:
+        """Note that the loop is at work."""
+        self._last_beat = self._clock()
+
+    def silence_s(self) -> float:
+        """Seconds since the last beat."""
+        return self._clock() - self._last_beat
+
+    def live(self) -> tuple[bool, str]:
+        """Whether the loop polls, and why not."""
+        silence = self.silence_s()
+        if silence > MAX_SILENCE_S:
+            return False, f"expected a poll every {MAX_SILENCE_S:.0f} s, got none for {silence:.0f}"
+        return True, "polling"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether alerts are answered now, and why not."""
+        if not self.warmed:
+            return False, "the artifact is not warmed up"
+        if not self.assigned:
+            return False, "no partitions are assigned"
+        return True, "ready"
+
+
+@contextmanager
+def serve(health: Health, registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
+    """Answer over HTTP while the body runs; yields the port, which is a free one for port 0.
+
+    Raises SettingsError when the address cannot be bound.
+    """
+    try:
+        server = ThreadingHTTPServer((host, port), _endpoint(health, registry))
+    except OSError as error:
+        raise SettingsError(f"http: expected a free address, got {host}:{port}: {error}") from error
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, name="http", daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _endpoint(health: Health, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+    class Endpoint(BaseHTTPRequestHandler):
+        timeout = REQUEST_TIMEOUT_S
+        server_version = "sedflow"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            status, content_type, body = _answer(self.path, health, registry)
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Probes arrive every few seconds: they are not logged."""
+
+    return Endpoint
+
+
+def _answer(
+    path: str, health: Health, registry: CollectorRegistry
+) -> tuple[HTTPStatus, str, bytes]:
+    match path.partition("?")[0]:
+        case "/metrics":
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry)
+        case "/livez":
+            return _verdict(*health.live())
+        case "/readyz":
+            return _verdict(*health.ready())
+    return HTTPStatus.NOT_FOUND, TEXT, b"expected /livez, /readyz or /metrics\n"
+
+
+def _verdict(good: bool, reason: str) -> tuple[HTTPStatus, str, bytes]:
+    status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+    return status, TEXT, f"{reason}\n".encode()

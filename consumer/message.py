@@ -1,0 +1,115 @@
+"""The records that travel between a source, the step and a sink.
+
+All are immutable. A `Message` keeps the exact bytes that were read: whatever happens to it later,
+its dead letter carries those bytes unchanged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, Protocol
+
+Header = tuple[str, bytes | None]
+Headers = tuple[Header, ...]
+Stage = Literal["decode", "adapt", "infer", "encode", "produce"]
+
+ERROR_HEADER_PREFIX = "__sedflow.errors."
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as read: its bytes and where they came from."""
+
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    topic: str = ""
+    partition: int = 0
+    offset: int = 0
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One encoded posteriorSummary, with what the metrics need of it."""
+
+    key: bytes | None
+    value: bytes
+    headers: Headers
+    status: str
+    survey: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that could not be processed: the original bytes, the stage and the error."""
+
+    message: Message
+    stage: Stage
+    error_class: str
+    error: str
+    failed_at: datetime
+
+    def headers(self) -> Headers:
+        """Return the original headers followed by the `__sedflow.errors.*` ones."""
+        added = {
+            "topic": self.message.topic,
+            "partition": str(self.message.partition),
+            "offset": str(self.message.offset),
+            "stage": self.stage,
+            "class": self.error_class,
+            "message": self.error,
+            "version": plugin_version(),
+            "failed.at": self.failed_at.isoformat(timespec="milliseconds"),
+        }
+        errors = tuple(
+            (ERROR_HEADER_PREFIX + name, text.encode(errors="backslashreplace"))
+            for name, text in added.items()
+        )
+        return self.message.headers + errors
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Everything one batch of messages leads to; published as one unit.
+
+    `len(results) + len(rejected) == len(consumed)`, each in the order of `consumed`.
+    """
+
+    consumed: tuple[Message, ...]
+    results: tuple[Result, ...]
+    rejected: tuple[DeadLetter, ...]
+
+
+class Source(Protocol):
+    """Where messages come from."""
+
+    @property
+    def exhausted(self) -> bool:
+        """True when no message will ever follow: archives end, Kafka never does."""
+
+    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Message]:
+        """Return at most `max_messages`, waiting at most `timeout_s` for the first."""
+
+    def close(self) -> None:
+        """Release what the source holds."""
+
+
+class Sink(Protocol):
+    """Where a window goes."""
+
+    def publish(self, window: Window) -> None:
+        """Make outputs, dead letters and input positions durable together, or raise with none."""
+
+    def close(self) -> None:
+        """Finish the output."""
+
+
+def plugin_version() -> str:
+    """Return the installed version of this package, or "0+unknown" in a bare checkout."""
+    try:
+        return version("sedflow-streaming")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,220 @@
+"""A HostAlert -> the photometry the network is asked about, or the status that tells why not.
+
+Statuses, of which the first that applies from the right is given: OK, OUT_OF_SUPPORT,
+MISSING_BANDS, WRONG_FILTERS, NO_HOST, NO_REDSHIFT, INVALID_INPUT. OUT_OF_SUPPORT is the artifact's
+to find; all others are decided here. A galaxy that is not there misses no redshift: NO_HOST is
+given before NO_REDSHIFT is asked.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumer.alerts import Host, HostAlert
+from consumer.settings import CorrectionSettings
+from sedflow_core import Artifact
+from sedflow_core.corrections import (
+    AB_FACTORS,
+    ERROR_FLOOR_MAG,
+    EXTINCTION_PER_EBV,
+    add_error_floor,
+    apply_ab_factors,
+    deredden,
+)
+from sedflow_core.units import nanomaggy_from_njy
+
+Status = Literal[
+    "OK",
+    "OUT_OF_SUPPORT",
+    "MISSING_BANDS",
+    "WRONG_FILTERS",
+    "NO_HOST",
+    "NO_REDSHIFT",
+    "INVALID_INPUT",
+]
+Array = NDArray[np.float64]
+Correction = Callable[[Array, Array], tuple[Array, Array]]
+"""(flux, flux_err) -> (flux, flux_err), corrected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photometry:
+    """What one alert's host looks like, corrected; to be inferred from where status is OK.
+
+    flux, flux_err (n_band,) nanomaggies AB in the artifact's bands, NaN where missing.
+    """
+
+    status: Status
+    reasons: tuple[str, ...]
+    flux: Array
+    flux_err: Array
+    redshift: float
+    applied: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def measure(alert: HostAlert, artifact: Artifact, settings: CorrectionSettings) -> Photometry:
+    """Return the host's photometry in the artifact's bands, corrected as the settings say."""
+    host = alert.host
+    if host is None:
+        nothing = np.full(len(artifact.bands.names), np.nan)
+        return Photometry("NO_HOST", ("no_host",), nothing, nothing, math.nan)
+    bands = artifact.bands.names
+    flux, flux_err = (_in_bands(values, bands) for values in (host.flux, host.flux_err))
+    status, reasons = _judge(host, artifact, settings)
+    redshift = math.nan if host.redshift is None else host.redshift
+    raw = Photometry(status, reasons, flux, flux_err, redshift)
+    return raw if status != "OK" else _correct(host, artifact, settings, raw)
+
+
+def _judge(
+    host: Host, artifact: Artifact, settings: CorrectionSettings
+) -> tuple[Status, tuple[str, ...]]:
+    bands = artifact.bands.names
+    ladder: tuple[tuple[Status, Iterator[str]], ...] = (
+        ("INVALID_INPUT", _find_invalid(host, bands, settings)),
+        ("NO_REDSHIFT", _find_no_redshift(host, settings)),
+        ("WRONG_FILTERS", _find_wrong_filters(host, artifact.bands.system, settings)),
+        ("MISSING_BANDS", _find_missing_bands(host, bands)),
+    )
+    for status, found in ladder:
+        if reasons := tuple(found):
+            return status, reasons
+    return "OK", tuple(_find_remarks(host, artifact.bands.system))
+
+
+def _find_invalid(host: Host, bands: Sequence[str], settings: CorrectionSettings) -> Iterator[str]:
+    for band in bands:
+        flux, flux_err = host.flux.get(band), host.flux_err.get(band)
+        if flux is not None and not math.isfinite(flux):
+            yield f"non_finite_flux_{band}"
+        if flux_err is not None and not math.isfinite(flux_err):
+            yield f"non_finite_error_{band}"
+        elif flux_err is not None and flux_err <= 0:
+            yield f"non_positive_error_{band}"
+    if host.redshift is not None and not math.isfinite(host.redshift):
+        yield "non_finite_redshift"
+    if host.redshift_type not in ("spec", "phot", "none"):
+        yield "unknown_redshift_type"
+    distance = host.luminosity_distance
+    if distance is not None and not (math.isfinite(distance) and distance > 0):
+        yield "invalid_luminosity_distance"
+    if settings.deredden and not host.dereddened and not _is_reddening(host.ebv):
+        yield "no_ebv_to_deredden_with" if host.ebv is None else "invalid_ebv"
+
+
+def _is_reddening(ebv: float | None) -> bool:
+    return ebv is not None and math.isfinite(ebv) and ebv >= 0
+
+
+def _find_no_redshift(host: Host, settings: CorrectionSettings) -> Iterator[str]:
+    if host.redshift is None or host.redshift_type == "none":
+        yield "no_redshift"
+    elif host.redshift_type == "phot" and not settings.accept_photometric_redshift:
+        yield "photometric_redshift"
+
+
+def _find_wrong_filters(host: Host, system: str, settings: CorrectionSettings) -> Iterator[str]:
+    if host.filter_system != system and not settings.accept_other_filters:
+        yield f"filter_system_{host.filter_system}"
+
+
+def _find_missing_bands(host: Host, bands: Sequence[str]) -> Iterator[str]:
+    for band in bands:
+        if host.flux.get(band) is None or host.flux_err.get(band) is None:
+            yield f"missing_band_{band}"
+
+
+def _find_remarks(host: Host, system: str) -> Iterator[str]:
+    """Yield what a reader of an OK must know: what the settings accepted."""
+    if host.redshift_type == "phot":
+        yield "accepted_photometric_redshift"
+    if host.filter_system != system:
+        yield f"accepted_filter_system_{host.filter_system}"
+
+
+def _in_bands(values: Mapping[str, float | None], bands: Sequence[str]) -> Array:
+    """Return values [nJy] as (n_band,) nanomaggies, NaN where missing."""
+    found = [values.get(band) for band in bands]
+    return nanomaggy_from_njy([math.nan if value is None else value for value in found])
+
+
+def _correct(
+    host: Host, artifact: Artifact, settings: CorrectionSettings, raw: Photometry
+) -> Photometry:
+    flux, flux_err = raw.flux, raw.flux_err
+    applied: list[str] = []
+    missing: list[str] = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, correct in _find_corrections(host, artifact, settings).items():
+            if correct is None:
+                missing.append(name)
+            else:
+                flux, flux_err = correct(flux, flux_err)
+                applied.append(name)
+    corrected = replace(
+        raw, flux=flux, flux_err=flux_err, applied=tuple(applied), missing=tuple(missing)
+    )
+    if np.isfinite(flux).all() and np.isfinite(flux_err).all():
+        return corrected
+    return replace(corrected, status="INVALID_INPUT", reasons=("non_finite_after_corrections",))
+
+
+def _find_corrections(
+    host: Host, artifact: Artifact, settings: CorrectionSettings
+) -> dict[str, Correction | None]:
+    """Return the corrections the host still needs, in order; None: not to be had or not wanted."""
+    needed: dict[str, Correction | None] = {}
+    if not host.dereddened:
+        needed["dereddened"] = _dereddening(host, artifact) if settings.deredden else None
+    if not host.ab_corrected:
+        needed["ab_factors"] = _ab_factors(host, artifact) if settings.ab_factors else None
+    if not host.error_floor_included:
+        needed["error_floor"] = _error_floor(host, artifact) if settings.error_floor else None
+    if host.luminosity_distance is not None:
+        needed["luminosity_distance"] = _rescaling(host, artifact)
+    return needed
+
+
+def _table(
+    tables: Mapping[str, Mapping[str, float]], host: Host, artifact: Artifact
+) -> Array | None:
+    """Return (n_band,) numbers of the host's filter system, None where it has none."""
+    table = tables.get(host.filter_system, {})
+    bands = artifact.bands.names
+    return np.array([table[band] for band in bands]) if set(bands) <= set(table) else None
+
+
+def _dereddening(host: Host, artifact: Artifact) -> Correction | None:
+    per_ebv = _table(EXTINCTION_PER_EBV, host, artifact)
+    if per_ebv is None or host.ebv is None:
+        return None
+    extinction_mag = per_ebv * host.ebv
+    return lambda flux, flux_err: deredden(flux, flux_err, extinction_mag)
+
+
+def _ab_factors(host: Host, artifact: Artifact) -> Correction | None:
+    factors = _table(AB_FACTORS, host, artifact)
+    if factors is None:
+        return None
+    return lambda flux, flux_err: apply_ab_factors(flux, flux_err, factors)
+
+
+def _error_floor(host: Host, artifact: Artifact) -> Correction | None:
+    floor_mag = _table(ERROR_FLOOR_MAG, host, artifact)
+    if floor_mag is None:
+        return None
+    return lambda flux, flux_err: (flux, add_error_floor(flux, flux_err, floor_mag))
+
+
+def _rescaling(host: Host, artifact: Artifact) -> Correction | None:
+    """Bring the host from its distance to that of its redshift: flux goes with (D/D(z))^2."""
+    distance, redshift = host.luminosity_distance, host.redshift
+    if distance is None or redshift is None or redshift <= 0:
+        return None
+    factor = (distance / float(artifact.luminosity_distance_mpc(redshift))) ** 2
+    return lambda flux, flux_err: (flux * factor, flux_err * factor)

@@ -1,0 +1,175 @@
+"""The pure step: a batch of messages in, their results and dead letters out.
+
+Decode all, adapt all, infer those with usable photometry in ONE call, encode. n messages in, n
+outcomes out, in order. The same alert and artifact give the same bytes, timestamps aside, whatever
+else is in the batch. No input or output, no clock (`now` is passed in), no logging.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from consumer.alerts import HostAlert, adapt
+from consumer.avro import Decoder, encode
+from consumer.errors import MessageError, SettingsError
+from consumer.message import DeadLetter, Message, Result, Stage, Window, plugin_version
+from consumer.photometry import Photometry, measure
+from consumer.settings import Settings
+from consumer.summaries import (
+    Posterior,
+    Record,
+    check_finite,
+    describe_alert,
+    describe_inputs,
+    split_summary,
+)
+from sedflow_core import Artifact, Observation, estimate
+
+KNOWN_SURVEYS = frozenset(("ZTF", "LSST", "ELAsTiCC", "DES", "ATLAS", "PS1", "SDSS"))
+"""Surveys counted by name; an alert may name any, and metrics need a bounded set."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A message that was understood."""
+
+    message: Message
+    alert: HostAlert
+    photometry: Photometry
+
+
+class Step:
+    """Turns messages into posterior summaries with one artifact and one set of settings.
+
+    Raises SettingsError when the artifact is not the one that the settings pin, or a writer schema
+    they name cannot be used.
+    """
+
+    def __init__(self, artifact: Artifact, settings: Settings) -> None:
+        pinned = settings.artifact.sha256
+        if pinned is not None and pinned != artifact.sha256:
+            raise SettingsError(f"artifact.sha256: expected {pinned}, got {artifact.sha256}")
+        self._artifact = artifact
+        self._settings = settings
+        self._decoder = Decoder(
+            schema_file=settings.input.schema_file, schema_folder=settings.input.schema_folder
+        )
+        self._n_samples = settings.artifact.n_samples or artifact.n_samples
+        self._provenance = {
+            "pluginVersion": plugin_version(),
+            "artifactName": artifact.name,
+            "artifactVersion": artifact.version,
+            "artifactSha256": artifact.sha256,
+            "configHash": settings.config_hash(),
+        }
+
+    def __call__(
+        self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
+    ) -> Window:
+        """Return one Result or DeadLetter for each message, each kind in the order of messages.
+
+        Raises what the inference raises: a galaxy cannot make it fail, so that is no message's
+        fault.
+        """
+        started = now()
+        read = [self._read(message, started) for message in messages]
+        understood = [item for item in read if isinstance(item, _Read)]
+        posteriors = self._infer([item.photometry for item in understood])
+        times: Record = {"startTimestamp": started, "endTimestamp": now(), "replay": replay}
+        answers = iter(zip(understood, posteriors, strict=True))
+        outcomes = [
+            item if isinstance(item, DeadLetter) else self._answer(*next(answers), times)
+            for item in read
+        ]
+        return Window(
+            consumed=tuple(messages),
+            results=tuple(item for item in outcomes if isinstance(item, Result)),
+            rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
+        )
+
+    def warm_up(self) -> None:
+        """Infer once, so that the first alert does not wait for compilation."""
+        n_band = len(self._artifact.bands.names)
+        flux = np.full(n_band, 100.0)
+        self._infer([Photometry("OK", (), flux, flux / 50.0, redshift=0.05)])
+
+    def _read(self, message: Message, now: datetime) -> _Read | DeadLetter:
+        stage: Stage = "decode"
+        try:
+            decoded = self._decoder.decode(message.value, message.key)
+            stage = "adapt"
+            alert = adapt(decoded)
+            photometry = measure(alert, self._artifact, self._settings.corrections)
+        except MessageError as error:
+            return _reject(message, stage, error, now)
+        return _Read(message, alert, photometry)
+
+    def _infer(self, photometries: Sequence[Photometry]) -> list[Posterior | None]:
+        """Return a posterior for each photometry with status OK, None for the others."""
+        usable = [photometry for photometry in photometries if photometry.status == "OK"]
+        if not usable:
+            return [None] * len(photometries)
+        observation = Observation(
+            np.stack([photometry.flux for photometry in usable]),
+            np.stack([photometry.flux_err for photometry in usable]),
+            np.array([photometry.redshift for photometry in usable]),
+        )
+        summary = estimate(
+            self._artifact,
+            observation,
+            n_samples=self._n_samples,
+            seed=self._settings.artifact.seed,
+        )
+        rows = iter(split_summary(summary, len(self._artifact.param_names)))
+        return [next(rows) if item.status == "OK" else None for item in photometries]
+
+    def _answer(
+        self, read: _Read, posterior: Posterior | None, times: Record
+    ) -> Result | DeadLetter:
+        status, reasons = read.photometry.status, read.photometry.reasons
+        flags = posterior.flags if posterior is not None else 0
+        if posterior is not None and flags:
+            status, reasons = "OUT_OF_SUPPORT", posterior.reasons + reasons
+        wanted = status == "OK" or self._settings.corrections.publish_unsupported
+        record = posterior.record if posterior is not None and wanted else None
+        try:
+            check_finite(record)
+            value = encode(
+                self._describe(read, times)
+                | {
+                    "status": status,
+                    "statusReasons": list(reasons),
+                    "supportFlags": flags,
+                    "posterior": record,
+                },
+                "posteriorSummary",
+            )
+        except MessageError as error:
+            return _reject(read.message, "encode", error, times["endTimestamp"])
+        survey = read.alert.survey if read.alert.survey in KNOWN_SURVEYS else "other"
+        flag_names = posterior.reasons if posterior is not None and flags else ()
+        return Result(read.alert.object_id.encode(), value, (), status, survey, flag_names)
+
+    def _describe(self, read: _Read, times: Record) -> Record:
+        artifact, message = self._artifact, read.message
+        return {
+            **describe_alert(read.alert),
+            **times,
+            "inputs": describe_inputs(read.alert.host, read.photometry, artifact.bands.names),
+            "nSamples": self._n_samples,
+            "seed": self._settings.artifact.seed,
+            "assumptions": artifact.manifest["assumptions"],
+            "provenance": {
+                **self._provenance,
+                "inputTopic": message.topic,
+                "inputPartition": message.partition,
+                "inputOffset": message.offset,
+                "sourceSchema": read.alert.source_schema,
+            },
+        }
+
+
+def _reject(message: Message, stage: Stage, error: MessageError, now: datetime) -> DeadLetter:
+    return DeadLetter(message, stage, type(error).__name__, str(error), now)

@@ -1,0 +1,145 @@
+"""A host's photometry and its row of the posterior -> the posteriorSummary record.
+
+No number that is not finite ever gets into a record: it is null, or where null is not allowed an
+EncodeError.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from consumer.alerts import Host, HostAlert
+from consumer.errors import EncodeError
+from consumer.photometry import Photometry
+from sedflow_core import Summary
+from sedflow_core.units import njy_from_nanomaggy
+
+Record = dict[str, Any]
+
+PROBABILITIES = ("log_mstar_surviving_above_10", "quiescent")
+"""P(log10 surviving mass > 10), the supernova mass step; P(log10 sSFR over 1 Gyr < -11)."""
+MOMENTS = ("mean", "std", "q025", "q16", "q50", "q84", "q975")
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """One galaxy's row of a Summary: its support flags and the record, None where unsupported."""
+
+    flags: int
+    reasons: tuple[str, ...]
+    record: Record | None
+
+
+def split_summary(summary: Summary, n_param: int) -> list[Posterior]:
+    """Return the rows of a Summary; the first `n_param` names are the model's parameters."""
+    moments = np.concatenate(
+        (summary.mean[..., None], summary.std[..., None], summary.quantiles), axis=-1
+    ).tolist()
+    upper = np.triu_indices(n_param)
+    covariance = summary.covariance[:, *upper].tolist()
+    probabilities = {name: summary.probabilities[name].tolist() for name in PROBABILITIES}
+    return [
+        Posterior(
+            flags=flags,
+            reasons=tuple(summary.reasons(row)),
+            record=_posterior_record(
+                summary.names,
+                n_param,
+                moments[row],
+                covariance[row],
+                {name: values[row] for name, values in probabilities.items()},
+            ),
+        )
+        for row, flags in enumerate(summary.flags.tolist())
+    ]
+
+
+def _posterior_record(
+    names: Sequence[str],
+    n_param: int,
+    moments: Sequence[Sequence[float]],
+    covariance: list[float],
+    probabilities: Mapping[str, float],
+) -> Record | None:
+    marginals = {name: _marginal(row) for name, row in zip(names, moments, strict=True)}
+    parameters = {name: marginals[name] for name in names[:n_param]}
+    if None in parameters.values():
+        return None
+    return {
+        "parameters": parameters,
+        "derived": {name: marginals[name] for name in names[n_param:]},
+        "paramOrder": list(names[:n_param]),
+        "covariance": covariance,
+        "probabilities": {name: finite(value) for name, value in probabilities.items()},
+    }
+
+
+def _marginal(values: Sequence[float]) -> Record | None:
+    if not all(map(math.isfinite, values)):
+        return None
+    return dict(zip(MOMENTS, values, strict=True))
+
+
+def describe_alert(alert: HostAlert) -> Record:
+    """Return the fields of the record that echo the alert."""
+    return {
+        "alertId": alert.alert_id,
+        "diaSourceId": alert.dia_source_id,
+        "diaObjectId": alert.dia_object_id,
+        "objectId": alert.object_id,
+        "survey": alert.survey,
+        "ra": finite(alert.ra),
+        "dec": finite(alert.dec),
+        "midpointMjdTai": finite(alert.midpoint_mjd_tai),
+        "host": None if alert.host is None else _describe_host(alert.host),
+        "alertPublishTimestamp": alert.alert_publish_timestamp,
+        "brokerIngestTimestamp": alert.broker_ingest_timestamp,
+    }
+
+
+def _describe_host(host: Host) -> Record:
+    return {
+        "catalog": host.catalog,
+        "hostId": host.host_id,
+        "ra": finite(host.ra),
+        "dec": finite(host.dec),
+        "separation": finite(host.separation),
+        "associationMethod": host.association_method,
+        "associationProb": finite(host.association_prob),
+    }
+
+
+def describe_inputs(host: Host | None, photometry: Photometry, bands: Sequence[str]) -> Any:
+    """Return the `inputs` of the record, fluxes in nJy; None where there is no host."""
+    if host is None:
+        return None
+    return {
+        "filterSystem": host.filter_system,
+        "fluxType": host.flux_type,
+        "bands": list(bands),
+        "flux": [finite(flux) for flux in njy_from_nanomaggy(photometry.flux).tolist()],
+        "fluxErr": [finite(error) for error in njy_from_nanomaggy(photometry.flux_err).tolist()],
+        "redshift": finite(host.redshift),
+        "redshiftErr": finite(host.redshift_err),
+        "redshiftType": host.redshift_type,
+        "redshiftSource": host.redshift_source,
+        "luminosityDistance": finite(host.luminosity_distance),
+        "ebv": finite(host.ebv),
+        "photFlags": host.phot_flags,
+        "correctionsApplied": list(photometry.applied),
+        "correctionsMissing": list(photometry.missing),
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, None where it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def check_finite(record: Record | None) -> None:
+    """Raise EncodeError where the covariance of a posterior is not finite."""
+    if record is not None and not all(map(math.isfinite, record["covariance"])):
+        raise EncodeError("covariance: expected finite numbers, got NaN or infinity")

@@ -1,0 +1,1 @@
+"""SEDflow core: galaxy model, flow, artifact, inference."""

@@ -1,0 +1,49 @@
+"""The errors of the core, all in one tree.
+
+SedflowError
+├── MissingExtraError    an optional dependency is not installed
+├── ObservationError     fluxes, errors or redshifts of the wrong shape
+├── BandError            an unknown filter, or a filter outside the wavelength grid
+├── GridError            an SSP grid or NMF basis that cannot be read or built
+├── SimulationError      a training set that cannot be written or read
+├── ArtifactError        an artifact whose content does not match its manifest
+└── CatalogError         a catalogue column, unit or value that cannot be used
+"""
+
+
+class SedflowError(Exception):
+    """Root of every error that `sedflow_core` raises on purpose."""
+
+
+class MissingExtraError(SedflowError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"expected the package {package!r} to be installed, got none: "
+            f"pip install 'sedflow-streaming[{extra}]'"
+        )
+
+
+class ObservationError(SedflowError):
+    """Fluxes, errors or redshifts have the wrong shape."""
+
+
+class BandError(SedflowError):
+    """A filter is unknown or does not fit on the wavelength grid."""
+
+
+class GridError(SedflowError):
+    """An SSP grid or NMF basis cannot be read or built."""
+
+
+class SimulationError(SedflowError):
+    """A training set cannot be written or read."""
+
+
+class ArtifactError(SedflowError):
+    """An artifact's content does not match its manifest."""
+
+
+class CatalogError(SedflowError):
+    """A catalogue column, unit or value cannot be used."""

@@ -1,0 +1,271 @@
+"""`sedflow fit`: a catalogue of galaxies in, a table of posterior summaries out, row for row.
+
+Every input row gives one output row, in order. A row that cannot be fitted holds NaN (null in
+Parquet, an empty field in CSV), a status and its reasons.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedflow_core.artifact import Artifact, load_artifact
+from sedflow_core.catalog import (
+    QUALITY_CUTS,
+    UNITS,
+    Catalog,
+    ColumnMap,
+    nsa_columns,
+    read_catalog,
+    sdss_columns,
+)
+from sedflow_core.errors import CatalogError, MissingExtraError
+from sedflow_core.estimation import estimate, sample
+from sedflow_core.tables import open_table, table_writer, write_table
+from sedflow_core.units import Array
+
+LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
+CHUNK_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Posterior summaries of a catalogue's n rows; rows without one are NaN.
+
+    Attributes:
+        names: the 12 parameters, then the derived quantities.
+        status: (n,) "OK", "OUT_OF_SUPPORT", "INVALID_INPUT", "NO_REDSHIFT" or "QUALITY_CUT".
+        reasons: (n,) names of what stands against the row, joined by ";"; empty when OK.
+        flags: (n,) support flags, bit i as the artifact's flag i.
+        quantiles: (n, n_name, 5) at the levels of `LEVEL_NAMES`; mean, std: (n, n_name).
+    """
+
+    names: tuple[str, ...]
+    status: NDArray[np.str_]
+    reasons: NDArray[np.str_]
+    flags: NDArray[np.int64]
+    quantiles: Array
+    mean: Array
+    std: Array
+
+
+def fit_catalog(
+    artifact: Artifact,
+    catalog: Catalog,
+    *,
+    n_samples: int | None = None,
+    seed: int = 0,
+    samples_path: Path | None = None,
+) -> Fit:
+    """Summarise the posterior of every row, `CHUNK_ROWS` at a time, with a progress bar.
+
+    `samples_path`: HDF5 file for the samples, dataset "samples" (n, n_samples, 12) float32, NaN
+    where there is no posterior.
+    """
+    n, names = len(catalog), (*artifact.param_names, *artifact.derived_names)
+    n_samples = n_samples or artifact.n_samples
+    flags = np.zeros(n, dtype=np.int64)
+    quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan)
+    mean, std = np.full((2, n, len(names)), np.nan)
+    with _sample_file(samples_path, artifact, n, n_samples) as file:
+        for rows in _chunks(np.flatnonzero(catalog.quality == 0)):
+            observation = catalog.observation.rows(rows)
+            summary = estimate(artifact, observation, n_samples=n_samples, seed=seed)
+            flags[rows], quantiles[rows] = summary.flags, summary.quantiles
+            mean[rows], std[rows] = summary.mean, summary.std
+            if file is not None:
+                inside = catalog.observation.rows(rows[summary.flags == 0])
+                theta = sample(artifact, inside, n_samples=n_samples, seed=seed)
+                file["samples"][rows[summary.flags == 0]] = np.swapaxes(theta, 0, 1)
+        if file is not None:
+            file["flags"] = flags
+    reasons = _reasons(artifact, flags, catalog.quality)
+    status = np.array([row_status(row) for row in reasons], dtype="U16")
+    joined = np.array([";".join(row) for row in reasons], dtype=np.str_)
+    return Fit(names, status, joined, flags, quantiles, mean, std)
+
+
+def row_status(reasons: Sequence[str]) -> str:
+    """Status of a row with these reasons; the worst one wins."""
+    for status, prefixes in _STATUS_OF_REASON:
+        if any(reason.startswith(prefixes) for reason in reasons):
+            return status
+    return "OUT_OF_SUPPORT" if reasons else "OK"
+
+
+def output_columns(fit: Fit, catalog: Catalog) -> dict[str, NDArray[Any]]:
+    """Columns of the output table: row, id, status, reasons, flags, `<name>_<statistic>`."""
+    columns: dict[str, NDArray[Any]] = {"row": np.arange(len(fit.status))}
+    if catalog.row_id is not None:
+        columns["id"] = catalog.row_id
+    columns |= {"status": fit.status, "reasons": fit.reasons, "flags": fit.flags}
+    for i, name in enumerate(fit.names):
+        for j, level in enumerate(LEVEL_NAMES):
+            columns[f"{name}_{level}"] = fit.quantiles[:, i, j].astype(np.float32)
+        columns[f"{name}_mean"] = fit.mean[:, i].astype(np.float32)
+        columns[f"{name}_std"] = fit.std[:, i].astype(np.float32)
+    return columns
+
+
+def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sedflow fit`."""
+    add = parser.add_argument
+    add("catalog", type=Path, help="FITS, Parquet or CSV table, one galaxy per row")
+    add("--out", type=Path, required=True, help="table to write: .fits, .parquet or .csv")
+    add("--artifact", default="sdss-ugriz", help="name of a shipped artifact, or a folder")
+    add("--n-samples", type=int, help="posterior samples per galaxy (default: the artifact's)")
+    add("--seed", type=int, default=0)
+    add("--samples", type=Path, metavar="FILE.h5", help="also write the samples to this HDF5 file")
+    _add_column_arguments(parser.add_argument_group("columns", _COLUMNS_HELP))
+
+
+_COLUMNS_HELP = """\
+nsa: NASA-Sloan Atlas. sdss: SDSS array columns. Both know their columns and corrections.
+columns: say them here. A name that stands for all bands is 'u=COL1,g=COL2,...', a pattern
+such as 'flux_{band}', or an array column that ends in u g r i z."""
+
+
+def _add_column_arguments(group: Any) -> None:
+    add = group.add_argument
+    add("--layout", choices=("columns", "nsa", "sdss"), default="columns")
+    add("--flux-columns", help="fluxes or magnitudes; with nsa or sdss: which of theirs")
+    add("--err-columns", help="their errors")
+    add("--ivar-columns", help="their inverse variances, instead of errors")
+    add("--unit", choices=UNITS, help="default: nanomaggy")
+    add("--redshift-column")
+    add("--id-column", help="identifier to carry to the output")
+    add("--extinction-columns", help="Galactic extinction [mag] to correct for")
+    add("--ebv-column", help="E(B-V) [mag] to correct for, instead")
+    add("--ab-factors", action="store_true", help="bring catalogue fluxes to the AB system")
+    add("--error-floor", action="store_true", help="add the calibration error in quadrature")
+    add("--quality-columns", help="SDSS photo flags: one 64-bit column, or 'FLAGS,FLAGS2'")
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Do what `sedflow fit` was asked for; raises SedflowError where that is not possible."""
+    table_writer(args.out)
+    if not args.out.parent.is_dir():
+        raise CatalogError(f"--out: expected an existing folder, got {args.out.parent}")
+    artifact = load_artifact(args.artifact)
+    catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
+    fit = fit_catalog(
+        artifact,
+        catalog,
+        n_samples=args.n_samples,
+        seed=args.seed,
+        samples_path=args.samples,
+    )
+    meta = _meta(artifact, catalog, args)
+    write_table(args.out, output_columns(fit, catalog), meta)
+    print(_report(fit), f"corrections applied: {meta['correct']}", f"wrote {args.out}", sep="\n")
+    return 0
+
+
+def column_map(args: argparse.Namespace) -> ColumnMap:
+    """The columns that the arguments of `sedflow fit` name."""
+    said = {
+        "flux_err": args.err_columns,
+        "ivar": args.ivar_columns,
+        "unit": args.unit,
+        "redshift": args.redshift_column,
+        "row_id": args.id_column,
+        "extinction": args.extinction_columns,
+        "ebv": args.ebv_column,
+        "ab_factors": args.ab_factors or None,
+        "error_floor": args.error_floor or None,
+        "quality": tuple(args.quality_columns.split(",")) if args.quality_columns else None,
+    }
+    said = {name: value for name, value in said.items() if value is not None}
+    if args.layout == "sdss":
+        return replace(sdss_columns(args.flux_columns), **said)
+    if args.layout == "nsa":
+        with open_table(args.catalog) as table:
+            return replace(nsa_columns(table.names, args.flux_columns), **said)
+    for option in ("flux_columns", "redshift_column"):
+        if getattr(args, option) is None:
+            name = option.replace("_", "-")
+            raise CatalogError(f"--{name}: expected a column name with --layout columns, got none")
+    return ColumnMap(flux=args.flux_columns, **said)
+
+
+_STATUS_OF_REASON = (
+    ("QUALITY_CUT", ("quality_",)),
+    ("INVALID_INPUT", ("non_positive_error_",)),
+    ("NO_REDSHIFT", ("non_finite_redshift",)),
+    ("MISSING_BANDS", ("non_finite_",)),
+)
+
+
+def _reasons(
+    artifact: Artifact, flags: NDArray[np.int64], quality: NDArray[np.int64]
+) -> list[list[str]]:
+    cuts = [f"quality_{cut.name}" for cut in QUALITY_CUTS]
+    return [
+        [name for bit, name in enumerate(artifact.flag_names) if flag >> bit & 1]
+        + [name for bit, name in enumerate(cuts) if cut >> bit & 1]
+        for flag, cut in zip(flags.tolist(), quality.tolist(), strict=True)
+    ]
+
+
+def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise MissingExtraError("tqdm", "tables") from None
+    with tqdm(total=len(rows), unit=" galaxies", disable=None) as bar:
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[start : start + CHUNK_ROWS]
+            yield chunk
+            bar.update(len(chunk))
+
+
+@contextmanager
+def _sample_file(path: Path | None, artifact: Artifact, n: int, n_samples: int) -> Iterator[Any]:
+    """An open HDF5 file with the empty dataset "samples", or None without a path."""
+    if path is None:
+        yield None
+        return
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError("h5py", "tables") from None
+    shape = (n, n_samples, len(artifact.param_names))
+    with h5py.File(path, "w") as file:
+        samples = file.create_dataset(
+            "samples", shape, np.float32, chunks=(1, *shape[1:]), fillvalue=np.nan
+        )
+        samples.attrs["names"] = list(artifact.param_names)
+        file.attrs["artifact"] = artifact.name
+        file.attrs["artifact_sha256"] = artifact.sha256
+        yield file
+
+
+def _meta(artifact: Artifact, catalog: Catalog, args: argparse.Namespace) -> dict[str, str | int]:
+    return {
+        "artifact": artifact.name,
+        "version": artifact.version,
+        "sha256": artifact.sha256,
+        "nsamples": args.n_samples or artifact.n_samples,
+        "seed": args.seed,
+        "catalog": args.catalog.name,
+        "flux": catalog.columns.flux,
+        "correct": ",".join(catalog.columns.corrections) or "none",
+    }
+
+
+def _report(fit: Fit) -> str:
+    n = len(fit.status)
+    statuses = Counter(fit.status.tolist()).most_common()
+    reasons = Counter(name for row in fit.reasons.tolist() for name in row.split(";") if name)
+    lines = [f"{n:,} galaxies"]
+    lines += [f"  {status:<16}{count:>8,}  {100 * count / n:6.2f} %" for status, count in statuses]
+    if reasons:
+        lines.append("reasons (a galaxy may have several)")
+    lines += [f"  {name:<24}{count:>8,}" for name, count in reasons.most_common(10)]
+    return "\n".join(lines)

@@ -1,0 +1,230 @@
+"""Prior -> galaxy -> noiseless fluxes, in resumable shards; and noisy simulations of any number.
+
+Training sets keep noiseless rows somewhat beyond the observed magnitude range: the noise is drawn
+anew in every epoch, and the cut is made on the noisy photometry, which leaves the posterior as it
+is. Every block of proposals has a seed of its own, so the same seed gives the same rows whatever
+the chunking.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sedflow_core.bands import BandSet, parse_band_set
+from sedflow_core.errors import SimulationError
+from sedflow_core.galaxy import COSMOLOGY, GalaxyModel, build_galaxy_model, calc_band_flux
+from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range, load_noise, mag_from_flux
+from sedflow_core.prior import draw_u, from_u, prior_digest
+from sedflow_core.version import __version__
+
+BLOCK = 16_384
+"""Proposals that share one seed."""
+BRIGHT_MARGIN_MAG = 0.5
+FAINT_MARGIN_MAG = 1.5
+_CONFIG_FILE = "training-set.json"
+
+
+class ForwardModel(NamedTuple):
+    """What a simulation needs: the galaxy model, the noise model and the redshift range."""
+
+    galaxy: GalaxyModel
+    noise: NoiseModel
+    redshift_range: tuple[float, float]
+
+
+class ForwardConfig(NamedTuple):
+    """The choices that define a forward model; stored in training sets and artifacts."""
+
+    bands: str = "sdss2010-ugriz"
+    ssp: str = "bc03-miles"
+    noise: str = "nsa"
+    redshift_low: float = 0.001
+    redshift_high: float = 0.2
+    birth_cloud_age_gyr: float = 0.1
+    nmf_dir: str | None = None
+
+    def build(self) -> ForwardModel:
+        """The forward model of these choices."""
+        bands = parse_band_set(self.bands)
+        galaxy = build_galaxy_model(
+            bands,
+            ssp=self.ssp,
+            redshift_max=self.redshift_high,
+            birth_cloud_age_gyr=self.birth_cloud_age_gyr,
+            nmf_dir=self.nmf_dir,
+        )
+        noise = load_noise(bands.names, self.noise)
+        return ForwardModel(galaxy, noise, (self.redshift_low, self.redshift_high))
+
+
+class Proposals(NamedTuple):
+    """Draws from the prior: u (n, n_u), redshift (n,), noiseless flux (n, n_band); float64."""
+
+    u: Tensor
+    redshift: Tensor
+    flux: Tensor
+
+
+class NoisySimulations(NamedTuple):
+    """Accepted simulations: parameters and noiseless flux beside what an observer sees."""
+
+    u: Tensor
+    redshift: Tensor
+    noiseless_flux: Tensor
+    flux: Tensor
+    flux_err: Tensor
+
+
+class TrainingSet(NamedTuple):
+    """Noiseless simulations, float32: u (n, n_u), redshift (n,), flux (n, n_band) nanomaggies."""
+
+    u: Tensor
+    redshift: Tensor
+    flux: Tensor
+    bands: BandSet
+    config: dict[str, Any]
+
+
+def block_generator(seed: int, block: int) -> torch.Generator:
+    """The random generator of one block of proposals."""
+    return torch.Generator().manual_seed((seed << 32) + block)
+
+
+def draw_redshift(
+    n: int, redshift_range: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Half uniform, half log-uniform redshifts (n,), so that the nearest galaxies are covered."""
+    low, high = redshift_range
+    uniform, choice = torch.rand((2, n), generator=generator, dtype=torch.float64)
+    return torch.where(
+        choice < 0.5, low + (high - low) * uniform, low * (high / low) ** uniform
+    )
+
+
+def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> Proposals:
+    """n draws from the prior with their noiseless fluxes."""
+    u = draw_u(n, generator)
+    redshift = draw_redshift(n, model.redshift_range, generator)
+    return Proposals(u, redshift, calc_band_flux(model.galaxy, from_u(u), redshift))
+
+
+def draw_noisy(model: ForwardModel, seed: int) -> Iterator[NoisySimulations]:
+    """Accepted noisy simulations, block by block, without end."""
+    block = 0
+    while True:
+        generator = block_generator(seed, block)
+        proposals = draw_proposals(model, BLOCK, generator)
+        flux, flux_err = draw_noise(proposals.flux, model.noise, generator)
+        keep = in_mag_range(flux, model.noise)
+        yield NoisySimulations(*(t[keep] for t in (*proposals, flux, flux_err)))
+        block += 1
+
+
+def simulate_noisy(model: ForwardModel, n: int, *, seed: int) -> NoisySimulations:
+    """The first n accepted noisy simulations of a seed."""
+    blocks: list[NoisySimulations] = []
+    source = draw_noisy(model, seed)
+    while sum(len(block.u) for block in blocks) < n:
+        blocks.append(next(source))
+    return NoisySimulations(*(torch.cat(parts)[:n] for parts in zip(*blocks, strict=True)))
+
+
+def near_mag_range(flux: Tensor, noise: NoiseModel) -> Tensor:
+    """Whether noiseless flux (n, n_band) lies within the margins of the magnitude range; (n,)."""
+    mag = mag_from_flux(flux)
+    bright = mag >= noise.mag_range[:, 0] - BRIGHT_MARGIN_MAG
+    faint = mag <= noise.mag_range[:, 1] + FAINT_MARGIN_MAG
+    return (bright & faint).all(dim=-1)
+
+
+def write_training_set(
+    folder: Path,
+    config: ForwardConfig,
+    *,
+    n_rows: int,
+    seed: int,
+    blocks_per_shard: int = 16,
+) -> Iterator[int]:
+    """Write shards until they hold n_rows noiseless simulations; yields the rows so far.
+
+    A shard already there is kept, so a killed run goes on where it stopped, and ends with the same
+    bytes as an unbroken one.
+
+    Raises:
+        SimulationError: the folder holds shards of another configuration.
+    """
+    model = config.build()
+    _write_config(folder, config, seed=seed, blocks_per_shard=blocks_per_shard)
+    rows, shard = 0, 0
+    while rows < n_rows:
+        path = folder / f"shard-{shard:05d}.safetensors"
+        if not path.exists():
+            _write_shard(path, _draw_shard(model, seed, shard, blocks_per_shard))
+        rows += len(load_file(path)["redshift"])
+        shard += 1
+        yield rows
+
+
+def _write_config(folder: Path, config: ForwardConfig, **settings: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {
+        "forward_model": config._asdict(),
+        **settings,
+        "block": BLOCK,
+        "margins_mag": [BRIGHT_MARGIN_MAG, FAINT_MARGIN_MAG],
+        "prior_sha256": prior_digest(),
+        "cosmology": COSMOLOGY,
+        "version": __version__,
+    }
+    path = folder / _CONFIG_FILE
+    if path.exists() and json.loads(path.read_text()) != document:
+        raise SimulationError(
+            f"{folder}: expected an empty folder or a training set of the same configuration and "
+            f"version {__version__}, got another one in {path.name}"
+        )
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _draw_shard(
+    model: ForwardModel, seed: int, shard: int, blocks_per_shard: int
+) -> dict[str, Tensor]:
+    blocks = range(shard * blocks_per_shard, (shard + 1) * blocks_per_shard)
+    kept = []
+    for block in blocks:
+        proposals = draw_proposals(model, BLOCK, block_generator(seed, block))
+        keep = near_mag_range(proposals.flux, model.noise)
+        kept.append([t[keep].float() for t in proposals])
+    columns = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return dict(zip(Proposals._fields, columns, strict=True))
+
+
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def load_training_set(folder: Path, n_rows: int | None = None) -> TrainingSet:
+    """The rows of every shard, or the first n_rows.
+
+    Raises:
+        SimulationError: the folder holds no training set, or fewer rows than asked for.
+    """
+    path = folder / _CONFIG_FILE
+    if not path.exists():
+        raise SimulationError(f"{folder}: expected a training set with {path.name}, got none")
+    config = json.loads(path.read_text())
+    shards = [load_file(p) for p in sorted(folder.glob("shard-*.safetensors"))]
+    if not shards:
+        raise SimulationError(f"{folder}: expected shards of a training set, got none")
+    u, redshift, flux = (torch.cat([s[k] for s in shards]) for k in Proposals._fields)
+    if n_rows is not None and len(u) < n_rows:
+        raise SimulationError(f"{folder}: expected {n_rows} rows, got {len(u)}")
+    bands = parse_band_set(config["forward_model"]["bands"])
+    return TrainingSet(u[:n_rows], redshift[:n_rows], flux[:n_rows], bands, config)

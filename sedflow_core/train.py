@@ -1,0 +1,311 @@
+"""Training a flow on noiseless simulations, with fresh noise in every epoch.
+
+`fit` minimises -ln q(u | context), which is the Kullback-Leibler divergence from the posterior up
+to a constant. It checkpoints after every epoch and resumes from there; the noise, the order and the
+split depend on the seed and the epoch alone.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sedflow_core.errors import SimulationError
+from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
+from sedflow_core.observation import ContextScale, fit_context_scale, to_context
+from sedflow_core.simulation import TrainingSet
+from sedflow_core.units import POGSON
+
+_CHUNK = 65_536
+_N_SCALE_ROWS = 300_000
+_CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How to train: network, optimiser, schedule.
+
+    Attributes:
+        flow: size of the network; `library` "sbi" builds it through sbi's `posterior_nn`.
+        learning_rate, batch_size, gradient_clip: of Adam.
+        warm_up_steps, cosine: linear warm-up, then cosine decay over `max_epochs`, or constant.
+        max_epochs, patience: stop early after `patience` epochs without a better validation loss.
+        validation_fraction: share of the rows held out.
+        seed: of the split, the order and the noise.
+    """
+
+    flow: FlowConfig
+    library: str = "sedflow"
+    learning_rate: float = 1e-3
+    batch_size: int = 1024
+    gradient_clip: float = 5.0
+    warm_up_steps: int = 500
+    cosine: bool = True
+    max_epochs: int = 20
+    patience: int = 20
+    validation_fraction: float = 0.02
+    seed: int = 0
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "streaming": TrainConfig(FlowConfig(6, 192, "silu", n_embedding=64)),
+    "paper": TrainConfig(
+        FlowConfig(15, 500, "tanh"),
+        library="sbi",
+        learning_rate=5e-4,
+        batch_size=50,
+        warm_up_steps=0,
+        cosine=False,
+        max_epochs=1000,
+        patience=20,
+        validation_fraction=0.1,
+    ),
+}
+"""Named configurations: "paper" is Hahn & Melchior (2022), Sec. 3.3."""
+
+
+class Epoch(NamedTuple):
+    """One epoch's mean losses -ln q and its last learning rate."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+
+
+class TrainedFlow(NamedTuple):
+    """The best flow of a run, its context constants and its losses."""
+
+    flow: nn.Module
+    scale: ContextScale
+    history: list[Epoch]
+
+
+class Batch(NamedTuple):
+    """Network inputs: u (n, n_u) and context (n, n_context), float32."""
+
+    u: Tensor
+    context: Tensor
+
+
+def build_flow(config: TrainConfig) -> nn.Module:
+    """The untrained network: a module that maps (u, context) to ln q."""
+    if config.library == "sbi":
+        from sedflow_core.nflows_bridge import SbiFlow
+
+        return SbiFlow(config.flow)
+    return MaskedAutoregressiveFlow(config.flow)
+
+
+def asinh_softening(noise: NoiseModel) -> Tensor:
+    """Asinh softening (n_band,) [nanomaggies]: a quarter of the error at the faint limit."""
+    faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
+    return 0.25 * faint_flux * noise.mean[:, -1] / POGSON
+
+
+def noisy_batches(
+    rows: TrainingSet,
+    noise: NoiseModel,
+    generator: torch.Generator,
+    encode: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batch_size: int,
+) -> Iterator[Batch]:
+    """Shuffled batches with fresh noise; rows whose noisy photometry leaves the cuts drop out."""
+    order = torch.randperm(len(rows.u), generator=generator)
+    for index in order.split(_CHUNK):
+        flux, flux_err = draw_noise(rows.flux[index].double(), noise, generator)
+        keep = in_mag_range(flux, noise)
+        redshift = rows.redshift[index][keep].double()
+        context = encode(flux[keep], flux_err[keep], redshift)
+        yield from map(
+            Batch,
+            rows.u[index][keep].split(batch_size),
+            context.split(batch_size),
+        )
+
+
+def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    """Training and validation rows."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(rows.u), generator=generator)
+    n_validation = int(fraction * len(order))
+    if n_validation == 0:
+        raise SimulationError(
+            f"validation_fraction: expected at least one of {len(order)} rows, got {fraction}"
+        )
+    validation, training = order[:n_validation], order[n_validation:]
+    return _select(rows, training), _select(rows, validation)
+
+
+def _select(rows: TrainingSet, index: Tensor) -> TrainingSet:
+    return rows._replace(u=rows.u[index], redshift=rows.redshift[index], flux=rows.flux[index])
+
+
+def learning_rate(config: TrainConfig, step: int, n_step: int) -> float:
+    """Learning rate at a step of n_step: linear warm-up, then constant or cosine decay."""
+    warm_up = min(1.0, (step + 1) / config.warm_up_steps) if config.warm_up_steps else 1.0
+    progress = min(1.0, step / n_step)
+    decay = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.cosine else 1.0
+    return config.learning_rate * warm_up * decay
+
+
+class _Run:
+    """The mutable state of one training run."""
+
+    def __init__(
+        self, training_set: TrainingSet, noise: NoiseModel, config: TrainConfig, folder: Path
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.noise = noise
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.training, self.validation = split_rows(
+            training_set, config.validation_fraction, config.seed
+        )
+        self.scale, accepted = self._fit_scale()
+        self.flow = build_flow(config).to(self.device)
+        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate)
+        self.history: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.steps_per_epoch = math.ceil(accepted * len(self.training.u) / config.batch_size)
+
+    def _fit_scale(self) -> tuple[ContextScale, float]:
+        """Context constants, and the fraction of rows whose noisy photometry passes the cuts."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        flux, flux_err = draw_noise(
+            self.training.flux[:_N_SCALE_ROWS].double(), self.noise, generator
+        )
+        keep = in_mag_range(flux, self.noise)
+        redshift = self.training.redshift[:_N_SCALE_ROWS][keep].double()
+        softening = asinh_softening(self.noise)
+        scale = fit_context_scale(flux[keep], flux_err[keep], redshift, softening)
+        return scale, float(keep.double().mean())
+
+    def _encode(self, flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
+        return to_context(flux, flux_err, redshift, self.scale)
+
+    def batches(self, rows: TrainingSet, seed: int, batch_size: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(seed)
+        for batch in noisy_batches(rows, self.noise, generator, self._encode, batch_size):
+            yield Batch(*(t.to(self.device) for t in batch))
+
+    def train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> Epoch:
+        self.flow.train()
+        total, n_rows, rate = 0.0, 0, 0.0
+        seed = (self.config.seed << 20) + 2 * epoch + 2
+        n_step = self.steps_per_epoch * self.config.max_epochs
+        for i, batch in enumerate(self.batches(self.training, seed, self.config.batch_size)):
+            rate = learning_rate(self.config, epoch * self.steps_per_epoch + i, n_step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = -self.flow(batch.u, batch.context).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
+            self.optimizer.step()
+            total += loss.item() * len(batch.u)
+            n_rows += len(batch.u)
+            on_step(len(batch.u), total / n_rows)
+        return Epoch(epoch, total / n_rows, self.validation_loss(), rate)
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        self.flow.eval()
+        total, n_rows = 0.0, 0
+        for batch in self.batches(self.validation, (self.config.seed << 20) + 1, 4096):
+            total -= float(self.flow(batch.u, batch.context).sum())
+            n_rows += len(batch.u)
+        return total / n_rows
+
+    def record(self, epoch: Epoch) -> None:
+        best = min((e.validation_loss for e in self.history), default=math.inf)
+        if epoch.validation_loss < best:
+            self.best = {k: v.detach().cpu().clone() for k, v in self.flow.state_dict().items()}
+        self.history.append(epoch)
+        self._save()
+
+    def should_stop(self) -> bool:
+        losses = [e.validation_loss for e in self.history]
+        if not losses:
+            return False
+        since_best = len(losses) - 1 - losses.index(min(losses))
+        return len(losses) >= self.config.max_epochs or since_best >= self.config.patience
+
+    def _save(self) -> None:
+        state = {
+            "flow": self.flow.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "scale": self.scale._asdict(),
+            "history": [tuple(e) for e in self.history],
+            "config": _plain(self.config),
+        }
+        partial = self.folder / (_CHECKPOINT + ".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.folder / _CHECKPOINT)
+        history = [e._asdict() for e in self.history]
+        (self.folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+
+    def resume(self) -> None:
+        path = self.folder / _CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["config"] != _plain(self.config):
+            raise SimulationError(
+                f"{path}: expected a checkpoint of the configuration {_plain(self.config)}, "
+                f"got {state['config']}"
+            )
+        self.flow.load_state_dict(state["flow"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state["best"]
+        self.history = [Epoch(*e) for e in state["history"]]
+
+    def result(self) -> TrainedFlow:
+        self.flow.load_state_dict(self.best)
+        return TrainedFlow(self.flow.cpu().eval(), self.scale, self.history)
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    document: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return document
+
+
+def fit(
+    training_set: TrainingSet,
+    noise: NoiseModel,
+    *,
+    config: TrainConfig,
+    folder: Path,
+    on_step: Callable[[int, float], None] = lambda n_rows, loss: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> TrainedFlow:
+    """Train a flow, resuming from the folder's checkpoint when there is one.
+
+    Args:
+        training_set: noiseless simulations.
+        noise: the noise drawn for every epoch.
+        config: network, optimiser and schedule.
+        folder: receives the checkpoint and history.json after every epoch.
+        on_step: called with the batch's number of rows and the epoch's mean loss so far.
+        on_epoch: called with each finished epoch.
+
+    Raises:
+        SimulationError: the folder holds a checkpoint of another configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(training_set, noise, config, folder)
+    run.resume()
+    while not run.should_stop():
+        epoch = run.train_epoch(len(run.history), on_step)
+        run.record(epoch)
+        on_epoch(epoch)
+    return run.result()
