@@ -96,7 +96,7 @@ def _replay(options: argparse.Namespace) -> int:
         settings,
         options.archives,
         out=None if options.dry_run else options.out,
-        format=options.format,
+        file_format=options.format,
         limit=options.limit,
         rate=options.rate,
     )

@@ -52,7 +52,16 @@ CORNER_NAMES = (
 )
 CORNER_SAMPLES = 8192
 TABLE_ROWS = 10
+MAX_GALAXIES = 10_000
 TABLE_NAMES = ("log_mstar_surviving", "log_sfr_1gyr")
+WHAT_TO_LOOK_AT = """
+in {out}/
+  alerts.avro           the alerts that went in: sedflow.v1_0.hostAlert
+  summaries.avro        what came out: sedflow.v1_0.posteriorSummary
+  summaries.parquet     the same as a table: pandas.read_parquet(...)[["objectId", "log_sfr_1gyr_q50"]]
+  mass_sfr.png          look here first: star-forming galaxies above, quiescent ones below
+  corner.png            one galaxy's posterior: what five bands tell, and what they do not
+  flags_by_reason.png   why some galaxies got no answer"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +72,6 @@ class Galaxies:
     ra: Sequence[float]
     dec: Sequence[float]
     catalog: Catalog
-
-
-class Collector:
-    """A sink that keeps what is published and passes it on, with a progress bar."""
-
-    def __init__(self, sinks: Sequence[Sink], n_messages: int) -> None:
-        from tqdm import tqdm
-
-        self.summaries: list[bytes] = []
-        self._sinks = sinks
-        self._bar = tqdm(total=n_messages, unit=" alerts", disable=None)
-
-    def publish(self, window: Window) -> None:
-        """Pass the window on to every sink."""
-        for sink in self._sinks:
-            sink.publish(window)
-        self.summaries += [result.value for result in window.results]
-        self._bar.update(len(window.consumed))
-
-    def close(self) -> None:
-        """Close the sinks."""
-        self._bar.close()
-        for sink in self._sinks:
-            sink.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,26 +97,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_demo(options: argparse.Namespace) -> None:
+    out: Path = options.out
+    settings = Settings(artifact=ArtifactSettings(name=options.artifact))
     artifact = load_artifact(options.artifact)
     galaxies = load_galaxies(artifact, options.limit)
     alerts = [describe_galaxy(galaxies, artifact, i) for i in range(len(galaxies.names))]
-    print(f"{len(alerts):,} SDSS galaxies; artifact {artifact.name} {artifact.version}")
-    archive = options.out / "alerts.avro"
-    write_archive(archive, alerts)
-    started = perf_counter()
+    write_archive(out / "alerts.avro", alerts)
+    print(f"{len(alerts):,} SDSS galaxies as alerts; artifact {artifact.name} {artifact.version}")
     if options.kafka:
-        from consumer.demo_kafka import pass_through_kafka
-
-        summaries = pass_through_kafka(archive, len(alerts), options.artifact, options.out)
+        pass_through_kafka(settings, alerts, out / "summaries.avro")
     else:
-        summaries = replay(archive, len(alerts), artifact, options.out)
-    seconds = perf_counter() - started
-    records = [decode_summary(value) for value in summaries]
-    print(f"{len(records):,} summaries in {seconds:.1f} s: {len(records) / seconds:.0f} per second")
-    print_statuses(records)
+        print(replay(settings, [str(out / "alerts.avro")], out=out / "summaries.avro"))
+    records = read_summaries(out / "summaries.avro")
+    write_parquet(out / "summaries.parquet", records, artifact)
     print_table(records)
-    write_figures(records, artifact, options.out)
-    print_contents(options.out)
+    write_figures(records, artifact, out)
+    print(WHAT_TO_LOOK_AT.format(out=out))
 
 
 def load_galaxies(artifact: Artifact, limit: int) -> Galaxies:
@@ -143,10 +124,10 @@ def load_galaxies(artifact: Artifact, limit: int) -> Galaxies:
     catalog = read_catalog(path, sdss_columns(), artifact.bands)
     with open_table(path) as table:
         ra, dec = table.numbers("RA")[:limit].tolist(), table.numbers("DEC")[:limit].tolist()
-    return Galaxies(tuple(map(_sdss_name, ra, dec)), ra, dec, catalog)
+    return Galaxies(tuple(map(sdss_name, ra, dec)), ra, dec, catalog)
 
 
-def _sdss_name(ra: float, dec: float) -> str:
+def sdss_name(ra: float, dec: float) -> str:
     """Name by position, truncated as SDSS names are: SDSS J081220.79+361148.7."""
     hours = int(ra / 15.0 * 3600.0 * 100.0)
     arcsec = int(abs(dec) * 3600.0 * 10.0)
@@ -202,35 +183,19 @@ def write_archive(path: Path, alerts: Sequence[Record]) -> None:
             stream.write(make_block(bodies[start : start + BLOCK_RECORDS], sync))
 
 
-def replay(archive: Path, n_alerts: int, artifact: Artifact, out: Path) -> list[bytes]:
-    """Replay the archive through the daemon's loop and step; return the encoded summaries."""
-    settings = Settings()
-    step = Step(artifact, settings)
-    step.warm_up()
-    files = (
-        FileSink(out / "summaries.avro", AvroWriter),
-        FileSink(out / "summaries.parquet", lambda path: ParquetWriter(path, artifact)),
-    )
-    source, sink = ArchiveSource([str(archive)]), Collector(files, n_alerts)
-    with closing(source), closing(sink):
-        run(
-            source,
-            sink,
-            step,
-            Event(),
-            max_batch=settings.batch.max_size,
-            max_delay_s=settings.batch.max_delay_s,
-            metrics=Metrics(CollectorRegistry()),
-            health=Health(),
-            replay=True,
-        )
-    return sink.summaries
+def read_summaries(path: Path) -> list[Record]:
+    """The posteriorSummary records of an Avro container."""
+    with closing(ArchiveSource([str(path)])) as source:
+        messages = source.poll(MAX_GALAXIES, timeout_s=0.0)
+    decoder = Decoder()
+    return [decoder.decode(message.value, message.key).record for message in messages]
 
 
-def print_statuses(records: Sequence[Record]) -> None:
-    """How many summaries have which status."""
-    for status, count in Counter(record["status"] for record in records).most_common():
-        print(f"  {status:<16}{count:>7,}  {100 * count / len(records):6.2f} %")
+def write_parquet(path: Path, records: Sequence[Record], artifact: Artifact) -> None:
+    """Write posteriorSummary records as a flat table, a row each."""
+    writer = ParquetWriter(path, artifact)
+    writer.write([encode(record, "posteriorSummary") for record in records])
+    writer.finish()
 
 
 def print_table(records: Sequence[Record]) -> None:
@@ -266,6 +231,9 @@ def write_figures(records: Sequence[Record], artifact: Artifact, out: Path) -> N
         mass_sfr(mass, sfr).savefig(out / "mass_sfr.png")
         _corner(fitted[0], artifact).savefig(out / "corner.png")
     reasons = Counter(
-        reason for record in records if not record["posterior"] for reason in record["statusReasons"]
+        reason
+        for record in records
+        if not record["posterior"]
+        for reason in record["statusReasons"]
     )
     flags_by_reason(reasons, len(records)).savefig(out / "flags_by_reason.png")

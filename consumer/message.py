@@ -40,6 +40,7 @@ class Result:
     status: str
     survey: str
     flags: tuple[str, ...] = ()
+    missing_bands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,8 @@ class Metrics:
             self.processed.labels(result.survey, result.status).inc()
             for flag in result.flags:
                 self.support_flags.labels(flag).inc()
+            for band in result.missing_bands:
+                self.missing_bands.labels(band).inc()
         self.published.inc(len(window.results))
         for letter in window.rejected:
             self.dead_letters.labels(letter.stage).inc()

@@ -47,7 +47,7 @@ def replay(
     archives: Sequence[str],
     *,
     out: Path | None,
-    format: FileFormat | None = None,
+    file_format: FileFormat | None = None,
     limit: int | None = None,
     rate: float | None = None,
 ) -> Report:
@@ -60,7 +60,7 @@ def replay(
     torch.set_num_threads(1)
     artifact = load_artifact(settings.artifact.name)
     step = Step(artifact, settings)
-    sink = _make_sink(out, format, artifact)
+    sink = _make_sink(out, file_format, artifact)
     start = perf_counter()
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
         messages = run(
@@ -78,9 +78,11 @@ def replay(
     return Report(messages, perf_counter() - start, sink.statuses, sink.stages, sink.written)
 
 
-def _make_sink(out: Path | None, format: FileFormat | None, artifact: Artifact) -> CountingSink:
+def _make_sink(
+    out: Path | None, file_format: FileFormat | None, artifact: Artifact
+) -> CountingSink:
     if out is None:
         return CountingSink()
-    if format == "parquet" or (format is None and out.suffix == ".parquet"):
+    if file_format == "parquet" or (file_format is None and out.suffix == ".parquet"):
         return FileSink(out, lambda path: ParquetWriter(path, artifact))
     return FileSink(out, AvroWriter)

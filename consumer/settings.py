@@ -100,9 +100,6 @@ class InputSettings(ClusterSettings):
     """The broker the alerts come from."""
 
     topics: Names = ()
-    """Topic names. `{date}` stands for a UTC date, YYYYMMDD; see `date_window_days`."""
-    date_window_days: int = Field(default=2, ge=1)
-    """How many days, today included, a topic with `{date}` is subscribed to."""
     group: str = "sedflow"
     schema_file: Path | None = None
     """Writer schema (.avsc) of messages that are bare Avro bodies."""
@@ -118,7 +115,7 @@ class InputSettings(ClusterSettings):
 
 
 class OutputSettings(ClusterSettings):
-    """The cluster that summaries and dead letters go to; it may be another one."""
+    """The cluster that summaries and dead letters go to; for now the same as the input's."""
 
     topic: str = "sedflow.v1_0.posteriorSummary"
     dead_letter_topic: str | None = None
@@ -127,8 +124,6 @@ class OutputSettings(ClusterSettings):
     """Stable name of this worker in its group, part of its transactional id. Two live workers never
     share one; a restarted worker keeps its own.
     """
-    positions_topic: str = "sedflow.positions"
-    """Compacted topic of input positions, used when the clusters differ."""
 
     def dead_letter_topic_of(self, input_topic: str) -> str:
         """Return where the dead letters of `input_topic` go."""

@@ -150,7 +150,15 @@ class Step:
             return _reject(read.message, "encode", error, times["endTimestamp"])
         survey = read.alert.survey if read.alert.survey in KNOWN_SURVEYS else "other"
         flag_names = posterior.reasons if posterior is not None and flags else ()
-        return Result(read.alert.object_id.encode(), value, (), status, survey, flag_names)
+        return Result(
+            key=read.alert.object_id.encode(),
+            value=value,
+            headers=(),
+            status=status,
+            survey=survey,
+            flags=flag_names,
+            missing_bands=_find_missing(reasons),
+        )
 
     def _describe(self, read: _Read, times: Record) -> Record:
         artifact, message = self._artifact, read.message
@@ -169,6 +177,11 @@ class Step:
                 "sourceSchema": read.alert.source_schema,
             },
         }
+
+
+def _find_missing(reasons: Sequence[str]) -> tuple[str, ...]:
+    prefix = "missing_band_"
+    return tuple(item.removeprefix(prefix) for item in reasons if item.startswith(prefix))
 
 
 def _reject(message: Message, stage: Stage, error: MessageError, now: datetime) -> DeadLetter:

@@ -5,7 +5,7 @@ lie between the grid's ages and are interpolated one by one: the burst, and the 
 the age of the universe cuts.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class GalaxyModel(NamedTuple):
             redshift nodes from 0 by redshift_step.
         redshift_step: spacing of the nodes.
         birth_cloud_age_gyr: populations younger than this see the birth clouds.
+        ssp_provenance: source of the SSP grid.
     """
 
     bands: BandSet
@@ -62,6 +63,7 @@ class GalaxyModel(NamedTuple):
     photometry: Tensor
     redshift_step: float
     birth_cloud_age_gyr: float
+    ssp_provenance: dict[str, Any]
 
 
 class Dust(NamedTuple):
@@ -97,7 +99,7 @@ def build_galaxy_model(
     wave_range = rest_wave_range(curves, redshift_max, wave_step)
     grid = load_ssp(ssp, wave_range=wave_range, wave_step=wave_step)
     tables = build_population_tables(grid, load_nmf(nmf_dir), redshift_max)
-    ln_ssp = torch.tensor(np.log(np.maximum(grid.flux, 1e-30)), dtype=torch.float32)
+    ln_ssp = torch.tensor(np.log(grid.flux), dtype=torch.float32)
     step = min(5e-4, redshift_max / 4)
     n_node = int(np.ceil(redshift_max / step)) + 2
     return GalaxyModel(
@@ -109,6 +111,7 @@ def build_galaxy_model(
         photometry=_photometry_table(curves, grid, step * np.arange(n_node)),
         redshift_step=step,
         birth_cloud_age_gyr=birth_cloud_age_gyr,
+        ssp_provenance=grid.provenance,
     )
 
 

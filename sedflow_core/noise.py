@@ -7,7 +7,7 @@ of that error. The observer knows only the noisy flux and the flux error.
 
 import json
 from importlib import resources
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -77,15 +77,26 @@ def mag_from_flux(flux: Tensor) -> Tensor:
     return NANOMAGGY_ZERO_POINT - 2.5 * torch.log10(flux)
 
 
-def mag_error_model(mag: Tensor, noise: NoiseModel) -> MagError:
+class MagErrorNodes(Protocol):
+    """Anything that tabulates the magnitude error: nodes, mean and width, (n_band, n_node) each."""
+
+    @property
+    def mag(self) -> Tensor:
+        """AB magnitude of the nodes, ascending."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the magnitude error."""
+
+    @property
+    def width(self) -> Tensor:
+        """Standard deviation of the magnitude error."""
+
+
+def mag_error_model(mag: Tensor, nodes: MagErrorNodes) -> MagError:
     """Mean and width of the magnitude error at mag (..., n_band), constant beyond the nodes."""
     per_band = [
-        torch.stack(
-            [
-                interpolate(mag[..., b], noise.mag[b], noise.mean[b]),
-                interpolate(mag[..., b], noise.mag[b], noise.width[b]),
-            ]
-        )
+        interpolate(mag[..., b], nodes.mag[b], torch.stack([nodes.mean[b], nodes.width[b]]))
         for b in range(mag.shape[-1])
     ]
     mean, width = torch.stack(per_band, dim=-1)

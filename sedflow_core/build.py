@@ -1,0 +1,118 @@
+"""A trained flow and its forward model -> an artifact folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sedflow_core.artifact import Artifact, read_artifact, write_artifact
+from sedflow_core.estimation import estimate
+from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.galaxy import COSMOLOGY
+from sedflow_core.observation import ContextScale, Observation
+from sedflow_core.simulation import ForwardConfig, ForwardModel, NoisySimulations, simulate_noisy
+from sedflow_core.support import check_support, fit_support
+from sedflow_core.version import __version__
+
+N_GOLDEN = 8
+N_GOLDEN_SAMPLES = 256
+SUPPORT_SEED = 7_000
+
+
+def build_artifact(
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    flow: MaskedAutoregressiveFlow,
+    flow_config: FlowConfig,
+    scale: ContextScale,
+    forward: ForwardConfig,
+    n_samples: int = 1024,
+    training: dict[str, Any],
+    n_support: int = 400_000,
+) -> Artifact:
+    """Write an artifact: support limits from fresh simulations, serving tables, golden vectors.
+
+    Args:
+        folder: receives manifest.json and arrays.safetensors.
+        name, version: of the artifact.
+        flow, flow_config, scale: the trained flow, its size and its context constants.
+        forward: the forward model it was trained on.
+        n_samples: default number of posterior samples.
+        training: provenance of the training run, for the manifest.
+        n_support: noisy simulations behind the support limits.
+    """
+    model = forward.build()
+    simulations = simulate_noisy(model, n_support, seed=SUPPORT_SEED)
+    bands = model.galaxy.bands
+    support = fit_support(
+        simulations.flux, simulations.flux_err, model.noise, model.redshift_range, bands
+    )
+    flags = check_support(
+        simulations.flux, simulations.flux_err, simulations.redshift, support, bands
+    )
+    provenance = {
+        "code_version": __version__,
+        "forward_model": forward._asdict(),
+        "ssp": model.galaxy.ssp_provenance,
+        "training": training,
+        "support": {
+            "n_simulations": n_support,
+            "seed": SUPPORT_SEED,
+            "flagged_fraction": float((flags != 0).double().mean()),
+        },
+    }
+
+    def write(golden: dict[str, Tensor]) -> None:
+        write_artifact(
+            folder,
+            name=name,
+            version=version,
+            bands=bands,
+            flow=flow,
+            flow_config=flow_config,
+            scale=scale,
+            support=support,
+            tables=model.galaxy.tables,
+            golden=golden,
+            n_samples=n_samples,
+            assumptions=assumptions(forward, model),
+            provenance=provenance,
+        )
+
+    write({})
+    write(_golden(read_artifact(folder), simulations, flags))
+    return read_artifact(folder)
+
+
+def _golden(
+    artifact: Artifact, simulations: NoisySimulations, flags: Tensor
+) -> dict[str, Tensor]:
+    index = (flags == 0).nonzero().flatten()[:N_GOLDEN]
+    photometry = [t[index] for t in (simulations.flux, simulations.flux_err, simulations.redshift)]
+    observation = Observation(*(t.numpy() for t in photometry))
+    summary = estimate(artifact, observation, n_samples=N_GOLDEN_SAMPLES)
+    names = ("flux", "flux_err", "redshift")
+    return {
+        **dict(zip(names, photometry, strict=True)),
+        "n_samples": torch.tensor(N_GOLDEN_SAMPLES),
+        "quantiles": torch.tensor(summary.quantiles),
+    }
+
+
+def assumptions(forward: ForwardConfig, model: ForwardModel) -> dict[str, str]:
+    """What a user of the posteriors must know of the model behind them."""
+    ssp = model.galaxy.ssp_provenance
+    return {
+        "ssp_grid": forward.ssp,
+        "imf": str(ssp["imf"]),
+        "cosmology": COSMOLOGY,
+        "mass_definition": "log_mstar is mass formed; log_mstar_surviving counts living stars "
+        "and remnants",
+        "birth_cloud_age_gyr": str(forward.birth_cloud_age_gyr),
+        "noise": forward.noise,
+        "emission": "stars only: no nebular emission, no IGM absorption",
+        "prior_note": "below the SSP grid's lowest metallicity the spectra do not depend on gamma",
+    }

@@ -1,0 +1,189 @@
+"""The function in the middle: observations in, posterior summaries out.
+
+support -> context -> flow -> summary. Every galaxy passes through arrays of one fixed shape, and
+all share the same scrambled-Sobol base points, so a galaxy's result depends on nothing but its
+photometry, the artifact, the number of samples and the seed.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sedflow_core.artifact import Artifact, read_artifact
+from sedflow_core.errors import ArtifactError, ObservationError
+from sedflow_core.observation import Observation, to_context
+from sedflow_core.prior import N_U, from_u, to_u
+from sedflow_core.sfh import calc_derived
+from sedflow_core.summary import Summary, empty_summary, fill_row
+from sedflow_core.support import can_encode, check_support
+
+GOLDEN_TOLERANCE = 1e-3
+"""Largest accepted change of a golden quantile, in posterior standard deviations."""
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Read an artifact, compile its flow and check that it reproduces its golden vectors.
+
+    Args:
+        path: a folder, or the name of a shipped artifact such as "sdss-ugriz".
+
+    Raises:
+        ArtifactError: a file, the digest, the names or the golden vectors do not match.
+    """
+    artifact = read_artifact(path)
+    golden = artifact.golden
+    observation = Observation(
+        golden["flux"].numpy(), golden["flux_err"].numpy(), golden["redshift"].numpy()
+    )
+    summary = estimate(artifact, observation, n_samples=int(golden["n_samples"]))
+    change = np.abs(summary.quantiles - golden["quantiles"].numpy()) / summary.std[..., None]
+    if not change.max() <= GOLDEN_TOLERANCE:
+        raise ArtifactError(
+            f"{path}: expected the golden quantiles within {GOLDEN_TOLERANCE} posterior sigma, "
+            f"got {change.max():.3g}"
+        )
+    return artifact
+
+
+@lru_cache(maxsize=8)
+def sobol_normal(n_samples: int, seed: int) -> Tensor:
+    """Scrambled-Sobol points mapped to a standard normal: (n_u, n_samples) float32."""
+    engine = torch.quasirandom.SobolEngine(N_U, scramble=True, seed=seed)
+    points = engine.draw(n_samples, dtype=torch.float64)
+    edge = 0.5 / 2**30
+    return torch.special.ndtri(points.clamp(edge, 1.0 - edge)).float().T.contiguous()
+
+
+def estimate(
+    artifact: Artifact,
+    observation: Observation,
+    n_samples: int | None = None,
+    seed: int = 0,
+    *,
+    include_unsupported: bool = False,
+) -> Summary:
+    """Posterior summaries of n galaxies, in the same order.
+
+    Args:
+        artifact: see `load_artifact`.
+        observation: photometry in the artifact's bands.
+        n_samples: posterior samples per galaxy; None for the artifact's number.
+        seed: of the Sobol base points.
+        include_unsupported: summarise galaxies outside the training support too.
+
+    Returns:
+        A `Summary`; rows outside the support are NaN and their flags say why.
+
+    Raises:
+        ObservationError: the number of bands is not the artifact's.
+    """
+    n_samples = artifact.n_samples if n_samples is None else n_samples
+    flux, flux_err, redshift = _tensors(artifact, observation)
+    flags = check_support(flux, flux_err, redshift, artifact.support, artifact.bands)
+    names = artifact.param_names + artifact.derived_names
+    summary = empty_summary(
+        names, flags.numpy(), artifact.flag_names, n_samples=n_samples, seed=seed
+    )
+    wanted = can_encode(flux, flux_err, redshift)
+    if not include_unsupported:
+        wanted &= flags == 0
+    base = sobol_normal(n_samples, seed)
+    with torch.inference_mode():
+        for i in wanted.nonzero().flatten().tolist():
+            row = slice(i, i + 1)
+            theta = _sample(artifact, base, flux[row], flux_err[row], redshift[row])
+            derived = calc_derived(theta, redshift[row], artifact.tables, artifact.derived_names)
+            fill_row(summary, i, torch.cat([theta, derived], dim=-1)[0].T.contiguous())
+    return summary
+
+
+def _tensors(artifact: Artifact, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    n_band = len(artifact.bands.names)
+    if observation.flux.shape[1] != n_band:
+        raise ObservationError(
+            f"flux: expected {n_band} bands {''.join(artifact.bands.names)}, "
+            f"got {observation.flux.shape[1]}"
+        )
+    flux, flux_err, redshift = observation.flux, observation.flux_err, observation.redshift
+    return torch.tensor(flux), torch.tensor(flux_err), torch.tensor(redshift)
+
+
+def _sample(
+    artifact: Artifact, base: Tensor, flux: Tensor, flux_err: Tensor, redshift: Tensor
+) -> Tensor:
+    """Physical samples (n, n_sample, n_theta) of encodable rows."""
+    context = to_context(flux, flux_err, redshift, artifact.scale)
+    return from_u(artifact.flow.sample_u(base, context).transpose(1, 2))
+
+
+def sample(
+    artifact: Artifact,
+    observation: Observation,
+    n_samples: int = 1024,
+    seed: int = 0,
+    independent: bool = False,
+) -> NDArray[np.float32]:
+    """Posterior samples (n_samples, n, 12) of the physical parameters.
+
+    Args:
+        artifact: see `load_artifact`.
+        observation: photometry in the artifact's bands; support flags are not applied.
+        n_samples: samples per galaxy.
+        seed: of the base points.
+        independent: independent draws for every galaxy instead of shared Sobol points; needed
+            for calibration tests, where shared points leave a pattern of their own.
+
+    Returns:
+        float32; NaN for rows whose flux, error or redshift cannot be encoded.
+
+    Raises:
+        ObservationError: the number of bands is not the artifact's.
+    """
+    flux, flux_err, redshift = _tensors(artifact, observation)
+    wanted = can_encode(flux, flux_err, redshift).nonzero().flatten()
+    theta = np.full((n_samples, len(flux), len(artifact.param_names)), np.nan, dtype=np.float32)
+    generator = torch.Generator().manual_seed(seed)
+    base = sobol_normal(n_samples, seed)
+    with torch.inference_mode():
+        for i in wanted.tolist():
+            row = slice(i, i + 1)
+            if independent:
+                base = torch.randn((N_U, n_samples), generator=generator)
+            theta[:, i] = _sample(artifact, base, flux[row], flux_err[row], redshift[row])[0]
+    return theta
+
+
+def log_prob(
+    artifact: Artifact, theta: NDArray[np.float32], observation: Observation
+) -> NDArray[np.float32]:
+    """Log density (n_samples, n) of physical parameters in the 11-d space u.
+
+    Args:
+        artifact: see `load_artifact`.
+        theta: (n_samples, n, 12) physical parameters.
+        observation: photometry of the n galaxies.
+
+    Returns:
+        ln q(u | context); NaN for rows that cannot be encoded.
+
+    Raises:
+        ObservationError: the number of bands or galaxies does not fit.
+    """
+    flux, flux_err, redshift = _tensors(artifact, observation)
+    if theta.ndim != 3 or theta.shape[1] != len(flux):
+        raise ObservationError(
+            f"theta: expected shape (n_samples, {len(flux)}, 12), got {theta.shape}"
+        )
+    result = np.full(theta.shape[:2], np.nan, dtype=np.float32)
+    wanted = can_encode(flux, flux_err, redshift).nonzero().flatten()
+    with torch.inference_mode():
+        for i in wanted.tolist():
+            row = slice(i, i + 1)
+            context = to_context(flux[row], flux_err[row], redshift[row], artifact.scale)
+            u = to_u(torch.as_tensor(theta[:, i]).double()).float()
+            result[:, i] = artifact.flow(u, context.expand(len(u), -1))
+    return result

@@ -1,0 +1,113 @@
+"""Posterior samples -> quantiles, mean, standard deviation, covariance, probabilities."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sedflow_core.prior import N_THETA
+from sedflow_core.support import reasons_of
+from sedflow_core.units import Array
+
+LEVELS: tuple[float, ...] = (0.025, 0.16, 0.5, 0.84, 0.975)
+
+EVENTS: dict[str, tuple[str, float, int]] = {
+    "log_mstar_surviving_above_10": ("log_mstar_surviving", 10.0, 1),
+    "quiescent": ("log_ssfr_1gyr", -11.0, -1),
+}
+"""Published probabilities: name -> (quantity, threshold, +1 above or -1 below). The mass is the
+step in the luminosities of type Ia supernovae; quiescent is log sSFR < -11 / yr."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Posterior summaries of n galaxies, in the order they came in.
+
+    Attributes:
+        names: the 12 parameters, then the derived quantities.
+        levels: the quantile levels.
+        quantiles: (n, n_name, n_level); mean, std: (n, n_name).
+        covariance: (n, 12, 12) of the parameters.
+        probabilities: event name -> (n,).
+        flags: (n,) int64 support flags, 0 inside.
+        flag_names: name of each flag bit.
+        n_samples, seed: of the posterior samples.
+
+    Rows without a posterior are NaN; `reasons` says why.
+    """
+
+    names: tuple[str, ...]
+    levels: tuple[float, ...]
+    quantiles: Array
+    mean: Array
+    std: Array
+    covariance: Array
+    probabilities: dict[str, Array]
+    flags: NDArray[np.int64]
+    flag_names: tuple[str, ...]
+    n_samples: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def reasons(self, i: int) -> list[str]:
+        """Names of the support flags of row i."""
+        return reasons_of(int(self.flags[i]), self.flag_names)
+
+    def quantile(self, name: str, level: float) -> Array:
+        """One quantile of one quantity: (n,)."""
+        return self.quantiles[:, self.names.index(name), self.levels.index(level)]
+
+
+def empty_summary(
+    names: tuple[str, ...],
+    flags: NDArray[np.int64],
+    flag_names: tuple[str, ...],
+    *,
+    n_samples: int,
+    seed: int,
+) -> Summary:
+    """A summary of len(flags) rows that are all NaN."""
+    n, n_name = len(flags), len(names)
+    return Summary(
+        names=names,
+        levels=LEVELS,
+        quantiles=np.full((n, n_name, len(LEVELS)), np.nan),
+        mean=np.full((n, n_name), np.nan),
+        std=np.full((n, n_name), np.nan),
+        covariance=np.full((n, N_THETA, N_THETA), np.nan),
+        probabilities={
+            event: np.full(n, np.nan) for event, (name, _, _) in EVENTS.items() if name in names
+        },
+        flags=flags,
+        flag_names=flag_names,
+        n_samples=n_samples,
+        seed=seed,
+    )
+
+
+def fill_row(summary: Summary, i: int, samples: Tensor) -> None:
+    """Summarise samples (n_name, n_sample) of one galaxy into row i."""
+    summary.quantiles[i] = quantiles(samples, summary.levels).numpy()
+    mean = samples.mean(dim=1)
+    centred = samples - mean[:, None]
+    summary.mean[i] = mean.numpy()
+    summary.std[i] = centred.square().mean(dim=1).sqrt().numpy()
+    params = centred[:N_THETA]
+    summary.covariance[i] = (params @ params.T / samples.shape[1]).numpy()
+    for event, probability in summary.probabilities.items():
+        name, threshold, sign = EVENTS[event]
+        values = samples[summary.names.index(name)]
+        probability[i] = float((sign * (values - threshold) > 0).float().mean())
+
+
+def quantiles(samples: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Quantiles (n_name, n_level) of samples (n_name, n_sample), linear between order statistics."""
+    ordered = samples.sort(dim=1).values
+    position = torch.tensor(levels, dtype=torch.float64) * (samples.shape[1] - 1)
+    index = position.long().clamp_max(samples.shape[1] - 2)
+    fraction = (position - index).to(samples.dtype)
+    return torch.lerp(ordered[:, index], ordered[:, index + 1], fraction)

@@ -1,0 +1,167 @@
+import argparse
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+from astropy.table import Table as AstropyTable
+
+from sedflow_core import estimate, load_artifact
+from sedflow_core.artifact import Artifact
+from sedflow_core.catalog import read_catalog, sdss_columns
+from sedflow_core.errors import CatalogError
+from sedflow_core.fit import LEVEL_NAMES, add_fit_arguments, row_status, run_fit
+from sedflow_core.testing import tiny_artifact
+
+N_SAMPLES = 64
+N_ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def artifact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_artifact(tmp_path_factory.mktemp("artifact"))
+
+
+@pytest.fixture(scope="module")
+def artifact(artifact_path: Path) -> Artifact:
+    return load_artifact(artifact_path)
+
+
+@pytest.fixture
+def catalog_path(tmp_path: Path) -> Path:
+    """Real galaxies; row 1 lacks a flux, 2 a redshift, 3 an error, and 4 is saturated."""
+    package = Path(find_spec("kcorrect").submodule_search_locations[0])
+    table = AstropyTable.read(package / "data/test/gst_tests_small.fits")[:N_ROWS]
+    table["PETROFLUX"][1, 2] = np.nan
+    table["Z"][2] = np.nan
+    table["PETROFLUX_IVAR"][3, 0] = 0.0
+    table["PHOTFLAGS"] = np.full(N_ROWS, 1 << 28, dtype=np.int64)
+    table["PHOTFLAGS"][4] |= 1 << 18
+    path = tmp_path / "galaxies.fits"
+    table.write(path)
+    return path
+
+
+@pytest.fixture
+def fit(artifact_path: Path, catalog_path: Path, tmp_path: Path):
+    """Run the command on the catalogue and return the path of its table."""
+
+    def run(name: str, *arguments: str) -> Path:
+        parser = argparse.ArgumentParser()
+        add_fit_arguments(parser)
+        out = tmp_path / name
+        base = [catalog_path, "--out", out, "--artifact", artifact_path, "--n-samples", N_SAMPLES]
+        args = parser.parse_args([*map(str, base), *arguments])
+        assert run_fit(args) == 0
+        return out
+
+    return run
+
+
+def test_one_row_out_per_row_in_and_reasons_where_there_is_no_posterior(fit):
+    table = AstropyTable.read(fit("fit.fits", "--layout", "sdss", "--quality-columns", "PHOTFLAGS"))
+    assert table["row"].tolist() == list(range(N_ROWS))
+    assert table["status"][1:5].tolist() == [
+        "MISSING_BANDS",
+        "NO_REDSHIFT",
+        "MISSING_BANDS",
+        "QUALITY_CUT",
+    ]
+    assert "non_finite_r" in table["reasons"][1].split(";")
+    assert "non_finite_redshift" in table["reasons"][2].split(";")
+    assert "non_finite_u" in table["reasons"][3].split(";")
+    assert table["reasons"][4] == "quality_saturated"
+    fitted = table["status"] == "OK"
+    assert 0 < fitted.sum() < N_ROWS
+    values = np.asarray(table["log_mstar_q50"])
+    assert np.isfinite(values[fitted]).all()
+    assert np.isnan(values[~fitted]).all()
+
+
+def test_rows_are_those_of_estimate(fit, artifact, catalog_path):
+    table = AstropyTable.read(fit("fit.fits", "--layout", "sdss"))
+    catalog = read_catalog(catalog_path, sdss_columns(), artifact.bands)
+    summary = estimate(artifact, catalog.observation, n_samples=N_SAMPLES, seed=0)
+    for i, name in enumerate(summary.names):
+        for j, level in enumerate(LEVEL_NAMES):
+            expected = summary.quantiles[:, i, j].astype(np.float32)
+            np.testing.assert_array_equal(np.asarray(table[f"{name}_{level}"]), expected)
+        np.testing.assert_array_equal(
+            np.asarray(table[f"{name}_std"]), summary.std[:, i].astype(np.float32)
+        )
+    np.testing.assert_array_equal(np.asarray(table["flags"]), summary.flags)
+
+
+def test_formats_hold_the_same_table_and_say_what_was_done(fit, artifact):
+    fits_path, parquet_path, csv_path = (
+        fit(f"fit{suffix}", "--layout", "sdss") for suffix in (".fits", ".parquet", ".csv")
+    )
+    expected = np.asarray(AstropyTable.read(fits_path)["a_v_q84"])
+    parquet = pq.read_table(parquet_path)
+    np.testing.assert_array_equal(parquet["a_v_q84"].to_numpy(), expected)
+    assert parquet["a_v_q84"].null_count == np.isnan(expected).sum()
+    csv = AstropyTable.read(csv_path, format="ascii.csv")
+    np.testing.assert_allclose(csv["a_v_q84"].filled(np.nan), expected, rtol=1e-6)
+    header = fits.getheader(fits_path, 1)
+    meta = json.loads(csv_path.with_name("fit.csv.json").read_text())
+    assert header["CORRECT"] == meta["correct"] == "dereddened,ab_factors,error_floor"
+    assert header["SHA256"] == artifact.sha256
+    assert parquet.schema.metadata[b"artifact"].decode() == artifact.name
+
+
+def test_samples_have_the_quantiles_of_the_table(fit, artifact, tmp_path):
+    samples_path = tmp_path / "samples.h5"
+    table = AstropyTable.read(fit("fit.fits", "--layout", "sdss", "--samples", str(samples_path)))
+    with h5py.File(samples_path) as file:
+        samples = file["samples"]
+        assert samples.shape == (N_ROWS, N_SAMPLES, 12)
+        assert samples.dtype == np.float32
+        assert tuple(samples.attrs["names"]) == artifact.param_names
+        np.testing.assert_array_equal(file["flags"][:], table["flags"])
+        values = samples[:]
+    fitted = np.asarray(table["status"] == "OK")
+    assert np.isnan(values[~fitted]).all()
+    column = artifact.param_names.index("log_mstar")
+    median = np.median(values[fitted, :, column], axis=1)
+    np.testing.assert_allclose(median, np.asarray(table["log_mstar_q50"])[fitted], atol=2e-2)
+
+
+def test_identifiers_travel(fit):
+    table = AstropyTable.read(fit("fit.fits", "--layout", "sdss", "--id-column", "PHOTFLAGS"))
+    assert table["id"][4] == (1 << 28 | 1 << 18)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "status"),
+    [
+        ([], "OK"),
+        (["sigma_high_u", "color_blue_u-g"], "OUT_OF_SUPPORT"),
+        (["non_positive_flux_u"], "OUT_OF_SUPPORT"),
+        (["sigma_high_u", "non_finite_r"], "MISSING_BANDS"),
+        (["non_finite_r", "non_finite_redshift"], "NO_REDSHIFT"),
+        (["non_finite_redshift", "non_positive_error_u"], "INVALID_INPUT"),
+        (["non_positive_error_u", "quality_saturated"], "QUALITY_CUT"),
+    ],
+)
+def test_worst_status_wins(reasons, status):
+    assert row_status(reasons) == status
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("fit.fits", [], "--flux-columns: expected a column name"),
+        ("fit.fits", ["--flux-columns", "PETROFLUX"], "--redshift-column: expected a column name"),
+        ("fit.txt", ["--layout", "sdss"], r"expected a file named \.fits.*fit\.txt"),
+        ("none/fit.fits", ["--layout", "sdss"], "--out: expected an existing folder"),
+        ("fit.fits", ["--layout", "nsa", "--flux-columns", "NMGY"], "'NMGY'"),
+        ("fit.fits", ["--layout", "sdss", "--ebv-column", "Z"], "got both"),
+    ],
+)
+def test_what_cannot_be_done_is_said(fit, name, arguments, message):
+    with pytest.raises(CatalogError, match=message):
+        fit(name, *arguments)
