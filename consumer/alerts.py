@@ -106,8 +106,10 @@ def _number(record: Any, path: str, survey: SurveyMap) -> float | None:
 def _flux_njy(
     value: float | None, error: float | None, unit: str
 ) -> tuple[float | None, float | None]:
-    if unit == "nJy" or value is None:
+    if unit == "nJy":
         return value, error
+    if value is None:
+        return None, None
     with np.errstate(over="ignore"):
         flux = float(njy_from_nanomaggy(nanomaggy_from_mag(value)))
     return flux, None if error is None else flux * error / POGSON

@@ -112,3 +112,7 @@ def _override(settings: Settings, options: argparse.Namespace) -> Settings:
     if options.batch_size is not None:
         batch = batch.model_copy(update={"max_size": options.batch_size})
     return settings.model_copy(update={"artifact": artifact, "batch": batch})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

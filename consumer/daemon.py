@@ -154,7 +154,7 @@ def start_logging(settings: LogSettings) -> None:
     if settings.format == "json":
         output.setFormatter(JsonFormatter())
     else:
-        output.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        output.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=settings.level, handlers=[output], force=True)
 
 
@@ -173,6 +173,15 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+class TextFormatter(logging.Formatter):
+    """The record's text followed by its `fields`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of one record."""
+        fields: dict[str, object] = getattr(record, "fields", {})
+        return " ".join([super().format(record), *(f"{k}={v}" for k, v in fields.items())])
 
 
 def _utc_now() -> datetime:

@@ -9,32 +9,27 @@ topics of a real broker and a daemon in its own process.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
-from prometheus_client import CollectorRegistry
+from matplotlib.figure import Figure
 
-from consumer.avro import Record, decode_summary, encode, encode_body, schema_text
+from consumer.avro import Decoder, Record, encode, encode_body, schema_text
 from consumer.container import make_block, make_header
-from consumer.daemon import run
-from consumer.files import ArchiveSource, FileSink
-from consumer.health import Health
-from consumer.message import Sink, Window
-from consumer.metrics import Metrics
+from consumer.files import ArchiveSource
+from consumer.replay import replay
 from consumer.settings import ArtifactSettings, Settings
-from consumer.step import Step
-from consumer.writers import AvroWriter, ParquetWriter
+from consumer.writers import ParquetWriter
 from sedflow_core import Artifact, Observation, load_artifact, sample
 from sedflow_core.catalog import Catalog, read_catalog, sdss_columns
 from sedflow_core.errors import MissingExtraError, SedflowError
 from sedflow_core.figures import corner_plot, flags_by_reason, mass_sfr
+from sedflow_core.sfh import calc_derived
 from sedflow_core.tables import open_table
 from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
 
@@ -58,7 +53,7 @@ WHAT_TO_LOOK_AT = """
 in {out}/
   alerts.avro           the alerts that went in: sedflow.v1_0.hostAlert
   summaries.avro        what came out: sedflow.v1_0.posteriorSummary
-  summaries.parquet     the same as a table: pandas.read_parquet(...)[["objectId", "log_sfr_1gyr_q50"]]
+  summaries.parquet     the same as a flat table, with columns such as log_sfr_1gyr_q50
   mass_sfr.png          look here first: star-forming galaxies above, quiescent ones below
   corner.png            one galaxy's posterior: what five bands tell, and what they do not
   flags_by_reason.png   why some galaxies got no answer"""
@@ -105,7 +100,9 @@ def _run_demo(options: argparse.Namespace) -> None:
     write_archive(out / "alerts.avro", alerts)
     print(f"{len(alerts):,} SDSS galaxies as alerts; artifact {artifact.name} {artifact.version}")
     if options.kafka:
-        pass_through_kafka(settings, alerts, out / "summaries.avro")
+        from consumer.demo_kafka import pass_through_kafka
+
+        pass_through_kafka(options.artifact, alerts, out)
     else:
         print(replay(settings, [str(out / "alerts.avro")], out=out / "summaries.avro"))
     records = read_summaries(out / "summaries.avro")
@@ -237,3 +234,24 @@ def write_figures(records: Sequence[Record], artifact: Artifact, out: Path) -> N
         for reason in record["statusReasons"]
     )
     flags_by_reason(reasons, len(records)).savefig(out / "flags_by_reason.png")
+
+
+def _corner(record: Record, artifact: Artifact) -> Figure:
+    inputs = record["inputs"]
+    observation = Observation(
+        nanomaggy_from_njy([inputs["flux"]]),
+        nanomaggy_from_njy([inputs["fluxErr"]]),
+        np.array([inputs["redshift"]]),
+    )
+    theta = torch.from_numpy(sample(artifact, observation, CORNER_SAMPLES)).transpose(0, 1)
+    redshift = torch.from_numpy(observation.redshift)
+    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
+    names = artifact.param_names + artifact.derived_names
+    shown = [names.index(name) for name in CORNER_NAMES]
+    samples = torch.cat([theta, derived], dim=-1)[0, :, shown]
+    title = f"{record['objectId']}\nz = {inputs['redshift']:.4f}"
+    return corner_plot(samples.numpy(), CORNER_NAMES, title=title)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -272,29 +272,29 @@ def client_config(
 def check_topics(settings: Settings) -> None:
     """Check at start that one cluster holds every topic that is read or written.
 
-    Raises SettingsError for two clusters, BrokerError for a missing topic or a silent cluster.
+    Raises SettingsError for no topics or two clusters, BrokerError for a missing topic or a cluster
+    that does not answer.
     """
     inputs = settings.input.topics
+    if not inputs:
+        raise SettingsError("input.topics: expected at least one topic, got none")
     outputs = {settings.output.topic, *map(settings.output.dead_letter_topic_of, inputs)}
-    input_id = _check_cluster("input", settings.input, inputs)
-    output_id = _check_cluster("output", settings.output, outputs)
-    if input_id != output_id:
+    source = _describe_cluster("input", settings.input)
+    sink = _describe_cluster("output", settings.output)
+    if source.cluster_id != sink.cluster_id:
         raise SettingsError(
-            "output.bootstrap: expected the cluster that input.bootstrap names, got another one "
-            f"({input_id} and {output_id}); exactly-once across clusters is not supported yet"
+            f"output.bootstrap: expected the cluster of input.bootstrap, {source.cluster_id}, got "
+            f"{sink.cluster_id}: exactly-once across clusters is not supported yet"
         )
+    for section, found, wanted in (("input", source, inputs), ("output", sink, outputs)):
+        if missing := sorted(set(wanted) - found.topics.keys()):
+            raise BrokerError(f"{section}: expected the topics {missing}, got none of these names")
 
 
-def _check_cluster(section: str, cluster: ClusterSettings, topics: Iterable[str]) -> str | None:
+def _describe_cluster(section: str, cluster: ClusterSettings) -> Any:
     with _foreign_errors(f"{section}: cluster at {cluster.bootstrap}"):
         client = AdminClient({**cluster.client_config(), "log_level": 3}, logger=LOG)
-        found = client.list_topics(timeout=CALL_TIMEOUT_S)
-    missing = sorted(set(topics) - found.topics.keys())
-    if missing:
-        raise BrokerError(
-            f"{section}: expected the topics {missing} at {cluster.bootstrap}, got no such topics"
-        )
-    return found.cluster_id
+        return client.list_topics(timeout=CALL_TIMEOUT_S)
 
 
 @contextmanager

@@ -216,5 +216,6 @@ def _rescaling(host: Host, artifact: Artifact) -> Correction | None:
     distance, redshift = host.luminosity_distance, host.redshift
     if distance is None or redshift is None or redshift <= 0:
         return None
-    factor = (distance / float(artifact.luminosity_distance_mpc(redshift))) ** 2
+    (expected,) = artifact.luminosity_distance_mpc(np.array([redshift]))
+    factor = (distance / expected) ** 2
     return lambda flux, flux_err: (flux * factor, flux_err * factor)

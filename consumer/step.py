@@ -91,9 +91,11 @@ class Step:
 
     def warm_up(self) -> None:
         """Infer once, so that the first alert does not wait for compilation."""
-        n_band = len(self._artifact.bands.names)
-        flux = np.full(n_band, 100.0)
-        self._infer([Photometry("OK", (), flux, flux / 50.0, redshift=0.05)])
+        golden = self._artifact.golden
+        flux, flux_err, redshift = (
+            golden[name].numpy() for name in ("flux", "flux_err", "redshift")
+        )
+        self._infer([Photometry("OK", (), flux[0], flux_err[0], float(redshift[0]))])
 
     def _read(self, message: Message, now: datetime) -> _Read | DeadLetter:
         stage: Stage = "decode"
@@ -121,6 +123,7 @@ class Step:
             observation,
             n_samples=self._n_samples,
             seed=self._settings.artifact.seed,
+            include_unsupported=self._settings.corrections.publish_unsupported,
         )
         rows = iter(split_summary(summary, len(self._artifact.param_names)))
         return [next(rows) if item.status == "OK" else None for item in photometries]

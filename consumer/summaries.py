@@ -15,12 +15,11 @@ from consumer.alerts import Host, HostAlert
 from consumer.errors import EncodeError
 from consumer.photometry import Photometry
 from sedflow_core import Summary
+from sedflow_core.summary import EVENTS
 from sedflow_core.units import njy_from_nanomaggy
 
 Record = dict[str, Any]
 
-PROBABILITIES = ("log_mstar_surviving_above_10", "quiescent")
-"""P(log10 surviving mass > 10), the supernova mass step; P(log10 sSFR over 1 Gyr < -11)."""
 MOMENTS = ("mean", "std", "q025", "q16", "q50", "q84", "q975")
 
 
@@ -40,7 +39,8 @@ def split_summary(summary: Summary, n_param: int) -> list[Posterior]:
     ).tolist()
     upper = np.triu_indices(n_param)
     covariance = summary.covariance[:, *upper].tolist()
-    probabilities = {name: summary.probabilities[name].tolist() for name in PROBABILITIES}
+    nothing = np.full(len(summary), np.nan)
+    probabilities = {name: summary.probabilities.get(name, nothing).tolist() for name in EVENTS}
     return [
         Posterior(
             flags=flags,

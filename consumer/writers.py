@@ -6,9 +6,9 @@ from typing import Any, Literal, Protocol
 
 from consumer.avro import Record, decode_summary, own_schema, schema_text, wire_body
 from consumer.container import make_block, make_header
-from consumer.summaries import PROBABILITIES
 from sedflow_core import Artifact
 from sedflow_core.errors import MissingExtraError
+from sedflow_core.summary import EVENTS
 
 FileFormat = Literal["avro", "parquet"]
 FieldPath = tuple[str, ...]
@@ -76,7 +76,7 @@ class ParquetWriter:
         map_keys = {
             "parameters": artifact.param_names,
             "derived": artifact.derived_names,
-            "probabilities": PROBABILITIES,
+            "probabilities": tuple(EVENTS),
             "assumptions": tuple(artifact.manifest["assumptions"]),
         }
         schema = own_schema("posteriorSummary")

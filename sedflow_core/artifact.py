@@ -82,9 +82,8 @@ class Artifact:
     def luminosity_distance_mpc(self, redshift: Array) -> Array:
         """Luminosity distance [Mpc] in the artifact's cosmology; redshift (n,)."""
         tables = self.tables
-        return np.interp(
-            redshift, tables.redshift.numpy(), tables.luminosity_distance_mpc.numpy()
-        )
+        distance = tables.luminosity_distance_mpc.numpy()
+        return np.asarray(np.interp(redshift, tables.redshift.numpy(), distance))
 
 
 def compile_flow(flow: MaskedAutoregressiveFlow) -> torch.jit.ScriptModule:
@@ -184,7 +183,7 @@ def read_artifact(path: str | Path) -> Artifact:
     Raises:
         ArtifactError: a file is missing, the digest differs, or names are not those of this code.
     """
-    folder = _find(path)
+    folder = find_artifact(path)
     manifest = _read_manifest(folder)
     arrays = load_file(folder / ARRAYS)
     bands = parse_band_set(manifest["bands"])
@@ -205,7 +204,12 @@ def read_artifact(path: str | Path) -> Artifact:
     )
 
 
-def _find(path: str | Path) -> Path:
+def find_artifact(path: str | Path) -> Path:
+    """Folder of an artifact given by path or shipped name.
+
+    Raises:
+        ArtifactError: there is none.
+    """
     for folder in (Path(path), SHIPPED / str(path)):
         if (folder / MANIFEST).is_file() and (folder / ARRAYS).is_file():
             return folder

@@ -86,7 +86,9 @@ def load_transmission(bands: BandSet) -> tuple[Transmission, ...]:
         try:
             curve = load_filter(filter_id)
         except (ValueError, OSError) as error:
-            raise BandError(f"filter: expected one that speclite knows, got {filter_id!r}") from error
+            raise BandError(
+                f"filter: expected one that speclite knows, got {filter_id!r}"
+            ) from error
         wave = np.asarray(curve.wavelength, dtype=np.float64)
         curves.append(Transmission(wave, np.asarray(curve.response, dtype=np.float64)))
     return tuple(curves)

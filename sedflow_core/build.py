@@ -87,9 +87,7 @@ def build_artifact(
     return read_artifact(folder)
 
 
-def _golden(
-    artifact: Artifact, simulations: NoisySimulations, flags: Tensor
-) -> dict[str, Tensor]:
+def _golden(artifact: Artifact, simulations: NoisySimulations, flags: Tensor) -> dict[str, Tensor]:
     index = (flags == 0).nonzero().flatten()[:N_GOLDEN]
     photometry = [t[index] for t in (simulations.flux, simulations.flux_err, simulations.redshift)]
     observation = Observation(*(t.numpy() for t in photometry))

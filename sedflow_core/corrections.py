@@ -30,7 +30,9 @@ EXTINCTION_PER_EBV: dict[str, dict[str, float]] = {
 Schlafly & Finkbeiner (2011), Table 6, R_V = 3.1."""
 
 
-def deredden(flux: ArrayLike, flux_err: ArrayLike, extinction_mag: ArrayLike) -> tuple[Array, Array]:
+def deredden(
+    flux: ArrayLike, flux_err: ArrayLike, extinction_mag: ArrayLike
+) -> tuple[Array, Array]:
     """Flux and error, any unit, corrected for Galactic extinction [mag]."""
     factor = 10.0 ** (0.4 * np.asarray(extinction_mag, dtype=np.float64))
     return np.asarray(flux) * factor, np.asarray(flux_err) * factor
@@ -47,4 +49,4 @@ def apply_ab_factors(
 def add_error_floor(flux: ArrayLike, flux_err: ArrayLike, floor_mag: ArrayLike) -> Array:
     """Error (n, n_band) with a floor [mag] added in quadrature, in the unit of the flux."""
     floor = np.asarray(floor_mag, dtype=np.float64) * np.abs(np.asarray(flux)) / POGSON
-    return np.hypot(np.asarray(flux_err, dtype=np.float64), floor)
+    return np.asarray(np.hypot(np.asarray(flux_err, dtype=np.float64), floor))

@@ -55,7 +55,8 @@ def sobol_normal(n_samples: int, seed: int) -> Tensor:
     engine = torch.quasirandom.SobolEngine(N_U, scramble=True, seed=seed)
     points = engine.draw(n_samples, dtype=torch.float64)
     edge = 0.5 / 2**30
-    return torch.special.ndtri(points.clamp(edge, 1.0 - edge)).float().T.contiguous()
+    normal: Tensor = torch.special.ndtri(points.clamp(edge, 1.0 - edge)).float()
+    return normal.T.contiguous()
 
 
 def estimate(

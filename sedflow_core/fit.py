@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedflow_core.artifact import Artifact, load_artifact
+from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import (
     QUALITY_CUTS,
     UNITS,
@@ -26,9 +26,9 @@ from sedflow_core.catalog import (
     sdss_columns,
 )
 from sedflow_core.errors import CatalogError, MissingExtraError
-from sedflow_core.estimation import estimate, sample
+from sedflow_core.estimation import estimate, load_artifact, sample
+from sedflow_core.support import reasons_of
 from sedflow_core.tables import open_table, table_writer, write_table
-from sedflow_core.units import Array
 
 LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
 CHUNK_ROWS = 512
@@ -44,15 +44,17 @@ class Fit:
         reasons: (n,) names of what stands against the row, joined by ";"; empty when OK.
         flags: (n,) support flags, bit i as the artifact's flag i.
         quantiles: (n, n_name, 5) at the levels of `LEVEL_NAMES`; mean, std: (n, n_name).
+        probabilities: event name -> (n,).
     """
 
     names: tuple[str, ...]
     status: NDArray[np.str_]
     reasons: NDArray[np.str_]
     flags: NDArray[np.int64]
-    quantiles: Array
-    mean: Array
-    std: Array
+    quantiles: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    probabilities: dict[str, NDArray[np.float32]]
 
 
 def fit_catalog(
@@ -71,14 +73,18 @@ def fit_catalog(
     n, names = len(catalog), (*artifact.param_names, *artifact.derived_names)
     n_samples = n_samples or artifact.n_samples
     flags = np.zeros(n, dtype=np.int64)
-    quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan)
-    mean, std = np.full((2, n, len(names)), np.nan)
+    quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan, dtype=np.float32)
+    mean, std = np.full((2, n, len(names)), np.nan, dtype=np.float32)
+    probabilities: dict[str, NDArray[np.float32]] = {}
     with _sample_file(samples_path, artifact, n, n_samples) as file:
         for rows in _chunks(np.flatnonzero(catalog.quality == 0)):
             observation = catalog.observation.rows(rows)
             summary = estimate(artifact, observation, n_samples=n_samples, seed=seed)
             flags[rows], quantiles[rows] = summary.flags, summary.quantiles
             mean[rows], std[rows] = summary.mean, summary.std
+            for event, values in summary.probabilities.items():
+                column = probabilities.setdefault(event, np.full(n, np.nan, dtype=np.float32))
+                column[rows] = values
             if file is not None:
                 inside = catalog.observation.rows(rows[summary.flags == 0])
                 theta = sample(artifact, inside, n_samples=n_samples, seed=seed)
@@ -88,7 +94,7 @@ def fit_catalog(
     reasons = _reasons(artifact, flags, catalog.quality)
     status = np.array([row_status(row) for row in reasons], dtype="U16")
     joined = np.array([";".join(row) for row in reasons], dtype=np.str_)
-    return Fit(names, status, joined, flags, quantiles, mean, std)
+    return Fit(names, status, joined, flags, quantiles, mean, std, probabilities)
 
 
 def row_status(reasons: Sequence[str]) -> str:
@@ -100,17 +106,17 @@ def row_status(reasons: Sequence[str]) -> str:
 
 
 def output_columns(fit: Fit, catalog: Catalog) -> dict[str, NDArray[Any]]:
-    """Columns of the output table: row, id, status, reasons, flags, `<name>_<statistic>`."""
+    """The output table: row, id, status, reasons, flags, `<name>_<statistic>`, `p_<event>`."""
     columns: dict[str, NDArray[Any]] = {"row": np.arange(len(fit.status))}
     if catalog.row_id is not None:
         columns["id"] = catalog.row_id
     columns |= {"status": fit.status, "reasons": fit.reasons, "flags": fit.flags}
     for i, name in enumerate(fit.names):
         for j, level in enumerate(LEVEL_NAMES):
-            columns[f"{name}_{level}"] = fit.quantiles[:, i, j].astype(np.float32)
-        columns[f"{name}_mean"] = fit.mean[:, i].astype(np.float32)
-        columns[f"{name}_std"] = fit.std[:, i].astype(np.float32)
-    return columns
+            columns[f"{name}_{level}"] = fit.quantiles[:, i, j]
+        columns[f"{name}_mean"] = fit.mean[:, i]
+        columns[f"{name}_std"] = fit.std[:, i]
+    return columns | {f"p_{event}": values for event, values in fit.probabilities.items()}
 
 
 def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,10 +211,9 @@ _STATUS_OF_REASON = (
 def _reasons(
     artifact: Artifact, flags: NDArray[np.int64], quality: NDArray[np.int64]
 ) -> list[list[str]]:
-    cuts = [f"quality_{cut.name}" for cut in QUALITY_CUTS]
+    cuts = tuple(f"quality_{cut.name}" for cut in QUALITY_CUTS)
     return [
-        [name for bit, name in enumerate(artifact.flag_names) if flag >> bit & 1]
-        + [name for bit, name in enumerate(cuts) if cut >> bit & 1]
+        reasons_of(flag, artifact.flag_names) + reasons_of(cut, cuts)
         for flag, cut in zip(flags.tolist(), quality.tolist(), strict=True)
     ]
 

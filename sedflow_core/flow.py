@@ -62,6 +62,9 @@ class MADE(nn.Module):
     activation: str
     scale_floor: float
     ends: list[int]
+    input_mask: Tensor
+    hidden_mask: Tensor
+    output_mask: Tensor
 
     def __init__(self, n_u: int, n_hidden: int, n_context: int, activation: str) -> None:
         super().__init__()
@@ -78,9 +81,7 @@ class MADE(nn.Module):
         self.hidden_layer_2 = nn.Linear(n_hidden, n_hidden)
         self.output_layer = nn.Linear(n_hidden, 2 * n_u)
         self.register_buffer("input_mask", (degrees[:, None] >= inputs).float(), persistent=False)
-        self.register_buffer(
-            "hidden_mask", (degrees[:, None] >= degrees).float(), persistent=False
-        )
+        self.register_buffer("hidden_mask", (degrees[:, None] >= degrees).float(), persistent=False)
         self.register_buffer(
             "output_mask",
             (inputs.repeat_interleave(2)[:, None] > degrees).float(),
@@ -175,6 +176,9 @@ class Embedding(nn.Module):
 class MaskedAutoregressiveFlow(nn.Module):
     """p(u | context): log density forward, exact cached samples backward."""
 
+    n_u: int
+    permutations: Tensor
+
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -196,8 +200,9 @@ class MaskedAutoregressiveFlow(nn.Module):
     @torch.no_grad()
     def apply_masks(self) -> None:
         """Zero the masked weights for good, as `sample_u` assumes."""
-        for block in self.blocks:
-            block.apply_masks()  # type: ignore[operator]
+        for module in self.modules():
+            if isinstance(module, MADE):
+                module.apply_masks()
 
     def forward(self, u: Tensor, context: Tensor) -> Tensor:
         """ln p(u | context), (n,), for u (n, n_u) and context (n, n_context)."""
@@ -229,7 +234,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             for block in self.blocks[::-1]:
                 k -= 1
                 z = z[self.permutations[k].argsort()]
-                z = block.invert(z, features)
+                z = block.invert(z, features)  # type: ignore[operator]
             samples[i] = z
         return samples
 

@@ -115,9 +115,7 @@ def build_galaxy_model(
     )
 
 
-def build_population_tables(
-    grid: SSPGrid, nmf: NMFBases, redshift_max: float
-) -> PopulationTables:
+def build_population_tables(grid: SSPGrid, nmf: NMFBases, redshift_max: float) -> PopulationTables:
     """Cosmology (Planck13), NMF histories and surviving mass as small float64 tables."""
     try:
         from astropy.cosmology import Planck13
@@ -246,8 +244,8 @@ def _grid_weights(mass: Tensor, met: Position, model: GalaxyModel) -> Tensor:
     """Weights (n, n_met * n_bin) of the SSPs: mass split between neighbouring metallicities."""
     n_met = model.ln_ssp.shape[0]
     weights = mass.new_zeros((mass.shape[0], n_met, mass.shape[1]))
-    weights.scatter_(1, met.index[:, None], (mass * (1.0 - met.fraction))[:, None])
-    weights.scatter_(1, met.index[:, None] + 1, (mass * met.fraction)[:, None])
+    weights.scatter_(1, met.low[:, None], (mass * (1.0 - met.fraction))[:, None])
+    weights.scatter_(1, met.low[:, None] + 1, (mass * met.fraction)[:, None])
     return weights.flatten(1)
 
 
@@ -257,7 +255,7 @@ def _ssp_at(model: GalaxyModel, age_gyr: Tensor, met: Tensor) -> Tensor:
     position = locate_met(met, model.tables)
     weight = age.fraction[:, None]
     low, high = (
-        torch.lerp(model.ln_ssp[m, age.index], model.ln_ssp[m, age.index + 1], weight).exp_()
-        for m in (position.index, position.index + 1)
+        torch.lerp(model.ln_ssp[m, age.low], model.ln_ssp[m, age.low + 1], weight).exp_()
+        for m in (position.low, position.low + 1)
     )
     return torch.lerp(low, high, position.fraction[:, None])

@@ -121,9 +121,7 @@ def draw_noise(
     return flux + flux_err * normal, flux_err
 
 
-def log_likelihood(
-    flux: Tensor, flux_err: Tensor, model_flux: Tensor, noise: NoiseModel
-) -> Tensor:
+def log_likelihood(flux: Tensor, flux_err: Tensor, model_flux: Tensor, noise: NoiseModel) -> Tensor:
     """ln p(flux, flux_err | noiseless model_flux), summed over bands; (...).
 
     Both factors of the generative model: the normal flux, and the truncated-normal magnitude error

@@ -7,10 +7,11 @@ information in a small part of the magnitudes' range.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.errors import ObservationError
@@ -52,9 +53,9 @@ class Observation:
     def __len__(self) -> int:
         return len(self.redshift)
 
-    def rows(self, index: object) -> "Observation":
+    def rows(self, index: slice | NDArray[Any]) -> "Observation":
         """The galaxies selected by a slice, mask or index array."""
-        return Observation(self.flux[index], self.flux_err[index], self.redshift[index])  # type: ignore[index]
+        return Observation(self.flux[index], self.flux_err[index], self.redshift[index])
 
 
 class ContextScale(NamedTuple):
@@ -74,9 +75,7 @@ class ContextScale(NamedTuple):
 def raw_context(flux: Tensor, flux_err: Tensor, redshift: Tensor, softening: Tensor) -> Tensor:
     """Asinh magnitudes, log errors on that scale and log redshift: (n, 2 n_band + 1)."""
     scaled = flux / (2.0 * softening)
-    asinh_mag = (
-        NANOMAGGY_ZERO_POINT - 2.5 * torch.log10(softening) - POGSON * torch.asinh(scaled)
-    )
+    asinh_mag = NANOMAGGY_ZERO_POINT - 2.5 * torch.log10(softening) - POGSON * torch.asinh(scaled)
     asinh_mag_err = POGSON * flux_err / torch.hypot(flux, 2.0 * softening)
     return torch.cat([asinh_mag, asinh_mag_err.log(), redshift.log()[:, None]], dim=-1)
 

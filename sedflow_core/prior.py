@@ -31,18 +31,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "log_mstar", 7.0, 12.5, "uniform", "log10(Msun)", "stellar mass formed", r"$\log M_\ast$"
     ),
-    Parameter(
-        "beta1", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 1", r"$\beta_1$"
-    ),
-    Parameter(
-        "beta2", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 2", r"$\beta_2$"
-    ),
-    Parameter(
-        "beta3", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 3", r"$\beta_3$"
-    ),
-    Parameter(
-        "beta4", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 4", r"$\beta_4$"
-    ),
+    Parameter("beta1", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 1", r"$\beta_1$"),
+    Parameter("beta2", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 2", r"$\beta_2$"),
+    Parameter("beta3", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 3", r"$\beta_3$"),
+    Parameter("beta4", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 4", r"$\beta_4$"),
     Parameter(
         "fburst", 0.0, 1.0, "uniform", "", "mass fraction formed in the burst", r"$f_{\rm burst}$"
     ),
@@ -146,7 +138,8 @@ def to_u(theta: Tensor) -> Tensor:
 
 def _ndtri(cdf: Tensor) -> Tensor:
     edge = torch.finfo(cdf.dtype).eps / 2
-    return torch.special.ndtri(cdf.clamp(edge, 1.0 - edge))
+    quantile: Tensor = torch.special.ndtri(cdf.clamp(edge, 1.0 - edge))
+    return quantile
 
 
 def draw_u(n: int, generator: torch.Generator) -> Tensor:

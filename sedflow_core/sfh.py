@@ -188,11 +188,9 @@ def _surviving_burst(history: History, tables: PopulationTables) -> Tensor:
     met = locate_met(history.burst_met, tables)
     age = locate(history.burst_age.log10(), tables.ssp_lg_age_gyr.float())
     surviving = tables.surviving.float()
-    young = torch.lerp(
-        surviving[met.index, age.index], surviving[met.index + 1, age.index], met.fraction
-    )
+    young = torch.lerp(surviving[met.low, age.low], surviving[met.low + 1, age.low], met.fraction)
     old = torch.lerp(
-        surviving[met.index, age.index + 1], surviving[met.index + 1, age.index + 1], met.fraction
+        surviving[met.low, age.low + 1], surviving[met.low + 1, age.low + 1], met.fraction
     )
     return torch.lerp(young, old, age.fraction)
 
@@ -272,4 +270,5 @@ def _log_rate(history: History, bins: TimeBins, window_gyr: float) -> Tensor:
 def _a_v(theta: Tensor) -> Tensor:
     wave_v = theta.new_tensor([5500.0])
     curve = attenuation_curve(wave_v, column(theta, "n_dust").unsqueeze(-1)).squeeze(-1)
-    return POGSON * column(theta, "tau_ism") * curve
+    a_v: Tensor = POGSON * column(theta, "tau_ism") * curve
+    return a_v

@@ -102,9 +102,7 @@ def draw_redshift(
     """Half uniform, half log-uniform redshifts (n,), so that the nearest galaxies are covered."""
     low, high = redshift_range
     uniform, choice = torch.rand((2, n), generator=generator, dtype=torch.float64)
-    return torch.where(
-        choice < 0.5, low + (high - low) * uniform, low * (high / low) ** uniform
-    )
+    return torch.where(choice < 0.5, low + (high - low) * uniform, low * (high / low) ** uniform)
 
 
 def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> Proposals:

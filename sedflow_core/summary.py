@@ -105,7 +105,7 @@ def fill_row(summary: Summary, i: int, samples: Tensor) -> None:
 
 
 def quantiles(samples: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Quantiles (n_name, n_level) of samples (n_name, n_sample), linear between order statistics."""
+    """Quantiles (n_name, n_level) of samples (n_name, n_sample), linear between samples."""
     ordered = samples.sort(dim=1).values
     position = torch.tensor(levels, dtype=torch.float64) * (samples.shape[1] - 1)
     index = position.long().clamp_max(samples.shape[1] - 2)

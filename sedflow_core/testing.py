@@ -1,12 +1,12 @@
-"""A complete small artifact for tests and dry runs: real format, synthetic stars, untrained flow."""
+"""A complete small artifact for tests: real format, synthetic stars, untrained flow."""
 
 from pathlib import Path
 
 from sedflow_core.build import build_artifact
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.observation import fit_context_scale
 from sedflow_core.simulation import ForwardConfig, simulate_noisy
 from sedflow_core.train import asinh_softening
-from sedflow_core.observation import fit_context_scale
 
 
 def tiny_artifact(folder: Path, seed: int = 0) -> Path:

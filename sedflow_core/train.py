@@ -107,7 +107,8 @@ def build_flow(config: TrainConfig) -> nn.Module:
 def asinh_softening(noise: NoiseModel) -> Tensor:
     """Asinh softening (n_band,) [nanomaggies]: a quarter of the error at the faint limit."""
     faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
-    return 0.25 * faint_flux * noise.mean[:, -1] / POGSON
+    softening: Tensor = 0.25 * faint_flux * noise.mean[:, -1] / POGSON
+    return softening
 
 
 def noisy_batches(
@@ -165,6 +166,7 @@ class _Run:
         self.config = config
         self.folder = folder
         self.noise = noise
+        self.provenance = {**training_set.config, "n_rows": len(training_set.u)}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.training, self.validation = split_rows(
             training_set, config.validation_fraction, config.seed
@@ -207,7 +209,7 @@ class _Run:
                 group["lr"] = rate
             loss = -self.flow(batch.u, batch.context).mean()
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
             self.optimizer.step()
             total += loss.item() * len(batch.u)
@@ -246,6 +248,7 @@ class _Run:
             "scale": self.scale._asdict(),
             "history": [tuple(e) for e in self.history],
             "config": _plain(self.config),
+            "training_set": self.provenance,
         }
         partial = self.folder / (_CHECKPOINT + ".partial")
         torch.save(state, partial)
@@ -279,14 +282,53 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return document
 
 
+def _ignore(*_: object) -> None:
+    """Progress that nobody watches."""
+
+
+class FinishedRun(NamedTuple):
+    """What a run's checkpoint says: the best flow, its size, its constants, its provenance."""
+
+    flow: MaskedAutoregressiveFlow
+    flow_config: FlowConfig
+    scale: ContextScale
+    provenance: dict[str, Any]
+
+
+def load_run(folder: Path) -> FinishedRun:
+    """The best flow so far of a training run, ready for an artifact.
+
+    Raises:
+        SimulationError: the folder holds no checkpoint.
+    """
+    path = folder / _CHECKPOINT
+    if not path.exists():
+        raise SimulationError(f"{folder}: expected a training run with {_CHECKPOINT}, got none")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    document = state["config"]
+    config = TrainConfig(**{**document, "flow": FlowConfig(*document["flow"])})
+    flow = build_flow(config)
+    flow.load_state_dict(state["best"])
+    return FinishedRun(
+        flow=flow if isinstance(flow, MaskedAutoregressiveFlow) else flow.to_flow(),  # type: ignore[operator]
+        flow_config=config.flow,
+        scale=ContextScale(**state["scale"]),
+        provenance={
+            "training_set": state["training_set"],
+            "config": document,
+            "losses": [Epoch(*e)._asdict() for e in state["history"]],
+        },
+    )
+
+
 def fit(
     training_set: TrainingSet,
     noise: NoiseModel,
     *,
     config: TrainConfig,
     folder: Path,
-    on_step: Callable[[int, float], None] = lambda n_rows, loss: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: Callable[[int, float], None] = _ignore,
+    on_epoch: Callable[[Epoch], None] = _ignore,
 ) -> TrainedFlow:
     """Train a flow, resuming from the folder's checkpoint when there is one.
 

@@ -36,7 +36,7 @@ def njy_from_nanomaggy(flux: ArrayLike) -> Array:
 
 
 def mag_err_from_flux(flux: ArrayLike, flux_err: ArrayLike) -> Array:
-    """Magnitude error 1.0857 sigma_F/F, as catalogues give it; NaN where the flux is not positive."""
+    """Magnitude error 1.0857 sigma_F/F, as catalogues give it; NaN for non-positive flux."""
     flux = np.asarray(flux, dtype=np.float64)
     positive = np.where(flux > 0, flux, np.nan)
     return np.asarray(POGSON * np.asarray(flux_err, dtype=np.float64) / positive)

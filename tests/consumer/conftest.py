@@ -1,11 +1,10 @@
-"""Fixtures of the consumer's tests: a tiny artifact, settings that ignore the environment, alerts."""
+"""Fixtures of the consumer's tests: settings, a step, alerts and messages."""
 
 import copy
 import io
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import fastavro
@@ -13,12 +12,11 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from consumer.avro import encode, own_schema, schemas_path
+from consumer.avro import Decoder, encode, own_schema, schemas_path
 from consumer.message import Message
 from consumer.settings import Settings
 from consumer.step import Step
-from sedflow_core import Artifact, load_artifact
-from sedflow_core.testing import tiny_artifact
+from sedflow_core import Artifact
 
 Record = dict[str, Any]
 
@@ -30,34 +28,24 @@ hypothesis_settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
-def artifact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(tiny_artifact(tmp_path_factory.mktemp("artifact") / "tiny"))
-
-
-@pytest.fixture(scope="session")
-def artifact(artifact_path: Path) -> Artifact:
-    return load_artifact(artifact_path)
-
-
-@pytest.fixture
 def settings() -> Settings:
     return Settings.model_validate({"artifact": {"n_samples": 64}})
 
 
-@pytest.fixture
-def step(artifact: Artifact, settings: Settings) -> Step:
-    return Step(artifact, settings)
+@pytest.fixture(scope="session")
+def step(tiny: Artifact, settings: Settings) -> Step:
+    return Step(tiny, settings)
 
 
 @pytest.fixture(scope="session")
 def sample_alert() -> Record:
     """The documented sample of the input schema: a bright SDSS galaxy."""
     path = schemas_path() / "1" / "0" / "sample_data" / "hostAlert.json"
-    record: Record = json.loads(path.read_text())
+    record: Record = Decoder().decode(encode(json.loads(path.read_text()), "hostAlert")).record
     return record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_alert(sample_alert: Record) -> Callable[..., Record]:
     """Return a builder of hostAlert records: `make_alert(3, redshift=0.1)` changes the host."""
 
@@ -70,7 +58,7 @@ def make_alert(sample_alert: Record) -> Callable[..., Record]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_message(make_alert: Callable[..., Record]) -> Callable[..., Message]:
     """Return a builder of messages on the topic `hosts`, offset = alert id."""
 

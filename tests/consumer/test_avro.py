@@ -46,9 +46,7 @@ def in_container(schema: bytes, body: bytes, count: int = 1, codec: str = "null"
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "snappy"])
-def test_container(
-    codec: str, sample_alert: Record, write_container: Callable[..., bytes]
-) -> None:
+def test_container(codec: str, sample_alert: Record, write_container: Callable[..., bytes]) -> None:
     decoded = DECODER.decode(write_container([sample_alert], codec))
     assert decoded.schema_name == "sedflow.v1_0.hostAlert"
     assert decoded.record["host"]["hostId"] == sample_alert["host"]["hostId"]
@@ -239,8 +237,12 @@ def test_arbitrary_bytes_with_our_schema_in_the_key(value: bytes) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("record"),
-    lambda children: st.lists(children, max_size=3)
-    | st.dictionaries(st.sampled_from(["type", "name", "fields", "items"]), children, max_size=4),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "name", "fields", "items"]), children, max_size=4
+        )
+    ),
 )
 
 

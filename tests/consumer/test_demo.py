@@ -10,21 +10,15 @@ from consumer import demo
 from consumer.alerts import adapt
 from consumer.avro import Decoder
 from consumer.files import ArchiveSource
-from sedflow_core import load_artifact
-from sedflow_core.testing import tiny_artifact
+from sedflow_core import Artifact
 
 N = 60
 
 
 @pytest.fixture(scope="module")
-def artifact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_artifact(tmp_path_factory.mktemp("artifact"))
-
-
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory, artifact_path: Path) -> Path:
+def output(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path) -> Path:
     out = tmp_path_factory.mktemp("demo") / "output"
-    assert demo.main(["--out", str(out), "--limit", str(N), "--artifact", str(artifact_path)]) == 0
+    assert demo.main(["--out", str(out), "--limit", str(N), "--artifact", str(tiny_path)]) == 0
     return out
 
 
@@ -53,8 +47,8 @@ def test_every_galaxy_comes_out_once_and_in_order(output):
     assert table["log_sfr_1gyr_q50"].to_pylist() == medians
 
 
-def test_alerts_carry_the_catalogue_photometry(output, artifact_path):
-    galaxies = demo.load_galaxies(load_artifact(artifact_path), N)
+def test_alerts_carry_the_catalogue_photometry(output, tiny: Artifact):
+    galaxies = demo.load_galaxies(tiny, N)
     decoder = Decoder()
     source = ArchiveSource([str(output / "alerts.avro")])
     for i, message in enumerate(source.poll(N + 1, timeout_s=0.0)):
@@ -73,7 +67,8 @@ def test_table_has_a_line_per_galaxy_with_redshift_and_errors(output, capsys):
     fitted = [record for record in records if record["posterior"]]
     assert len(lines) == 1 + min(len(fitted), demo.TABLE_ROWS) + min(N - len(fitted), 2)
     assert f"{fitted[0]['inputs']['redshift']:.4f}" in lines[1]
-    assert "+0." in lines[1]
+    mass = fitted[0]["posterior"]["derived"]["log_mstar_surviving"]
+    assert f"{mass['q50']:.2f} +{mass['q84'] - mass['q50']:.2f}" in lines[1]
     assert lines[1].endswith("OK")
 
 

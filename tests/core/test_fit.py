@@ -10,25 +10,13 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table as AstropyTable
 
-from sedflow_core import estimate, load_artifact
-from sedflow_core.artifact import Artifact
+from sedflow_core import estimate
 from sedflow_core.catalog import read_catalog, sdss_columns
 from sedflow_core.errors import CatalogError
 from sedflow_core.fit import LEVEL_NAMES, add_fit_arguments, row_status, run_fit
-from sedflow_core.testing import tiny_artifact
 
 N_SAMPLES = 64
 N_ROWS = 40
-
-
-@pytest.fixture(scope="module")
-def artifact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_artifact(tmp_path_factory.mktemp("artifact"))
-
-
-@pytest.fixture(scope="module")
-def artifact(artifact_path: Path) -> Artifact:
-    return load_artifact(artifact_path)
 
 
 @pytest.fixture
@@ -47,14 +35,14 @@ def catalog_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fit(artifact_path: Path, catalog_path: Path, tmp_path: Path):
+def fit(tiny_path: Path, catalog_path: Path, tmp_path: Path):
     """Run the command on the catalogue and return the path of its table."""
 
     def run(name: str, *arguments: str) -> Path:
         parser = argparse.ArgumentParser()
         add_fit_arguments(parser)
         out = tmp_path / name
-        base = [catalog_path, "--out", out, "--artifact", artifact_path, "--n-samples", N_SAMPLES]
+        base = [catalog_path, "--out", out, "--artifact", tiny_path, "--n-samples", N_SAMPLES]
         args = parser.parse_args([*map(str, base), *arguments])
         assert run_fit(args) == 0
         return out
@@ -82,10 +70,10 @@ def test_one_row_out_per_row_in_and_reasons_where_there_is_no_posterior(fit):
     assert np.isnan(values[~fitted]).all()
 
 
-def test_rows_are_those_of_estimate(fit, artifact, catalog_path):
+def test_rows_are_those_of_estimate(fit, tiny, catalog_path):
     table = AstropyTable.read(fit("fit.fits", "--layout", "sdss"))
-    catalog = read_catalog(catalog_path, sdss_columns(), artifact.bands)
-    summary = estimate(artifact, catalog.observation, n_samples=N_SAMPLES, seed=0)
+    catalog = read_catalog(catalog_path, sdss_columns(), tiny.bands)
+    summary = estimate(tiny, catalog.observation, n_samples=N_SAMPLES, seed=0)
     for i, name in enumerate(summary.names):
         for j, level in enumerate(LEVEL_NAMES):
             expected = summary.quantiles[:, i, j].astype(np.float32)
@@ -96,7 +84,7 @@ def test_rows_are_those_of_estimate(fit, artifact, catalog_path):
     np.testing.assert_array_equal(np.asarray(table["flags"]), summary.flags)
 
 
-def test_formats_hold_the_same_table_and_say_what_was_done(fit, artifact):
+def test_formats_hold_the_same_table_and_say_what_was_done(fit, tiny):
     fits_path, parquet_path, csv_path = (
         fit(f"fit{suffix}", "--layout", "sdss") for suffix in (".fits", ".parquet", ".csv")
     )
@@ -109,23 +97,23 @@ def test_formats_hold_the_same_table_and_say_what_was_done(fit, artifact):
     header = fits.getheader(fits_path, 1)
     meta = json.loads(csv_path.with_name("fit.csv.json").read_text())
     assert header["CORRECT"] == meta["correct"] == "dereddened,ab_factors,error_floor"
-    assert header["SHA256"] == artifact.sha256
-    assert parquet.schema.metadata[b"artifact"].decode() == artifact.name
+    assert header["SHA256"] == tiny.sha256
+    assert parquet.schema.metadata[b"artifact"].decode() == tiny.name
 
 
-def test_samples_have_the_quantiles_of_the_table(fit, artifact, tmp_path):
+def test_samples_have_the_quantiles_of_the_table(fit, tiny, tmp_path):
     samples_path = tmp_path / "samples.h5"
     table = AstropyTable.read(fit("fit.fits", "--layout", "sdss", "--samples", str(samples_path)))
     with h5py.File(samples_path) as file:
         samples = file["samples"]
         assert samples.shape == (N_ROWS, N_SAMPLES, 12)
         assert samples.dtype == np.float32
-        assert tuple(samples.attrs["names"]) == artifact.param_names
+        assert tuple(samples.attrs["names"]) == tiny.param_names
         np.testing.assert_array_equal(file["flags"][:], table["flags"])
         values = samples[:]
     fitted = np.asarray(table["status"] == "OK")
     assert np.isnan(values[~fitted]).all()
-    column = artifact.param_names.index("log_mstar")
+    column = tiny.param_names.index("log_mstar")
     median = np.median(values[fitted, :, column], axis=1)
     np.testing.assert_allclose(median, np.asarray(table["log_mstar_q50"])[fitted], atol=2e-2)
 

@@ -1,0 +1,217 @@
+"""The `sedflow` command: simulate, train, build, validate, fit."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sedflow_core.errors import MissingExtraError, SedflowError
+from sedflow_core.version import __version__
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; errors of ours become one line on stderr and exit status 2."""
+    args = _parser().parse_args(argv)
+    run: Command = args.run
+    try:
+        return run(args)
+    except SedflowError as error:
+        print(f"sedflow: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    from sedflow_core.fit import add_fit_arguments, run_fit
+
+    parser = argparse.ArgumentParser(
+        prog="sedflow", description="Train, validate and apply posteriors of galaxy SED models."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    _add_simulate(command("simulate", run_simulate, "write a training set of noiseless galaxies"))
+    _add_train(command("train", run_train, "train a flow on a training set; resumes"))
+    _add_build(command("build", run_build, "turn a training run into an artifact"))
+    _add_validate(command("validate", run_validate, "measure an artifact's calibration"))
+    add_fit_arguments(command("fit", run_fit, "summarise the posteriors of a catalogue"))
+    return parser
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, help="folder of the training set; resumed if it exists")
+    parser.add_argument("--n-rows", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bands", default="sdss2010-ugriz", help="<filter group>-<bands>")
+    parser.add_argument("--ssp", default="bc03-miles", help="bc03-miles, popstar, fsps or a path")
+    parser.add_argument("--birth-cloud-age", type=float, default=0.1, metavar="GYR")
+    parser.add_argument("--redshift-max", type=float, default=0.2)
+    parser.add_argument("--nmf-dir", help="folder with the original PROVABGS NMF files")
+
+
+def run_simulate(args: argparse.Namespace) -> int:
+    """`sedflow simulate`."""
+    from sedflow_core.simulation import ForwardConfig, write_training_set
+
+    config = ForwardConfig(
+        bands=args.bands,
+        ssp=args.ssp,
+        redshift_high=args.redshift_max,
+        birth_cloud_age_gyr=args.birth_cloud_age,
+        nmf_dir=args.nmf_dir,
+    )
+    with progress_bar(args.n_rows, "simulations") as bar:
+        for rows in write_training_set(args.out, config, n_rows=args.n_rows, seed=args.seed):
+            bar.update(rows - bar.n)
+    return 0
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    from sedflow_core.train import PRESETS
+
+    parser.add_argument("training_set", type=Path)
+    parser.add_argument("out", type=Path, help="folder of the run; resumed if it exists")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="streaming")
+    parser.add_argument("--epochs", type=int, help="default: the preset's")
+    parser.add_argument("--n-rows", type=int, help="use the first rows only")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """`sedflow train`."""
+    from sedflow_core.noise import load_noise
+    from sedflow_core.simulation import load_training_set
+    from sedflow_core.train import PRESETS, Epoch, fit
+
+    torch.set_num_threads(args.threads)
+    training_set = load_training_set(args.training_set, args.n_rows)
+    preset = PRESETS[args.preset]
+    config = replace(preset, seed=args.seed, max_epochs=args.epochs or preset.max_epochs)
+    noise = load_noise(training_set.bands.names, training_set.config["forward_model"]["noise"])
+    with progress_bar(None, "rows") as bar:
+
+        def on_step(n_rows: int, loss: float) -> None:
+            bar.update(n_rows)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+        def on_epoch(epoch: Epoch) -> None:
+            bar.write(
+                f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, "
+                f"validation {epoch.validation_loss:.4f}"
+            )
+
+        trained = fit(
+            training_set,
+            noise,
+            config=config,
+            folder=args.out,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    _save_loss_figure(trained.history, args.out / "loss.png")
+    return 0
+
+
+def _save_loss_figure(history: Sequence[Any], path: Path) -> None:
+    from sedflow_core.figures import loss_curve
+
+    train_loss = [e.train_loss for e in history]
+    validation_loss = [e.validation_loss for e in history]
+    loss_curve(train_loss, validation_loss).savefig(path)
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("training_run", type=Path, help="folder of `sedflow train`")
+    parser.add_argument("out", type=Path, help="folder of the artifact")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--version", required=True, dest="artifact_version")
+    parser.add_argument("--n-samples", type=int, default=1024)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """`sedflow build`."""
+    from sedflow_core.build import build_artifact
+    from sedflow_core.simulation import ForwardConfig
+    from sedflow_core.train import load_run
+
+    run = load_run(args.training_run)
+    forward = ForwardConfig(**run.provenance["training_set"]["forward_model"])
+    artifact = build_artifact(
+        args.out,
+        name=args.name,
+        version=args.artifact_version,
+        flow=run.flow,
+        flow_config=run.flow_config,
+        scale=run.scale,
+        forward=forward,
+        n_samples=args.n_samples,
+        training=run.provenance,
+    )
+    print(f"{args.out}: {artifact.name} {artifact.version}, sha256 {artifact.sha256}")
+    return 0
+
+
+def _add_validate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", help="name of a shipped artifact, or a folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder for report and figure")
+    parser.add_argument("--n-simulations", type=int, default=10_000)
+    parser.add_argument("--n-samples", type=int, default=1_000)
+    parser.add_argument("--n-importance", type=int, default=200)
+    parser.add_argument("--record", action="store_true", help="write the result to the manifest")
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """`sedflow validate`."""
+    from sedflow_core.artifact import find_artifact, write_manifest
+    from sedflow_core.estimation import load_artifact
+    from sedflow_core.figures import pp_plot
+    from sedflow_core.validate import validate
+
+    artifact = load_artifact(args.artifact)
+    with progress_bar(2 * args.n_simulations, "posteriors") as bar:
+        report = validate(
+            artifact,
+            n_simulations=args.n_simulations,
+            n_samples=args.n_samples,
+            n_importance=args.n_importance,
+            progress=bar.update,
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report.document, indent=2)
+    (args.out / "validation.json").write_text(text + "\n")
+    calibration = report.calibration
+    pp_plot(calibration.ranks, calibration.names).savefig(args.out / "pp.png")
+    if args.record:
+        manifest = {**artifact.manifest, "validation": report.document}
+        write_manifest(find_artifact(args.artifact), manifest)
+    print(text)
+    return 0
+
+
+def progress_bar(total: int | None, unit: str) -> Any:
+    """A tqdm progress bar on stderr.
+
+    Raises:
+        MissingExtraError: tqdm is not installed.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise MissingExtraError("tqdm", "train") from error
+    return tqdm(total=total, unit=f" {unit}", unit_scale=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

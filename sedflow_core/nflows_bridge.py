@@ -1,0 +1,143 @@
+"""The paper's network built through sbi, and conversion between nflows and our flow.
+
+sbi's "maf" is a stack of nflows MADE blocks and permutations. Both directions are exact: hidden
+units are only reordered by degree, masked weights dropped, and batch norm folded into the linear
+layer behind it.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sedflow_core.errors import MissingExtraError
+from sedflow_core.flow import MADE, FlowConfig, MaskedAutoregressiveFlow
+
+
+class SbiFlow(nn.Module):
+    """sbi's `posterior_nn("maf")`, with the call of our flow: (u, context) -> ln q (n,).
+
+    Args:
+        config: the size; activation must be "tanh", which sbi fixes, and n_embedding 0.
+        use_batch_norm: batch norm inside the blocks, as the paper's parameter count has.
+
+    Raises:
+        MissingExtraError: sbi is not installed.
+    """
+
+    def __init__(self, config: FlowConfig, *, use_batch_norm: bool = False) -> None:
+        super().__init__()
+        if config.activation != "tanh" or config.n_embedding:
+            raise ValueError(f"config: expected tanh and no embedding for sbi's maf, got {config}")
+        self.config = config
+        self.estimator = _build_maf(config, use_batch_norm)
+
+    def forward(self, u: Tensor, context: Tensor) -> Tensor:
+        """ln q(u | context), (n,)."""
+        log_prob: Tensor = self.estimator.log_prob(u[None], context)
+        return log_prob[0]
+
+    def to_flow(self) -> MaskedAutoregressiveFlow:
+        """The same density as our flow, for the artifact."""
+        return from_nflows(self.estimator.net._transform, self.config)
+
+
+def _build_maf(config: FlowConfig, use_batch_norm: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sbi's imports warn about their own dependencies
+            from sbi.neural_nets import posterior_nn
+    except ImportError as error:
+        raise MissingExtraError("sbi", "train") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        build = posterior_nn(
+            "maf",
+            z_score_theta="none",
+            z_score_x="none",
+            hidden_features=config.n_hidden,
+            num_transforms=config.n_block,
+            use_batch_norm=use_batch_norm,
+        )
+        return build(torch.zeros(2, config.n_u), torch.zeros(2, config.n_context))
+
+
+def _degree_order(n_hidden: int, n_u: int) -> Tensor:
+    """Our hidden unit i is nflows' unit order[i]."""
+    return (torch.arange(n_hidden) % max(1, n_u - 1) + 1).argsort(stable=True)
+
+
+@torch.no_grad()
+def from_nflows(transform: Any, config: FlowConfig) -> MaskedAutoregressiveFlow:
+    """Our flow from an nflows composite of MADE transforms, each followed by a permutation."""
+    flow = MaskedAutoregressiveFlow(config._replace(n_embedding=0))
+    steps = list(transform._transforms)
+    order = _degree_order(config.n_hidden, config.n_u)
+    for k, block in enumerate(flow.blocks):
+        _copy_made(steps[2 * k].autoregressive_net, block, order)
+        flow.permutations[k] = steps[2 * k + 1]._permutation
+    flow.apply_masks()
+    return flow.eval()
+
+
+def _copy_made(net: Any, block: nn.Module, order: Tensor) -> None:
+    assert isinstance(block, MADE)
+    _set(block.context_layer, net.context_layer.weight[order], net.context_layer.bias[order])
+    initial, final = net.initial_layer, net.final_layer
+    _set(block.input_layer, (initial.weight * initial.mask)[order], initial.bias[order])
+    for layer, hidden in zip((block.hidden_layer_1, block.hidden_layer_2), net.blocks, strict=True):
+        weight, bias = _fold_batch_norm(hidden)
+        _set(layer, weight[order][:, order], bias[order])
+    _set(block.output_layer, (final.weight * final.mask)[:, order], final.bias)
+
+
+def _fold_batch_norm(hidden: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a masked layer with the batch norm before it folded in (evaluation)."""
+    weight, bias = hidden.linear.weight * hidden.linear.mask, hidden.linear.bias
+    norm = hidden.batch_norm
+    if norm is None:
+        return weight, bias
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * gain, bias + weight @ (norm.bias - gain * norm.running_mean)
+
+
+def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+
+
+@torch.no_grad()
+def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig) -> Any:
+    """An nflows transform with the arithmetic of our flow, given the embedded context.
+
+    Used to check the cached inverse against an independent implementation.
+    """
+    from nflows import transforms
+    from torch.nn import functional
+
+    activation = {"tanh": torch.tanh, "relu": functional.relu, "silu": functional.silu}
+    steps = []
+    inverse = _degree_order(config.n_hidden, config.n_u).argsort()
+    for k, block in enumerate(flow.blocks):
+        assert isinstance(block, MADE)
+        step = transforms.MaskedAffineAutoregressiveTransform(
+            features=config.n_u,
+            hidden_features=config.n_hidden,
+            context_features=block.context_layer.in_features,
+            num_blocks=2,
+            use_residual_blocks=False,
+            activation=activation[config.activation],
+        )
+        _fill_nflows(step.autoregressive_net, block, inverse)
+        steps += [step, transforms.Permutation(flow.permutations[k])]
+    return transforms.CompositeTransform(steps).to(flow.permutations.device)
+
+
+def _fill_nflows(net: Any, block: MADE, inverse: Tensor) -> None:
+    _set(net.context_layer, block.context_layer.weight[inverse], block.context_layer.bias[inverse])
+    _set(net.initial_layer, block.input_layer.weight[inverse], block.input_layer.bias[inverse])
+    layers = (block.hidden_layer_1, block.hidden_layer_2)
+    for hidden, layer in zip(net.blocks, layers, strict=True):
+        _set(hidden.linear, layer.weight[inverse][:, inverse], layer.bias[inverse])
+    _set(net.final_layer, block.output_layer.weight[:, inverse], block.output_layer.bias)

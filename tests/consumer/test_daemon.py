@@ -1,0 +1,205 @@
+"""The loop: every message once, in order; drained at a stop; rolled-back windows read again."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Event
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer.daemon import MAX_ABORTS_IN_A_ROW, JsonFormatter, TextFormatter, run
+from consumer.errors import BrokerError, SettingsError, WindowAbortedError
+from consumer.health import Health
+from consumer.kafka import check_topics, client_config
+from consumer.message import Message, Result, Window
+from consumer.metrics import Metrics
+from consumer.settings import Settings
+
+
+@dataclass
+class MemorySource:
+    """Hands out `messages` from `position` on; the sink moves `committed`."""
+
+    messages: Sequence[Message]
+    position: int = 0
+    committed: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.position == len(self.messages)
+
+    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Message]:
+        batch = self.messages[self.position : self.position + max_messages]
+        self.position += len(batch)
+        return batch
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class MemorySink:
+    """Keeps what is published; rolls the first `aborts` windows back, as the Kafka sink does."""
+
+    source: MemorySource
+    aborts: int = 0
+    published: list[bytes] = field(default_factory=list)
+
+    def publish(self, window: Window) -> None:
+        if self.aborts:
+            self.aborts -= 1
+            self.source.position = self.source.committed
+            raise WindowAbortedError("output: rebalance")
+        self.published += [result.value for result in window.results]
+        self.source.committed += len(window.consumed)
+
+    def close(self) -> None:
+        pass
+
+
+def echo(messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]) -> Window:
+    assert now().tzinfo is UTC
+    results = tuple(Result(m.key, m.value or b"", (), "OK", "ZTF") for m in messages)
+    return Window(tuple(messages), results, ())
+
+
+def make_source(n: int = 20) -> MemorySource:
+    return MemorySource([Message(value=b"%d" % i, offset=i) for i in range(n)])
+
+
+def run_through(
+    source: MemorySource,
+    sink: MemorySink,
+    *,
+    stop: Event | None = None,
+    step: Callable[..., Window] = echo,
+    max_batch: int = 7,
+    metrics: Metrics | None = None,
+) -> int:
+    return run(
+        source,
+        sink,
+        step,
+        stop or Event(),
+        max_batch=max_batch,
+        max_delay_s=0.0,
+        metrics=metrics or Metrics(CollectorRegistry()),
+        health=Health(),
+    )
+
+
+@pytest.mark.parametrize("max_batch", [1, 7, 256])
+def test_every_message_once_and_in_order(max_batch: int) -> None:
+    source = make_source()
+    sink = MemorySink(source)
+    assert run_through(source, sink, max_batch=max_batch) == 20
+    assert sink.published == [b"%d" % i for i in range(20)]
+
+
+def test_stop_publishes_the_window_in_hand_and_polls_no_more() -> None:
+    source, stop = make_source(), Event()
+    sink = MemorySink(source)
+
+    def stop_in_step(messages: Sequence[Message], **rest: object) -> Window:
+        stop.set()
+        return echo(messages, **rest)  # type: ignore[arg-type]
+
+    assert run_through(source, sink, stop=stop, step=stop_in_step) == 7
+    assert sink.published == [b"%d" % i for i in range(7)]
+    assert source.committed == source.position == 7
+
+
+def test_rolled_back_windows_are_read_again() -> None:
+    source, metrics = make_source(), Metrics(CollectorRegistry())
+    sink = MemorySink(source, aborts=2)
+    assert run_through(source, sink, metrics=metrics) == 20
+    assert sink.published == [b"%d" % i for i in range(20)]
+    registry = metrics.registry
+    assert registry.get_sample_value("sedflow_commit_failures_total") == 2
+    assert registry.get_sample_value("sedflow_summaries_published_total") == 20
+
+
+def test_gives_up_when_nothing_commits() -> None:
+    source = make_source()
+    with pytest.raises(BrokerError, match="5 aborts in a row"):
+        run_through(source, MemorySink(source, aborts=MAX_ABORTS_IN_A_ROW))
+    assert source.committed == 0
+
+
+def test_an_error_in_the_step_publishes_nothing() -> None:
+    source = make_source()
+    sink = MemorySink(source)
+
+    def fail(messages: Sequence[Message], **rest: object) -> Window:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_through(source, sink, step=fail)
+    assert sink.published == []
+    assert source.committed == 0
+
+
+SIGNALLED = """
+import sys, threading
+from consumer.daemon import stop_on_signals
+stop = threading.Event()
+stop_on_signals(stop)
+print("ready", flush=True)
+for line in sys.stdin:
+    print("stopping" if stop.is_set() else "running", flush=True)
+"""
+
+
+def test_first_signal_stops_second_leaves_at_once() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.SIGTERM)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "stopping\n"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=10) == 128 + signal.SIGTERM
+
+
+def make_record() -> logging.LogRecord:
+    record = logging.LogRecord("sedflow", logging.INFO, "", 0, "at %s", ("work",), None)
+    record.fields = {"topic": "hosts", "offset": 3}
+    return record
+
+
+def test_json_log_line() -> None:
+    line = json.loads(JsonFormatter().format(make_record()))
+    assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
+    assert line == {
+        "level": "INFO",
+        "logger": "sedflow",
+        "event": "at work",
+        "topic": "hosts",
+        "offset": 3,
+    }
+
+
+def test_text_log_line() -> None:
+    assert TextFormatter().format(make_record()) == "at work topic=hosts offset=3"
+
+
+def test_options_that_delivery_depends_on_are_refused() -> None:
+    settings = Settings.model_validate({"input": {"kafka": {"enable.auto.commit": True}}})
+    with pytest.raises(SettingsError, match=r"input\.kafka\.enable\.auto\.commit.*got True"):
+        client_config("input", settings.input, {}, {"enable.auto.commit": False})
+
+
+def test_no_topics_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"input\.topics"):
+        check_topics(Settings())

@@ -1,0 +1,84 @@
+"""The HTTP endpoints tell the truth about the loop, and answer GET only."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.errors import SettingsError
+from consumer.health import MAX_SILENCE_S, Health, serve
+from consumer.metrics import Metrics
+
+
+class Clock:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def fetch(port: int, path: str, method: str = "GET") -> tuple[int, str]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_live_while_the_loop_beats() -> None:
+    clock = Clock()
+    health = Health(clock)
+    with serve(health, CollectorRegistry(), "127.0.0.1", 0) as port:
+        assert fetch(port, "/livez")[0] == 200
+        clock.now_s += MAX_SILENCE_S + 1
+        status, text = fetch(port, "/livez")
+        assert status == 503
+        assert "got none for 61" in text
+        health.beat()
+        assert fetch(port, "/livez")[0] == 200
+
+
+@pytest.mark.parametrize("warmed", [False, True])
+@pytest.mark.parametrize("assigned", [False, True])
+def test_ready_needs_both_a_warm_artifact_and_an_assignment(warmed: bool, assigned: bool) -> None:
+    health = Health()
+    health.warmed, health.assigned = warmed, assigned
+    with serve(health, CollectorRegistry(), "127.0.0.1", 0) as port:
+        assert fetch(port, "/readyz")[0] == (200 if warmed and assigned else 503)
+
+
+def test_metrics_parse() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.published.inc(3)
+    with serve(Health(), metrics.registry, "127.0.0.1", 0) as port:
+        status, text = fetch(port, "/metrics")
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    assert status == 200
+    assert ("sedflow_summaries_published_total", 3.0) in [(s.name, s.value) for s in samples]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_only_get_is_served(method: str) -> None:
+    with serve(Health(), CollectorRegistry(), "127.0.0.1", 0) as port:
+        assert fetch(port, "/livez", method)[0] == 501
+
+
+def test_unknown_path() -> None:
+    with serve(Health(), CollectorRegistry(), "127.0.0.1", 0) as port:
+        assert fetch(port, "/")[0] == 404
+
+
+def test_a_taken_port_is_named() -> None:
+    with (
+        serve(Health(), CollectorRegistry(), "127.0.0.1", 0) as port,
+        pytest.raises(SettingsError, match=f"got 127.0.0.1:{port}"),
+        serve(Health(), CollectorRegistry(), "127.0.0.1", port),
+    ):
+        pass

@@ -1,0 +1,82 @@
+"""Metrics count what was published, with bounded labels."""
+
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.message import DeadLetter, Message, Result, Window
+from consumer.metrics import Metrics
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW_MS = int(NOW.timestamp() * 1e3)
+
+
+def make_window() -> Window:
+    messages = tuple(
+        Message(value=b"%d" % i, topic="hosts", offset=i, timestamp_ms=NOW_MS - 2000)
+        for i in range(4)
+    )
+    results = (
+        Result(b"a", b"", (), "OK", "ZTF"),
+        Result(b"b", b"", (), "OUT_OF_SUPPORT", "ZTF", flags=("sigma_high_u", "redshift_range")),
+        Result(b"c", b"", (), "MISSING_BANDS", "LSST", missing_bands=("u",)),
+    )
+    rejected = (DeadLetter(messages[3], "decode", "DecodeError", "bad", NOW),)
+    return Window(messages, results, rejected)
+
+
+def counted(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Every sample by its name and its label values, in the order of the labels' names."""
+    text = generate_latest(metrics.registry).decode()
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_window_is_counted() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.count_window(make_window(), NOW)
+    values = counted(metrics)
+    assert values["sedflow_alerts_consumed_total", ("hosts",)] == 4
+    assert values["sedflow_alerts_processed_total", ("OK", "ZTF")] == 1
+    assert values["sedflow_alerts_processed_total", ("MISSING_BANDS", "LSST")] == 1
+    assert values["sedflow_summaries_published_total", ()] == 3
+    assert values["sedflow_dead_letters_total", ("decode",)] == 1
+    assert values["sedflow_support_flags_total", ("sigma_high_u",)] == 1
+    assert values["sedflow_missing_band_total", ("u",)] == 1
+    assert values["sedflow_batch_size_sum", ()] == 4
+    assert values["sedflow_end_to_end_latency_seconds_sum", ()] == 8.0
+    assert values["sedflow_last_message_timestamp_seconds", ()] == NOW.timestamp() - 2
+
+
+def test_every_name_has_the_prefix() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.count_window(make_window(), NOW)
+    metrics.set_artifact("tiny", "1", "0" * 64)
+    with metrics.time("step"):
+        pass
+    assert all(name.startswith("sedflow_") for name, _ in counted(metrics))
+
+
+def test_lag_follows_the_assignment() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.count_window(make_window(), NOW)
+    metrics.set_lag({("hosts", 0): 5, ("hosts", 1): 0}, NOW)
+    values = counted(metrics)
+    assert values["sedflow_consumer_lag_messages", ("0", "hosts")] == 5
+    assert values["sedflow_consumer_lag_seconds", ()] == 2.0
+    metrics.set_lag({("hosts", 1): 0}, NOW)
+    values = counted(metrics)
+    assert ("sedflow_consumer_lag_messages", ("0", "hosts")) not in values
+    assert values["sedflow_consumer_lag_seconds", ()] == 0.0
+
+
+def test_messages_without_a_timestamp_have_no_latency() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.count_window(
+        Window((Message(value=b""),), (Result(None, b"", (), "OK", "x"),), ()), NOW
+    )
+    assert counted(metrics)["sedflow_end_to_end_latency_seconds_count", ()] == 0

@@ -1,0 +1,111 @@
+"""Fixtures with a real broker: its address, fresh topics, and the daemon as a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from .broker import BrokerUnavailableError, free_ports, kafka_broker
+
+N_PARTITION = 4
+STOP_TIMEOUT_S = 30.0
+SETTINGS = """
+[artifact]
+name = "{artifact}"
+n_samples = 32
+[input]
+bootstrap = "{bootstrap}"
+topics = ["{topics.alerts}"]
+group = "{topics.alerts}"
+[output]
+bootstrap = "{bootstrap}"
+topic = "{topics.summaries}"
+slot = "{slot}"
+[batch]
+max_delay_s = 0.2
+[http]
+port = {port}
+"""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics of one test."""
+
+    alerts: str
+    summaries: str
+    dead_letters: str
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A daemon in its own process."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout=STOP_TIMEOUT_S)
+
+
+@pytest.fixture(scope="session")
+def bootstrap() -> Iterator[str]:
+    try:
+        with kafka_broker() as address:
+            yield address
+    except BrokerUnavailableError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def topics(bootstrap: str) -> Topics:
+    name = f"alerts-{uuid4().hex[:8]}"
+    fresh = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+    wanted = [NewTopic(t, N_PARTITION, 1) for t in (name, fresh.summaries, fresh.dead_letters)]
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    for created in client.create_topics(wanted).values():
+        created.result()
+    return fresh
+
+
+@pytest.fixture
+def start_daemon(
+    bootstrap: str, topics: Topics, tiny_path: Path, tmp_path: Path
+) -> Iterator[Callable[..., Daemon]]:
+    """Return a function that starts the daemon in a slot; what still runs is killed."""
+    started: list[Daemon] = []
+
+    def start(slot: str = "0") -> Daemon:
+        (port,) = free_ports(1)
+        config, log = (tmp_path / f"{len(started)}.{suffix}" for suffix in ("toml", "log"))
+        config.write_text(
+            SETTINGS.format(
+                artifact=tiny_path, bootstrap=bootstrap, topics=topics, slot=slot, port=port
+            )
+        )
+        started.append(Daemon(run_consumer(config, log), port, log))
+        return started[-1]
+
+    yield start
+    for daemon in started:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+def run_consumer(config: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start `sedflow-consumer run`, its log lines in a file."""
+    command = [sys.executable, "-m", "consumer.cli", "run", "--config", str(config)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
