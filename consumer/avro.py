@@ -71,7 +71,7 @@ class Decoder:
             raise DecodeError(f"expected at most {MAX_BYTES} bytes, got {len(value)}")
         if value.startswith(MAGIC):
             return _decode_container(value)
-        if key is not None and key.startswith(b"{"):
+        if key is not None and key.startswith(b"{") and b'"fields"' in key:
             return _read_body(value, foreign_schema(key))
         if self._bare is not None:
             return _read_body(value, self._bare)

@@ -54,9 +54,10 @@ in {out}/
   alerts.avro           the alerts that went in: sedflow.v1_0.hostAlert
   summaries.avro        what came out: sedflow.v1_0.posteriorSummary
   summaries.parquet     the same as a flat table, with columns such as log_sfr_1gyr_q50
-  mass_sfr.png          look here first: star-forming galaxies above, quiescent ones below
+  mass_sfr.png          look here first: mass against star formation rate, with uncertainties
   corner.png            one galaxy's posterior: what five bands tell, and what they do not
-  flags_by_reason.png   why some galaxies got no answer"""
+  flags_by_reason.png   why some galaxies got no answer: most are beyond the redshift range or
+                        noisier than the galaxies the artifact was trained for"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,10 @@ class Galaxies:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.limit < 1:
+        parser.error(f"--limit: expected at least 1, got {options.limit}")
     torch.set_num_threads(1)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +102,10 @@ def _run_demo(options: argparse.Namespace) -> None:
     galaxies = load_galaxies(artifact, options.limit)
     alerts = [describe_galaxy(galaxies, artifact, i) for i in range(len(galaxies.names))]
     write_archive(out / "alerts.avro", alerts)
-    print(f"{len(alerts):,} SDSS galaxies as alerts; artifact {artifact.name} {artifact.version}")
+    print(
+        f"{len(alerts):,} SDSS galaxies as alerts, for {artifact.name} {artifact.version} ...",
+        flush=True,
+    )
     if options.kafka:
         from consumer.demo_kafka import pass_through_kafka
 

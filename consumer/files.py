@@ -8,6 +8,7 @@ name only once it is complete.
 
 import base64
 import glob
+import gzip
 import io
 import json
 import tarfile
@@ -151,8 +152,12 @@ def _check_size(member: tarfile.TarInfo) -> None:
 
 
 def _read_tar(stream: BinaryIO, path: Path) -> Iterator[Part]:
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive:
-        for member in archive:
+    # gzip, unlike tarfile, raises where its stream is cut off
+    packed = not path.name.endswith(".tar")
+    unpacked = gzip.GzipFile(fileobj=stream) if packed else stream
+    with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Member) as archive:
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # else a night of them piles up
             if not member.isfile() or not member.name.endswith(_ALERT_SUFFIXES):
                 continue
             _check_size(member)

@@ -115,8 +115,10 @@ class KafkaSource:
         return [m for m in messages if member and (m.topic, m.partition) in self._held]
 
     def advance(self, positions: Iterable[TopicPartition]) -> None:
-        """Note positions that were committed."""
-        self._position.update({(p.topic, p.partition): p.offset for p in positions})
+        """Note positions that were committed; the end of a partition, if seen, is further on."""
+        for p in positions:
+            place = p.topic, p.partition
+            self._position[place] = max(p.offset, self._position.get(place, 0))
 
     def rewind(self, window: Window) -> None:
         """Go back to where `window` began, in the partitions still held."""

@@ -288,6 +288,8 @@ def _explain_one(detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "settings"
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key"
+    if isinstance(detail["input"], dict):
+        return f"{key}: {detail['msg']}"
     secret = _SECRET_KEY.search(key) or key.endswith(".kafka")
     shown = MASK if secret else repr(detail["input"])
     return f"{key}: {detail['msg']}, got {shown}"

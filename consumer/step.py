@@ -13,14 +13,13 @@ import numpy as np
 
 from consumer.alerts import HostAlert, adapt
 from consumer.avro import Decoder, encode
-from consumer.errors import MessageError, SettingsError
+from consumer.errors import EncodeError, MessageError, SettingsError
 from consumer.message import DeadLetter, Message, Result, Stage, Window, plugin_version
 from consumer.photometry import Photometry, measure
 from consumer.settings import Settings
 from consumer.summaries import (
     Posterior,
     Record,
-    check_finite,
     describe_alert,
     describe_inputs,
     split_summary,
@@ -138,7 +137,8 @@ class Step:
         wanted = status == "OK" or self._settings.corrections.publish_unsupported
         record = posterior.record if posterior is not None and wanted else None
         try:
-            check_finite(record)
+            if status == "OK" and record is None:
+                raise EncodeError("posterior: expected finite numbers, got NaN or infinity")
             value = encode(
                 self._describe(read, times)
                 | {

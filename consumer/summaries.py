@@ -1,7 +1,6 @@
 """A host's photometry and its row of the posterior -> the posteriorSummary record.
 
-No number that is not finite ever gets into a record: it is null, or where null is not allowed an
-EncodeError.
+No number that is not finite ever gets into a record: it is null.
 """
 
 import math
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from consumer.alerts import Host, HostAlert
-from consumer.errors import EncodeError
 from consumer.photometry import Photometry
 from sedflow_core import Summary
 from sedflow_core.summary import EVENTS
@@ -20,12 +18,13 @@ from sedflow_core.units import njy_from_nanomaggy
 
 Record = dict[str, Any]
 
+FLOAT_MAX = float(np.finfo(np.float32).max)
 MOMENTS = ("mean", "std", "q025", "q16", "q50", "q84", "q975")
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """One galaxy's row of a Summary: its support flags and the record, None where unsupported."""
+    """One galaxy's row of a Summary: its support flags and the record, None where not finite."""
 
     flags: int
     reasons: tuple[str, ...]
@@ -66,7 +65,7 @@ def _posterior_record(
 ) -> Record | None:
     marginals = {name: _marginal(row) for name, row in zip(names, moments, strict=True)}
     parameters = {name: marginals[name] for name in names[:n_param]}
-    if None in parameters.values():
+    if None in parameters.values() or not all(map(math.isfinite, covariance)):
         return None
     return {
         "parameters": parameters,
@@ -135,11 +134,5 @@ def describe_inputs(host: Host | None, photometry: Photometry, bands: Sequence[s
 
 
 def finite(value: float | None) -> float | None:
-    """Return the value, None where it is not finite."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def check_finite(record: Record | None) -> None:
-    """Raise EncodeError where the covariance of a posterior is not finite."""
-    if record is not None and not all(map(math.isfinite, record["covariance"])):
-        raise EncodeError("covariance: expected finite numbers, got NaN or infinity")
+    """Return the value, None where a 32-bit float cannot hold it."""
+    return value if value is not None and abs(value) <= FLOAT_MAX else None

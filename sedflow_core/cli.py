@@ -138,6 +138,9 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True, dest="artifact_version")
     parser.add_argument("--n-samples", type=int, default=1024)
+    parser.add_argument(
+        "--n-support", type=int, default=400_000, help="simulations behind the support limits"
+    )
 
 
 def run_build(args: argparse.Namespace) -> int:
@@ -158,6 +161,7 @@ def run_build(args: argparse.Namespace) -> int:
         forward=forward,
         n_samples=args.n_samples,
         training=run.provenance,
+        n_support=args.n_support,
     )
     print(f"{args.out}: {artifact.name} {artifact.version}, sha256 {artifact.sha256}")
     return 0

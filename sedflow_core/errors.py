@@ -5,7 +5,7 @@ SedflowError
 ├── ObservationError     fluxes, errors or redshifts of the wrong shape
 ├── BandError            an unknown filter, or a filter outside the wavelength grid
 ├── GridError            an SSP grid or NMF basis that cannot be read or built
-├── SimulationError      a training set that cannot be written or read
+├── SimulationError      a simulation outside the model's range, or an unusable training set
 ├── ArtifactError        an artifact whose content does not match its manifest
 └── CatalogError         a catalogue column, unit or value that cannot be used
 """
@@ -38,7 +38,7 @@ class GridError(SedflowError):
 
 
 class SimulationError(SedflowError):
-    """A training set cannot be written or read."""
+    """A simulation lies outside the model's range, or a training set cannot be used."""
 
 
 class ArtifactError(SedflowError):

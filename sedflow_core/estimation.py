@@ -175,9 +175,11 @@ def log_prob(
         ObservationError: the number of bands or galaxies does not fit.
     """
     flux, flux_err, redshift = _tensors(artifact, observation)
-    if theta.ndim != 3 or theta.shape[1] != len(flux):
+    per_sample = (len(flux), len(artifact.param_names))
+    if theta.ndim != 3 or theta.shape[1:] != per_sample:
         raise ObservationError(
-            f"theta: expected shape (n_samples, {len(flux)}, 12), got {theta.shape}"
+            f"theta: expected shape (n_samples, {per_sample[0]}, {per_sample[1]}), "
+            f"got {theta.shape}"
         )
     result = np.full(theta.shape[:2], np.nan, dtype=np.float32)
     wanted = can_encode(flux, flux_err, redshift).nonzero().flatten()

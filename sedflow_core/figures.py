@@ -50,12 +50,13 @@ SYMBOLS: dict[str, tuple[str, str]] = {
 KS_95 = 1.358
 """sqrt(n) times the largest distance that 95 % of uniform samples stay within (n large)."""
 
+SMOOTHING = (0.06, 0.24, 0.40, 0.24, 0.06)
 ENCLOSED = (0.865, 0.393)
 """Fraction of samples inside the contours of 2 and 1 sigma in two dimensions."""
 
 
 def mass_sfr(
-    log_mass: ArrayLike, log_sfr: ArrayLike, *, n_error_bars: int = 40, seed: int = 0
+    log_mass: ArrayLike, log_sfr: ArrayLike, *, n_error_bars: int = 30, seed: int = 0
 ) -> Figure:
     """Surviving mass against SFR: medians of all galaxies as a density, 68 % bars of some.
 
@@ -207,22 +208,22 @@ def _error_bars(quantiles: Array) -> Array:
 
 
 def _lines_of_constant_ssfr(axes: Axes) -> None:
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-    mass = np.array(axes.get_xlim())
+    """Dotted lines, each labelled where it leaves the axes."""
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
     for log_ssfr in (-9, -10, -11, -12):
-        line = mass + log_ssfr
-        axes.plot(mass, line, ":", color=BLACK, lw=0.9)
-        x = mass[1] - 0.03 * (mass[1] - mass[0])
-        if axes.get_ylim()[0] < x + log_ssfr < axes.get_ylim()[1]:
-            axes.text(
-                x, x + log_ssfr, rf"$10^{{{log_ssfr}}}\,\rm yr^{{-1}}$", ha="right", va="bottom"
-            )
+        axes.plot((left, right), (left + log_ssfr, right + log_ssfr), ":", color=BLACK, lw=0.9)
+        x = min(right - 0.02 * (right - left), top - 0.06 * (top - bottom) - log_ssfr)
+        if x > left + 0.75 * (right - left) and x + log_ssfr > bottom:
+            label = rf"$10^{{{log_ssfr}}}\,\rm yr^{{-1}}$"
+            axes.text(x, x + log_ssfr, label, ha="right", va="bottom", bbox=box)
 
 
 def _plot_range(values: Array) -> tuple[float, float]:
     low, high = np.quantile(values, [0.001, 0.999])
-    margin = 0.03 * (high - low) or 0.5
-    return low - margin, high + margin
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def _diagonal(axes: Axes, values: Array, limits: tuple[float, float], symbol: str) -> None:
@@ -250,10 +251,14 @@ def _off_diagonal(
 
 
 def _smooth(counts: Array) -> Array:
-    kernel = np.array([0.06, 0.24, 0.40, 0.24, 0.06])
+    """Counts averaged over neighbouring cells, without loss at the edges."""
+    weight = np.ones_like(counts)
     for axis in (0, 1):
-        counts = np.apply_along_axis(np.convolve, axis, counts, kernel, mode="same")
-    return counts
+        counts, weight = (
+            np.apply_along_axis(np.convolve, axis, values, SMOOTHING, mode="same")
+            for values in (counts, weight)
+        )
+    return counts / weight
 
 
 def _level_enclosing(density: Array, fraction: float) -> float:

@@ -10,6 +10,7 @@ computes every unit once, degree by degree, as products of contiguous row blocks
 where the usual inverse makes one pass per dimension.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -195,6 +196,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             )
             permutations = [torch.randperm(config.n_u) for _ in range(config.n_block)]
         self.n_u = config.n_u
+        self.log_norm = 0.5 * config.n_u * math.log(2.0 * math.pi)
         self.register_buffer("permutations", torch.stack(permutations))
 
     @torch.no_grad()
@@ -212,8 +214,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             u, block_log_det = block(u, features)
             u = u[:, self.permutations[k]]
             log_det = log_det + block_log_det
-        norm = 0.5 * self.n_u * torch.log(torch.tensor(2.0 * torch.pi)).item()
-        return log_det - 0.5 * u.square().sum(dim=1) - norm
+        return log_det - 0.5 * u.square().sum(dim=1) - self.log_norm
 
     @torch.jit.export
     def sample_u(self, base: Tensor, context: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sedflow_core.bands import BandSet, Transmission, load_transmission, rest_wave_range
 from sedflow_core.dust import attenuation_curve, birth_cloud_curve
-from sedflow_core.errors import MissingExtraError
+from sedflow_core.errors import MissingExtraError, SimulationError
 from sedflow_core.interpolate import Position, locate
 from sedflow_core.nmf import NMFBases, load_nmf
 from sedflow_core.prior import column
@@ -173,7 +173,17 @@ def calc_band_flux(model: GalaxyModel, theta: Tensor, redshift: Tensor) -> Tenso
 
     Args:
         theta: (n, n_theta) physical parameters; redshift: (n,) within the model's range.
+
+    Raises:
+        SimulationError: a redshift is not positive, or beyond the model's range.
     """
+    redshift_max = float(model.tables.redshift[-1])
+    outside = ~((redshift > 0) & (redshift <= redshift_max))
+    if outside.any():
+        raise SimulationError(
+            f"redshift: expected more than 0 and at most {redshift_max:.4g}, "
+            f"got {float(redshift[outside][0]):.4g}"
+        )
     chunks = zip(theta.float().split(_CHUNK), redshift.double().split(_CHUNK), strict=True)
     return torch.cat([_band_flux(model, t, z) for t, z in chunks])
 

@@ -28,6 +28,7 @@ BLOCK = 16_384
 BRIGHT_MARGIN_MAG = 0.5
 FAINT_MARGIN_MAG = 1.5
 _CONFIG_FILE = "training-set.json"
+_GOLDEN_RATIO = 0x9E3779B1
 
 
 class ForwardModel(NamedTuple):
@@ -93,7 +94,9 @@ class TrainingSet(NamedTuple):
 
 def block_generator(seed: int, block: int) -> torch.Generator:
     """The random generator of one block of proposals."""
-    return torch.Generator().manual_seed((seed << 32) + block)
+    # torch's CPU generator keeps the low 32 bits of its seed: multiples of the golden ratio set
+    # the blocks of different seeds far apart in them.
+    return torch.Generator().manual_seed((seed * _GOLDEN_RATIO + block) % 2**32)
 
 
 def draw_redshift(

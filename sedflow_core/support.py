@@ -96,13 +96,16 @@ def check_support(
     Args:
         flux, flux_err: (n, n_band) nanomaggies, float64; redshift: (n,). Any value is legal.
     """
+    flux, flux_err, redshift = (
+        torch.where(t.isfinite(), t, torch.nan) for t in (flux, flux_err, redshift)
+    )
     mag = mag_from_flux(torch.where(flux > 0, flux, torch.nan))
     sigma = POGSON * flux_err / flux
     model = mag_error_model(mag.nan_to_num(0.0), tables)
     colors = torch.stack([mag[:, i] - mag[:, j] for i, j in bands.colors], dim=-1)
     low, high = tables.mag_range.unbind(dim=-1)
     z_low, z_high = tables.redshift_range
-    # A comparison with NaN is false: rules on magnitudes leave non-positive flux to its own bit.
+    # A comparison with NaN is false: what has no magnitude sets its own bit and no other.
     rules = torch.cat(
         [
             mag.isfinite() & (sigma > model.mean + N_SIGMA * model.width),
@@ -110,10 +113,10 @@ def check_support(
             (mag < low) | (mag > high),
             ((redshift < z_low) | (redshift > z_high))[:, None],
             mag.isfinite() & (flux_err > 0) & (sigma < tables.sigma_low),
-            ~(flux.isfinite() & flux_err.isfinite()),
+            flux.isnan() | flux_err.isnan(),
             flux <= 0,
             flux_err <= 0,
-            ~redshift.isfinite()[:, None],
+            redshift.isnan()[:, None],
         ],
         dim=-1,
     )

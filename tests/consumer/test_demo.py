@@ -86,4 +86,4 @@ def test_names_follow_the_position(ra, dec):
 
 def test_missing_artifact_ends_with_a_message(tmp_path, capsys):
     assert demo.main(["--out", str(tmp_path), "--artifact", str(tmp_path / "none")]) == 2
-    assert "demo: expected" in capsys.readouterr().err
+    assert "demo: artifact: expected" in capsys.readouterr().err

@@ -1,12 +1,16 @@
 """The step: n in, n out, in order, and the same bytes whatever the batch."""
 
+import io
 import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import fastavro
 import numpy as np
 import pytest
 from hypothesis import given
@@ -226,8 +230,8 @@ FLOATS = st.floats(width=32) | st.none() | st.floats(1.0, 1e7, width=32)
 
 @given(
     values=st.fixed_dictionaries(
-        {name: FLOATS for name in ("u_flux", "r_flux", "i_fluxErr", "redshift", "redshiftErr")}
-        | {name: FLOATS for name in ("ebv", "luminosityDistance", "separation", "ra")}
+        dict.fromkeys(("u_flux", "r_flux", "i_fluxErr", "redshift", "redshiftErr"), FLOATS)
+        | dict.fromkeys(("ebv", "luminosityDistance", "separation", "ra"), FLOATS)
     ),
     flags=st.fixed_dictionaries({"dereddened": st.booleans(), "abCorrected": st.booleans()}),
 )
@@ -266,6 +270,57 @@ def test_dead_letter_headers(step: Step, now: Clock) -> None:
     }
     assert (added["topic"], added["partition"], added["offset"]) == (b"hosts", b"2", b"9")
     assert added["failed.at"] == b"2026-01-02T03:04:05.678+00:00"
+
+
+def test_a_number_beyond_the_output_type_is_null(
+    step: Step, make_alert: Callable[..., Record], now: Clock
+) -> None:
+    """The separation of a writer whose schema has doubles where ours has floats."""
+    text = schema_text("hostAlert").decode().replace('"float"', '"double"')
+    body = io.BytesIO()
+    fastavro.schemaless_writer(
+        body, fastavro.parse_schema(json.loads(text)), make_alert(1, separation=1e300)
+    )
+    (result,) = step([Message(body.getvalue(), text.encode())], replay=False, now=now).results
+    assert decode_summary(result.value)["host"]["separation"] is None
+
+
+def test_what_does_not_fit_the_output_is_rejected_while_encoding(
+    step: Step, make_message: MakeMessage, now: Clock
+) -> None:
+    message = replace(make_message(1), offset=2**70)
+    window = step([message, make_message(2)], replay=False, now=now)
+    (letter,) = window.rejected
+    assert (letter.stage, letter.error_class) == ("encode", "EncodeError")
+    assert letter.message is message
+    assert len(window.results) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "reasons"),
+    [
+        ("ztf_v4_02_ZTF17aaarzyp", "NO_HOST", ["no_host"]),
+        ("lsst_v11_1_fakeAlert", "NO_HOST", ["no_host"]),
+        ("alerce_elasticc_obj1131", "WRONG_FILTERS", ["filter_system_LSST"]),
+    ],
+)
+def test_real_packets(
+    step: Step, now: Clock, shared_data: Path, name: str, status: str, reasons: list[str]
+) -> None:
+    message = Message((shared_data / "alerts" / f"{name}.avro").read_bytes())
+    (result,) = step([message], replay=False, now=now).results
+    summary = decode_summary(result.value)
+    assert (summary["status"], summary["statusReasons"]) == (status, reasons)
+
+
+@pytest.mark.parametrize("name", ["boom_lsst_7912941781254298", "pg_lsst.v11_1"])
+def test_real_packets_of_unknown_schema(
+    step: Step, now: Clock, shared_data: Path, name: str
+) -> None:
+    message = Message((shared_data / "alerts" / f"{name}.avro").read_bytes())
+    (letter,) = step([message], replay=False, now=now).rejected
+    assert letter.stage == "decode"
+    assert "schema id: expected one of [100]" in letter.error
 
 
 def test_unsupported_posteriors_on_request(
@@ -310,7 +365,7 @@ def test_survey_labels_are_bounded(
 
 
 def test_pinned_artifact(tiny: Artifact) -> None:
-    with pytest.raises(SettingsError, match="artifact.sha256: expected 0000"):
+    with pytest.raises(SettingsError, match=r"artifact\.sha256: expected 0000"):
         Step(tiny, Settings.model_validate({"artifact": {"sha256": "0" * 64}}))
     Step(tiny, Settings.model_validate({"artifact": {"sha256": tiny.sha256}})).warm_up()
 

@@ -6,8 +6,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
+import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
+
+from consumer.errors import SettingsError
+from consumer.kafka import check_topics
+from consumer.settings import Settings
 
 from .conftest import Daemon, Topics
 from .traffic import make_good, make_malformed, produce, read_committed
@@ -78,6 +84,32 @@ def check_log(daemon: Daemon) -> None:
     for event in ("started", "artifact warm", "partitions assigned", "stopped"):
         assert event in events
     assert len(lines) < 20
+
+
+def test_the_older_of_two_workers_in_one_slot_leaves(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    older = start_daemon("0")
+    wait_for(lambda: fetch(older, "/readyz")[0] == 200, "/readyz")
+    newer = start_daemon("0")
+    wait_for(lambda: fetch(newer, "/readyz")[0] == 200, "/readyz")
+    produce(bootstrap, topics.alerts, list(make_good(200)))
+    assert older.process.wait(timeout=READY_TIMEOUT_S) == 1
+    assert "fenced" in older.log.read_text()
+    read_committed(bootstrap, topics.summaries, at_least=200)
+    assert newer.stop() == 0
+    assert len(read_committed(bootstrap, topics.summaries)) == 200
+
+
+def test_two_clusters_are_refused(bootstrap: str, topics: Topics) -> None:
+    elsewhere = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1})
+    (broker,) = elsewhere.list_topics(timeout=10).brokers.values()
+    clusters = {
+        "input": {"bootstrap": bootstrap, "topics": [topics.alerts]},
+        "output": {"bootstrap": f"{broker.host}:{broker.port}", "topic": topics.summaries},
+    }
+    with pytest.raises(SettingsError, match="across clusters is not supported yet"):
+        check_topics(Settings.model_validate(clusters))
 
 
 def test_a_missing_topic_is_named(

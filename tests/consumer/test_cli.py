@@ -1,0 +1,125 @@
+"""The command line, end to end on the tiny artifact."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pyarrow.parquet
+import pytest
+
+from consumer.cli import main
+from consumer.message import plugin_version
+
+Record = dict[str, Any]
+
+
+@pytest.fixture
+def archive(
+    tmp_path: Path, make_alert: Callable[..., Record], write_container: Callable[..., bytes]
+) -> Path:
+    """Twelve alerts, every third without a redshift, and some rubbish at the end."""
+    alerts = [make_alert(i, redshift=None if i % 3 == 0 else 0.05) for i in range(12)]
+    path = tmp_path / "alerts.avro"
+    path.write_bytes(write_container(alerts, "deflate") + b"rubbish")
+    return path
+
+
+def read_summaries(path: Path) -> list[Record]:
+    with path.open("rb") as stream:
+        records = [record for record in fastavro.reader(stream) if isinstance(record, dict)]
+    for record in records:
+        del record["startTimestamp"], record["endTimestamp"]
+    return records
+
+
+def test_replay(
+    archive: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.avro"
+    assert main(["replay", str(archive), "--out", str(out), "--artifact", str(tiny_path)]) == 0
+    records = read_summaries(out)
+    assert [record["alertId"] for record in records] == list(range(12))
+    assert all(record["replay"] for record in records)
+    printed = capsys.readouterr().out
+    assert "13 messages in" in printed
+    assert "OK: 8" in printed
+    assert "NO_REDSHIFT: 4" in printed
+    assert "dead letters, decode: 1" in printed
+    assert f"wrote {out}\nwrote {out}.dead.jsonl" in printed
+
+
+def test_replay_gives_the_same_summaries_for_any_batch_size(
+    archive: Path, tiny_path: Path, tmp_path: Path
+) -> None:
+    outputs = []
+    for size in ("1", "7", "256"):
+        out = tmp_path / f"{size}.avro"
+        command = ["replay", str(archive), "--out", str(out), "--artifact", str(tiny_path)]
+        assert main([*command, "--batch-size", size]) == 0
+        outputs.append(read_summaries(out))
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+@pytest.mark.parametrize("options", [("--format", "parquet"), ()])
+def test_replay_to_parquet(
+    archive: Path, tiny_path: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out.parquet"
+    command = ["replay", str(archive), "--out", str(out), "--artifact", str(tiny_path)]
+    assert main([*command, "--limit", "5", *options]) == 0
+    table = pyarrow.parquet.read_table(out)
+    assert table["alertId"].to_pylist() == list(range(5))
+
+
+def test_dry_run_writes_nothing(archive: Path, tiny_path: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert main(["replay", str(archive), "--dry-run", "--artifact", str(tiny_path)]) == 0
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["replay", "x.avro"], "--out: expected a file, got none"),
+        (["replay", "x.avro", "--dry-run", "--artifact", "no-such"], "artifact: expected"),
+        (["check-config", "--config", "no.toml"], "expected a readable file, got no.toml"),
+    ],
+)
+def test_errors_end_with_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_archive(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["replay", str(tmp_path / "no.avro"), "--dry-run", "--artifact", str(tiny_path)]
+    assert main(command) == 2
+    assert "expected a file, folder or glob" in capsys.readouterr().err
+
+
+def test_check_config_masks_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEDFLOW_INPUT__PASSWORD", "hunter2")
+    assert main(["check-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "hunter2" not in printed
+    assert json.loads(printed)["artifact"]["name"] == "sdss-ugriz"
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_counts_are_positive(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["replay", "x.avro", "--dry-run", "--limit", value])
+    assert "--limit" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == plugin_version()

@@ -1,0 +1,275 @@
+"""Archives of every layout give the same messages; files are complete or not there."""
+
+import base64
+import gzip
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pyarrow.parquet
+import pytest
+
+from consumer.avro import Decoder, decode_summary, encode_body
+from consumer.container import MAX_BYTES
+from consumer.errors import ArchiveError
+from consumer.files import ArchiveSource, CountingSink, FileSink
+from consumer.message import Message, Window
+from consumer.step import Step
+from consumer.writers import AvroWriter, ParquetWriter
+from sedflow_core import Artifact
+
+Record = dict[str, Any]
+Write = Callable[..., bytes]
+
+
+def read(*archives: Path | str, **options: Any) -> list[Message]:
+    source = ArchiveSource([str(archive) for archive in archives], **options)
+    messages: list[Message] = []
+    while not source.exhausted:
+        messages += source.poll(3, 0.01)
+    source.close()
+    return messages
+
+
+def alert_ids(messages: Iterable[Message]) -> list[int]:
+    decoder = Decoder()
+    return [decoder.decode(message.value, message.key).record["alertId"] for message in messages]
+
+
+@pytest.fixture
+def alerts(make_alert: Callable[..., Record]) -> list[Record]:
+    return [make_alert(i) for i in range(10)]
+
+
+@pytest.fixture
+def packets(alerts: list[Record], write_container: Write) -> dict[str, bytes]:
+    """One container per alert, by file name."""
+    return {f"{i:02d}.avro": write_container([alert]) for i, alert in enumerate(alerts)}
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate", "snappy"])
+def test_container_of_several(
+    tmp_path: Path, alerts: list[Record], write_container: Write, codec: str
+) -> None:
+    path = tmp_path / "night.avro"
+    path.write_bytes(write_container(alerts, codec))
+    messages = read(path)
+    assert alert_ids(messages) == list(range(10))
+    assert [message.value for message in messages] == [
+        encode_body(alert, "hostAlert") for alert in alerts
+    ]
+    assert {message.topic for message in messages} == {"night.avro"}
+    assert [message.offset for message in messages] == list(range(10))
+
+
+def test_container_of_one_keeps_its_bytes(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    path = tmp_path / "one.avro"
+    path.write_bytes(packets["03.avro"])
+    (message,) = read(path)
+    assert (message.value, message.key) == (packets["03.avro"], None)
+
+
+def test_folder_glob_and_gzip(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    (tmp_path / "sub").mkdir()
+    for i, (name, packet) in enumerate(packets.items()):
+        if i % 2:
+            (tmp_path / "sub" / f"{name}.gz").write_bytes(gzip.compress(packet))
+        else:
+            (tmp_path / name).write_bytes(packet)
+    (tmp_path / "notes.txt").write_text("not an alert")
+    assert alert_ids(read(tmp_path)) == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+    assert alert_ids(read(tmp_path / "*.avro")) == [0, 2, 4, 6, 8]
+    assert alert_ids(read(tmp_path / "**" / "*.gz")) == [1, 3, 5, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("n.tar", "w"), ("n.tar.gz", "w:gz"), ("n.tgz", "w:gz")]
+)
+def test_tar(tmp_path: Path, packets: dict[str, bytes], name: str, mode: str) -> None:
+    members = packets | {"readme.txt": b"not an alert"}
+    path = write_tar(tmp_path / name, members, mode)
+    messages = read(path)
+    assert [message.value for message in messages] == list(packets.values())
+    assert {message.topic for message in messages} == {name}
+
+
+def test_tar_member_names_are_never_paths(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    path = write_tar(tmp_path / "n.tar.gz", {"../../escape.avro": packets["00.avro"]})
+    assert alert_ids(read(path)) == [0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["n.tar.gz"]
+
+
+def test_several_archives_and_a_limit(
+    tmp_path: Path, alerts: list[Record], write_container: Write
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.avro").write_bytes(write_container(alerts))
+    messages = read(tmp_path / "a.avro", tmp_path / "b.avro", limit=13)
+    assert alert_ids(messages) == [*range(10), 0, 1, 2]
+    assert (messages[-1].topic, messages[-1].offset) == ("b.avro", 2)
+
+
+def test_rate(tmp_path: Path, alerts: list[Record], write_container: Write) -> None:
+    path = tmp_path / "a.avro"
+    path.write_bytes(write_container(alerts))
+    start = time.monotonic()
+    assert len(read(path, rate=50)) == 10
+    assert time.monotonic() - start >= 9 / 50
+
+
+def test_unreadable_members_become_messages(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    """What cannot be unpacked is passed on as it is: its dead letter shows the bytes."""
+    cut = gzip.compress(packets["00.avro"])[:-20]
+    bomb = gzip.compress(bytes(MAX_BYTES + 1))
+    path = write_tar(
+        tmp_path / "n.tar", {"cut.avro.gz": cut, "bomb.avro.gz": bomb, "bad.avro": b"rubbish"}, "w"
+    )
+    assert [message.value for message in read(path)] == [cut, bomb, b"rubbish"]
+
+
+def test_a_broken_container_loses_nothing_in_silence(
+    tmp_path: Path, alerts: list[Record], write_container: Write
+) -> None:
+    path = tmp_path / "a.avro"
+    path.write_bytes(write_container(alerts[:5]) + b"rubbish")
+    messages = read(path)
+    assert alert_ids(messages[:5]) == list(range(5))
+    assert [message.value for message in messages[5:]] == [b"rubbish"]
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ({"type": tarfile.REGTYPE, "name": "huge.avro"}, "huge.avro: expected a member of at most"),
+        ({"type": tarfile.XHDTYPE, "name": "pax"}, "pax: expected a member of at most"),
+        ({"type": tarfile.GNUTYPE_LONGNAME, "name": "long"}, "long: expected a member of at most"),
+    ],
+)
+def test_huge_tar_members_are_refused_unread(tmp_path: Path, member: Record, message: str) -> None:
+    """The header alone promises terabytes."""
+    info = tarfile.TarInfo(member["name"])
+    info.type, info.size = member["type"], 2**42
+    path = tmp_path / "n.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(ArchiveError, match=message):
+        read(path)
+
+
+def test_broken_tar(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    path = write_tar(tmp_path / "n.tar.gz", packets)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ArchiveError, match=r"n\.tar\.gz: expected a readable archive"):
+        read(path)
+
+
+def test_missing_archive(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"expected a file, folder or glob with alerts"):
+        ArchiveSource([str(tmp_path / "no*.avro")])
+
+
+def test_real_archive(shared_data: Path) -> None:
+    messages = read(shared_data / "alerts" / "fink_lsst_part-2-918301.avro")
+    decoder = Decoder()
+    names = {decoder.decode(message.value, message.key).schema_name for message in messages}
+    assert (len(messages), names) == (7, {"topLevelRecord.value"})
+
+
+@pytest.fixture
+def window(step: Step, make_message: Callable[..., Message], now: Callable[[], datetime]) -> Window:
+    good = [make_message(1), make_message(2, redshift=None), make_message(3, redshift=5.0)]
+    bad = Message(b"\xff\x00rubbish", b"k", (("h", b"v"), ("n", None)), "hosts", 1, 9, 7)
+    return step([*good, bad], replay=True, now=now)
+
+
+def test_avro_file(tmp_path: Path, window: Window) -> None:
+    path = tmp_path / "out.avro"
+    sink = FileSink(path, AvroWriter)
+    sink.publish(window)
+    sink.publish(window)
+    assert not path.exists()
+    sink.close()
+    with path.open("rb") as stream:
+        records = list(fastavro.reader(stream))
+    assert records == [decode_summary(result.value) for result in window.results] * 2
+    assert sink.written == (path, tmp_path / "out.avro.dead.jsonl")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.avro", "out.avro.dead.jsonl"]
+
+
+def test_avro_file_is_reproducible(tmp_path: Path, window: Window) -> None:
+    for name in "ab":
+        sink = FileSink(tmp_path / name, AvroWriter)
+        sink.publish(window)
+        sink.close()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_dead_letters_keep_their_bytes(tmp_path: Path, window: Window) -> None:
+    sink = FileSink(tmp_path / "out.avro", AvroWriter)
+    sink.publish(window)
+    sink.close()
+    (line,) = (tmp_path / "out.avro.dead.jsonl").read_text().splitlines()
+    letter = json.loads(line)
+    assert base64.b64decode(letter["value"]) == b"\xff\x00rubbish"
+    assert base64.b64decode(letter["key"]) == b"k"
+    assert letter["headers"] == [["h", base64.b64encode(b"v").decode()], ["n", None]]
+    assert (letter["topic"], letter["partition"], letter["offset"]) == ("hosts", 1, 9)
+    assert (letter["stage"], letter["class"], letter["timestampMs"]) == ("decode", "DecodeError", 7)
+
+
+def test_no_dead_letters_no_file(tmp_path: Path, window: Window) -> None:
+    sink = FileSink(tmp_path / "out.avro", AvroWriter)
+    sink.publish(Window(window.consumed[:3], window.results, ()))
+    sink.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.avro"]
+
+
+def test_unwritable_file(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="expected a writable file"):
+        FileSink(tmp_path / "no" / "out.avro", AvroWriter)
+
+
+def test_parquet_file(tmp_path: Path, window: Window, tiny: Artifact) -> None:
+    path = tmp_path / "out.parquet"
+    sink = FileSink(path, lambda partial: ParquetWriter(partial, tiny))
+    sink.publish(window)
+    sink.close()
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    summaries = [decode_summary(result.value) for result in window.results]
+    for row, summary in zip(rows, summaries, strict=True):
+        assert (row["alertId"], row["status"]) == (summary["alertId"], summary["status"])
+        assert row["inputs_flux"] == summary["inputs"]["flux"]
+        assert row["host_catalog"] == summary["host"]["catalog"]
+        assert row["artifactSha256"] == tiny.sha256
+        assert row["startTimestamp"] == summary["startTimestamp"]
+        assert row["statusReasons"] == summary["statusReasons"]
+    first = summaries[0]["posterior"]
+    assert rows[0]["log_mstar_q50"] == first["parameters"]["log_mstar"]["q50"]
+    assert rows[0]["a_v_std"] == first["derived"]["a_v"]["std"]
+    assert rows[0]["p_quiescent"] == first["probabilities"]["quiescent"]
+    assert rows[0]["covariance"] == first["covariance"]
+    assert rows[1]["log_mstar_q50"] is rows[1]["covariance"] is None
+    assert rows[0].keys() >= {f"assumption_{name}" for name in tiny.manifest["assumptions"]}
+
+
+def test_counting_sink(window: Window) -> None:
+    sink = CountingSink()
+    sink.publish(window)
+    sink.publish(window)
+    sink.close()
+    assert dict(sink.statuses) == {"OK": 2, "NO_REDSHIFT": 2, "OUT_OF_SUPPORT": 2}
+    assert (dict(sink.stages), sink.written) == ({"decode": 2}, ())

@@ -1,0 +1,135 @@
+"""The shipped artifact on real galaxies whose masses others have published.
+
+The table each test prints has the conversions of the comparison as columns of their own; run with
+`pytest -s tests/core/test_real_galaxies.py` to read it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from sedflow_core import Artifact, Observation, Summary, estimate
+from sedflow_core.importance import weigh, weighted_quantile
+from sedflow_core.sfh import calc_derived
+from sedflow_core.simulated import forward_model
+from sedflow_core.units import mag_from_nanomaggy
+
+torch = pytest.importorskip("torch")
+
+H0_SHIFT = 2.0 * np.log10(67.8 / 70.0)
+"""Mass scales with distance squared: Planck13 -> H0 = 70, -0.028 dex."""
+KROUPA_TO_CHABRIER = -0.03
+BOUNDS = {"nsa_v0_1_2_lcs": (0.15, 0.15), "nsa_v0_1_2_virgo": (0.20, 0.11)}
+"""Source -> largest accepted |median| and 68 % half-width of the mass differences [dex]."""
+
+
+class Galaxies(NamedTuple):
+    source: str
+    observation: Observation
+    published: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def catalog(shared_data: Path) -> Table:
+    return Table.read(shared_data / "galaxies_dev.csv.gz", format="ascii.csv")
+
+
+def select(catalog: Table, source: str) -> Galaxies:
+    clean = np.array([str(value) == "True" for value in catalog["clean"]])
+    rows = catalog[(catalog["source"] == source) & clean]
+    masses = np.ma.filled(np.ma.asarray(rows["logmass"], dtype=float), np.nan)
+    rows, masses = rows[np.isfinite(masses)], masses[np.isfinite(masses)]
+    flux, flux_err = (
+        np.stack([np.asarray(rows[f"{kind}_{band}"], dtype=float) for band in "ugriz"], axis=1)
+        for kind in ("flux", "flux_err")
+    )
+    return Galaxies(source, Observation(flux, flux_err, np.asarray(rows["z"], dtype=float)), masses)
+
+
+@pytest.fixture(scope="module", params=sorted(BOUNDS))
+def galaxies(request: pytest.FixtureRequest, catalog: Table) -> Galaxies:
+    return select(catalog, request.param)
+
+
+@pytest.fixture(scope="module")
+def summary(shipped: Artifact, galaxies: Galaxies) -> Summary:
+    return estimate(shipped, galaxies.observation, n_samples=256)
+
+
+def taylor_mass(artifact: Artifact, observation: Observation) -> np.ndarray:
+    """log M of Taylor et al. (2011), Eq. 8, H0 = 70, Chabrier; observed-frame colours."""
+    mag = mag_from_nanomaggy(observation.flux)
+    distance = artifact.luminosity_distance_mpc(observation.redshift) * 67.8 / 70.0
+    absolute_i = mag[:, 3] - 5.0 * np.log10(distance) - 25.0
+    return -0.68 + 0.70 * (mag[:, 1] - mag[:, 3]) - 0.4 * (absolute_i - 4.58)
+
+
+def half_width(values: np.ndarray) -> float:
+    low, high = np.nanquantile(values, [0.16, 0.84])
+    return 0.5 * float(high - low)
+
+
+def test_masses_agree_with_the_published_ones(
+    shipped: Artifact, galaxies: Galaxies, summary: Summary
+) -> None:
+    formed = summary.quantile("log_mstar", 0.5)
+    surviving = summary.quantile("log_mstar_surviving", 0.5)
+    converted = surviving + H0_SHIFT + KROUPA_TO_CHABRIER
+    inside = summary.flags == 0
+    columns = {
+        "formed": formed,
+        "surviving": surviving,
+        "surviving, H0=70": surviving + H0_SHIFT,
+        "surviving, H0=70, Chabrier": converted,
+        "Taylor et al. 2011": np.where(inside, taylor_mass(shipped, galaxies.observation), np.nan),
+    }
+    print(f"\n{galaxies.source}: {inside.sum()} galaxies; log M minus published [dex]")
+    for name, mass in columns.items():
+        change = mass - galaxies.published
+        print(
+            f"  {name:28s} median {np.nanmedian(change):+.3f}  half-width {half_width(change):.3f}"
+        )
+    median_bound, width_bound = BOUNDS[galaxies.source]
+    change = converted - galaxies.published
+    assert abs(np.nanmedian(change)) <= median_bound
+    assert half_width(change) <= width_bound
+
+
+def test_few_cluster_galaxies_are_flagged(
+    shipped: Artifact, galaxies: Galaxies, summary: Summary
+) -> None:
+    flagged = summary.flags != 0
+    print(f"\n{galaxies.source}: {flagged.mean():.2%} of {len(flagged)} flagged")
+    for i, name in enumerate(shipped.flag_names):
+        share = (summary.flags >> i & 1).mean()
+        if share:
+            print(f"  {name:24s} {share:.2%}")
+    if galaxies.source == "nsa_v0_1_2_lcs":
+        assert flagged.mean() <= 0.08
+
+
+def test_importance_weights_move_the_masses_of_real_galaxies_little(
+    shipped: Artifact, galaxies: Galaxies, summary: Summary
+) -> None:
+    inside = np.flatnonzero(summary.flags == 0)
+    chosen = np.random.default_rng(0).choice(inside, 50, replace=False)
+    observation = galaxies.observation.rows(chosen)
+    weighted = weigh(shipped, forward_model(shipped), observation)
+    theta = torch.tensor(weighted.theta).transpose(0, 1)
+    redshift = torch.tensor(observation.redshift)
+    mass = calc_derived(theta, redshift, shipped.tables, ("log_mstar_surviving",))[..., 0].T.numpy()
+    flow_median = np.median(mass, axis=0)
+    exact_median = weighted_quantile(mass, weighted.weights, 0.5)
+    gaussian_median = weighted_quantile(mass, weighted.gaussian_weights, 0.5)
+    efficiency = np.median(weighted.efficiency())
+    shift = np.median(flow_median - exact_median)
+    print(
+        f"\n{galaxies.source}: importance efficiency median {efficiency:.1%}; log M surviving, "
+        f"flow minus exact {shift:+.4f}, "
+        f"Gaussian minus exact likelihood {np.median(gaussian_median - exact_median):+.4f} dex"
+    )
+    assert abs(shift) <= 0.03
+    assert efficiency >= 0.06

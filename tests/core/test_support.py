@@ -1,0 +1,153 @@
+"""Support flags: each rule alone, any value, any batch."""
+
+import pytest
+import torch
+from hypothesis import given, strategies
+
+from sedflow_core import Artifact
+from sedflow_core.bands import BandSet, parse_band_set
+from sedflow_core.errors import BandError
+from sedflow_core.simulation import ForwardModel, simulate_noisy
+from sedflow_core.support import (
+    SupportTables,
+    can_encode,
+    check_support,
+    fit_support,
+    flag_names,
+    reasons_of,
+)
+
+UGRIZ = parse_band_set("sdss2010-ugriz")
+NAMES = flag_names(UGRIZ)
+MAG = 18.0
+POGSON = 1.0857362047581296
+numbers = strategies.floats(width=64)  # NaN and infinities included
+galaxies = strategies.tuples(
+    strategies.lists(numbers, min_size=5, max_size=5),
+    strategies.lists(numbers, min_size=5, max_size=5),
+    numbers,
+)
+
+
+def double(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+TABLES = SupportTables(
+    mag=double(10.0, 25.0).expand(5, -1).contiguous(),
+    mean=double(0.05, 0.05).expand(5, -1),
+    width=double(0.01, 0.01).expand(5, -1),
+    mag_range=double(17.0, 19.0).expand(5, -1),
+    redshift_range=double(0.001, 0.2),
+    color_blue=torch.full((10,), -1.2, dtype=torch.float64),
+    sigma_low=torch.full((5,), 0.02, dtype=torch.float64),
+)
+"""Sigma within 0.02-0.08 mag, magnitudes 17-19, colours redder than -1.2."""
+
+
+def galaxy_with(rule: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Photometry of one galaxy that breaks this rule and no other."""
+    mag = torch.full((5,), MAG, dtype=torch.float64)
+    sigma = torch.full((5,), 0.05, dtype=torch.float64)
+    redshift = double(0.1)
+    kind, _, where = rule.rpartition("_")
+    if kind == "color_blue":
+        bluer, redder = ("ugriz".index(b) for b in where.split("-"))
+        mag[bluer] -= 0.7
+        mag[redder] += 0.7
+    band = "ugriz".find(where)
+    if kind == "mag_range":
+        mag[band] += 1.1
+    if kind in ("sigma_high", "sigma_low"):
+        sigma[band] = {"sigma_high": 0.085, "sigma_low": 0.015}[kind]
+    flux = 10 ** (0.4 * (22.5 - mag))
+    flux_err = sigma * flux / POGSON
+    if kind == "non_finite" and where != "redshift":
+        flux[band] = torch.nan
+    if kind == "non_positive_flux":
+        flux[band] = -1.0
+    if kind == "non_positive_error":
+        flux_err[band] = 0.0
+    if rule == "redshift_range":
+        redshift = double(0.25)
+    if rule == "non_finite_redshift":
+        redshift = double(torch.nan)
+    return flux[None], flux_err[None], redshift
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_each_flag_is_set_by_its_rule_alone(rule: str) -> None:
+    flags = check_support(*galaxy_with(rule), TABLES, UGRIZ)
+    assert reasons_of(int(flags), NAMES) == [rule]
+
+
+def test_a_galaxy_inside_has_no_flag() -> None:
+    assert check_support(*galaxy_with(""), TABLES, UGRIZ).tolist() == [0]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_non_finite_values_set_their_own_flag_only(value: float) -> None:
+    flux, flux_err, redshift = galaxy_with("")
+    broken = [flux.clone(), flux_err.clone()]
+    for photometry in broken:
+        photometry[0, 1] = value
+    for arguments, rule in (
+        ((broken[0], flux_err, redshift), "non_finite_g"),
+        ((flux, broken[1], redshift), "non_finite_g"),
+        ((flux, flux_err, double(value)), "non_finite_redshift"),
+    ):
+        assert reasons_of(int(check_support(*arguments, TABLES, UGRIZ)), NAMES) == [rule]
+
+
+def test_bright_faint_near_and_far_are_all_outside() -> None:
+    flux, flux_err, redshift = galaxy_with("")
+    for scale in (10**0.5, 10**-0.5):
+        flags = check_support(flux * scale, flux_err * scale, redshift, TABLES, UGRIZ)
+        assert reasons_of(int(flags), NAMES) == [f"mag_range_{b}" for b in "ugriz"]
+    for z in (0.0009, 0.0, -0.1, 0.21):
+        flags = check_support(flux, flux_err, double(z), TABLES, UGRIZ)
+        assert reasons_of(int(flags), NAMES) == ["redshift_range"]
+
+
+def test_zero_flux_has_no_magnitude_and_one_flag() -> None:
+    flux, flux_err, redshift = galaxy_with("")
+    flux[0, 2] = 0.0
+    flags = check_support(flux, flux_err, redshift, TABLES, UGRIZ)
+    assert reasons_of(int(flags), NAMES) == ["non_positive_flux_r"]
+
+
+@given(rows=strategies.lists(galaxies, min_size=1, max_size=8))
+def test_any_values_are_legal_and_rows_are_independent(rows: list) -> None:
+    flux, flux_err, redshift = (torch.tensor(t, dtype=torch.float64) for t in zip(*rows, strict=True))
+    flags = check_support(flux, flux_err, redshift, TABLES, UGRIZ)
+    alone = [
+        check_support(flux[i : i + 1], flux_err[i : i + 1], redshift[i : i + 1], TABLES, UGRIZ)
+        for i in range(len(rows))
+    ]
+    assert torch.equal(flags, torch.cat(alone))
+    assert ((flags >= 0) & (flags < 1 << len(NAMES))).all()
+    assert (can_encode(flux, flux_err, redshift) | (flags != 0)).all()
+
+
+def test_limits_leave_a_tenth_of_a_percent_outside_each(forward: ForwardModel) -> None:
+    rows = simulate_noisy(forward, 20_000, seed=2)
+    tables = fit_support(rows.flux, rows.flux_err, forward.noise, (0.001, 0.2), UGRIZ)
+    flags = check_support(rows.flux, rows.flux_err, rows.redshift, tables, UGRIZ)
+    for i, name in enumerate(NAMES):
+        outside = int((flags >> i & 1).sum())
+        if name.startswith(("color_blue", "sigma_low")):
+            assert outside == 19, name
+        elif not name.startswith("sigma_high"):
+            assert outside == 0, name
+    assert (flags != 0).double().mean() < 0.05
+
+
+def test_the_artifact_names_every_bit(tiny: Artifact) -> None:
+    assert tiny.flag_names == NAMES == tuple(tiny.manifest["support_flags"])
+    assert len(set(NAMES)) == len(NAMES) == 42
+
+
+def test_more_bands_than_bits_are_refused() -> None:
+    assert len(flag_names(parse_band_set("lsst2023-ugrizy"))) <= 63
+    with pytest.raises(BandError, match="at most 63 bits, got 65"):
+        flag_names(BandSet("lsst2023", tuple("ugrizyx")))
