@@ -125,8 +125,8 @@ def _present(value: V, survey: SurveyMap) -> V | None:
 
 
 def _first(record: Any, paths: str) -> Any:
-    found = (_get(record, path) for path in paths.split(" or "))
-    return next((value for value in found if value is not None), None)
+    found = [_get(record, path) for path in paths.split(" or ")]
+    return next(filter(None, found), found[-1])
 
 
 def _get(record: Any, path: str) -> Any:

@@ -128,14 +128,14 @@ def wire_body(value: bytes) -> bytes:
 def split_container(stream: BinaryIO) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield each record of a container, still encoded, and its writer schema as JSON.
 
-    What comes after the place where the container breaks is yielded as it is, without a schema, up
-    to MAX_BYTES: it does not decode, and so nothing is lost in silence.
+    What comes after the last good block, or all of it, is yielded as it is where the container
+    breaks, without a schema, up to MAX_BYTES: it does not decode, and so nothing is lost in
+    silence. Raises MissingExtraError where its codec needs a package that is not installed.
     """
     good = stream.tell()
     try:
         header = read_header(stream)
         schema = foreign_schema(header.schema)
-        good = stream.tell()
         for block in read_blocks(stream, header):
             yield from ((body, header.schema) for body in _split(block.records, schema))
             good = stream.tell()

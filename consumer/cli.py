@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from consumer.errors import SettingsError
 from consumer.message import plugin_version
@@ -28,9 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=plugin_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="alerts from Kafka in, summaries to Kafka out"))
-    _add_replay(
-        commands.add_parser("replay", help="archives of alerts in, a file of summaries out")
-    )
+    _add_replay(commands.add_parser("replay", help="archives of alerts in, summaries out"))
     check = commands.add_parser("check-config", help="print the settings, secrets masked")
     _add_config(check)
     check.set_defaults(command=_check_config)
@@ -51,7 +50,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument("archives", nargs="+", metavar="ARCHIVE", help="file, folder or glob")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="file of summaries")
+    out = parser.add_mutually_exclusive_group()
+    out.add_argument("--out", type=Path, metavar="FILE", help="file of summaries")
+    out.add_argument(
+        "--to-kafka", action="store_true", help="to the topics of [replay] in the settings"
+    )
     parser.add_argument(
         "--format", choices=("avro", "parquet"), help="default: by the name of FILE"
     )
@@ -90,12 +93,13 @@ def _replay(options: argparse.Namespace) -> int:
     from consumer.replay import replay
 
     settings = _override(load_settings(options.config), options)
-    if options.out is None and not options.dry_run:
-        raise SettingsError("--out: expected a file, got none; only --dry-run needs none")
+    out: Path | Literal["kafka"] | None = "kafka" if options.to_kafka else options.out
+    if out is None and not options.dry_run:
+        raise SettingsError("--out: expected a file, or --to-kafka or --dry-run, got none")
     report = replay(
         settings,
         options.archives,
-        out=None if options.dry_run else options.out,
+        out=None if options.dry_run else out,
         file_format=options.format,
         limit=options.limit,
         rate=options.rate,

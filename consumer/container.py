@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from consumer.errors import DecodeError
+from sedflow_core.errors import MissingExtraError
 
 MAGIC = b"Obj\x01"
 SYNC_SIZE = 16
@@ -89,7 +90,11 @@ def make_block(records: list[bytes], sync: bytes, codec: str = "deflate") -> byt
 
 
 def decompress(data: bytes, codec: str) -> bytes:
-    """Return a block's records. Raises DecodeError above MAX_BYTES or for an unknown codec."""
+    """Return a block's records.
+
+    Raises DecodeError above MAX_BYTES or for an unknown codec, MissingExtraError for Snappy without
+    the package cramjam.
+    """
     if codec == "null":
         return data
     if codec == "deflate":
@@ -111,7 +116,7 @@ def _unsnap(data: bytes) -> bytes:
     try:
         from cramjam import DecompressionError, snappy
     except ImportError:
-        raise DecodeError("container: the codec snappy needs the package cramjam") from None
+        raise MissingExtraError("cramjam", "tables") from None
     body = data[:-4]  # a CRC-32 of the records ends the block
     try:
         if snappy.decompress_raw_len(body) > MAX_BYTES:

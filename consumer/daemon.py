@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event
 from types import FrameType
@@ -18,7 +20,8 @@ from prometheus_client import CollectorRegistry
 
 from consumer.errors import BrokerError, WindowAbortedError
 from consumer.health import Health, serve
-from consumer.kafka import KafkaSink, KafkaSource, check_topics
+from consumer.kafka import KafkaSink, KafkaSource
+from consumer.kafka_client import check_topics
 from consumer.message import Message, Sink, Source, Window
 from consumer.metrics import Metrics
 from consumer.settings import LogSettings, Settings
@@ -29,6 +32,26 @@ LOG = logging.getLogger("sedflow.daemon")
 
 MAX_ABORTS_IN_A_ROW = 5
 FIRST_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What was published."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Summaries by status."""
+    stages: Counter[str] = field(default_factory=Counter)
+    """Dead letters by stage."""
+
+    @property
+    def messages(self) -> int:
+        """Number of messages: each led to a summary or to a dead letter."""
+        return self.statuses.total() + self.stages.total()
+
+    def add(self, window: Window) -> None:
+        """Count a window."""
+        self.statuses.update(result.status for result in window.results)
+        self.stages.update(letter.stage for letter in window.rejected)
 
 
 class StepFunction(Protocol):
@@ -51,8 +74,8 @@ def run(
     metrics: Metrics,
     health: Health,
     replay: bool = False,
-) -> int:
-    """Poll up to `max_batch` messages or `max_delay_s`, step, publish; return the messages done.
+) -> Tally:
+    """Poll up to `max_batch` messages or `max_delay_s`, step, publish; return what was published.
 
     Ends when `stop` is set or the source is exhausted, in this order: the window in hand is stepped
     and published; then the caller closes the sink, then the source. An input position moves only
@@ -61,7 +84,7 @@ def run(
     Raises BrokerError when a window was rolled back five times in a row, and whatever else source,
     step or sink raise: the window is then not published, and is read again at the next start.
     """
-    done = aborts = 0
+    tally, aborts = Tally(), 0
     while not (stop.is_set() or source.exhausted):
         health.beat()
         with metrics.time("poll"):
@@ -76,11 +99,12 @@ def run(
         except WindowAbortedError as error:
             aborts += 1
             _wait_or_give_up(aborts, error, metrics)
+            source.rewind(window)
             continue
         aborts = 0
-        done += len(messages)
+        tally.add(window)
         metrics.count_window(window, _utc_now())
-    return done
+    return tally
 
 
 def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -> None:
@@ -105,15 +129,15 @@ def run_kafka(settings: Settings) -> int:
     try:
         with serve(health, metrics.registry, settings.http.host, settings.http.port) as port:
             LOG.info("started", extra={"fields": {"http_port": port}})
-            done = _serve_topics(settings, stop, metrics, health)
+            tally = _serve_topics(settings, stop, metrics, health)
     except BrokerError as error:
         LOG.error("stopped by the broker", extra={"fields": {"error": str(error)}})
         return 1
-    LOG.info("stopped", extra={"fields": {"messages": done}})
+    LOG.info("stopped", extra={"fields": {"messages": tally.messages}})
     return 0
 
 
-def _serve_topics(settings: Settings, stop: Event, metrics: Metrics, health: Health) -> int:
+def _serve_topics(settings: Settings, stop: Event, metrics: Metrics, health: Health) -> Tally:
     artifact = load_artifact(settings.artifact.name)
     step = Step(artifact, settings)
     metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
@@ -123,7 +147,7 @@ def _serve_topics(settings: Settings, stop: Event, metrics: Metrics, health: Hea
     LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
     with ExitStack() as open_ends:
         source = open_ends.enter_context(closing(KafkaSource(settings, metrics, health)))
-        sink = open_ends.enter_context(closing(KafkaSink(settings, source, metrics)))
+        sink = open_ends.enter_context(closing(KafkaSink(settings, metrics, source)))
         return run(
             source,
             sink,

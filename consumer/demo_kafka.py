@@ -11,15 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka import Producer
 
 from consumer.avro import Record, decode_summary, encode
 from consumer.errors import BrokerError
 from consumer.writers import AvroWriter
 
-N_PARTITION = 4
+try:
+    from tests.integration.broker import (
+        BrokerUnavailableError,
+        committed_consumer,
+        create_topics,
+        kafka_broker,
+    )
+except ImportError:
+    raise BrokerError("--kafka: expected a checkout with tests/, got none here") from None
+
 STOP_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 120.0
 SETTINGS = """\
@@ -44,13 +51,11 @@ def pass_through_kafka(artifact: str, alerts: Sequence[Record], out: Path) -> No
     had or the daemon ends early.
     """
     try:
-        from tests.integration.broker import BrokerUnavailableError, kafka_broker
-    except ImportError:
-        raise BrokerError("--kafka: expected a checkout with tests/, got none here") from None
-    try:
         with kafka_broker() as bootstrap:
             print(f"Kafka broker at {bootstrap}")
-            topics = _create_topics(bootstrap)
+            name = f"demo-{uuid4().hex[:8]}"
+            topics = {"alerts": name, "summaries": f"{name}.summaries"}
+            create_topics(bootstrap, [*topics.values(), f"{name}.sedflow.dlq"])
             settings = SETTINGS.format(artifact=artifact, bootstrap=bootstrap, **topics)
             (out / "daemon.toml").write_text(settings)
             _produce(bootstrap, topics["alerts"], alerts)
@@ -66,16 +71,6 @@ def pass_through_kafka(artifact: str, alerts: Sequence[Record], out: Path) -> No
     writer.finish()
 
 
-def _create_topics(bootstrap: str) -> dict[str, str]:
-    name = f"demo-{uuid4().hex[:8]}"
-    topics = {"alerts": name, "summaries": f"{name}.summaries", "dead": f"{name}.sedflow.dlq"}
-    client = AdminClient({"bootstrap.servers": bootstrap})
-    wanted = [NewTopic(topic, N_PARTITION, 1) for topic in topics.values()]
-    for created in client.create_topics(wanted).values():
-        created.result()
-    return topics
-
-
 def _produce(bootstrap: str, topic: str, alerts: Sequence[Record]) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20})
     for alert in alerts:
@@ -83,7 +78,7 @@ def _produce(bootstrap: str, topic: str, alerts: Sequence[Record]) -> None:
         producer.poll(0)
     if waiting := producer.flush(30):
         raise BrokerError(f"{topic}: expected all alerts delivered, got {waiting} still waiting")
-    print(f"{len(alerts):,} alerts in topic {topic}, {N_PARTITION} partitions")
+    print(f"{len(alerts):,} alerts in topic {topic}")
 
 
 @contextmanager
@@ -102,20 +97,12 @@ def _collect(
     bootstrap: str, topic: str, n_alerts: int, daemon: subprocess.Popen[bytes]
 ) -> list[bytes]:
     """The first `n_alerts` committed summaries of the topic."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": uuid4().hex,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-        }
-    )
-    consumer.subscribe([topic])
+    consumer = committed_consumer(bootstrap, topic)
     summaries: list[bytes] = []
     last = time.monotonic()
     while len(summaries) < n_alerts:
         for message in consumer.consume(500, 0.5):
-            if value := message.value():
+            if message.error() is None and (value := message.value()):
                 summaries.append(value)
                 last = time.monotonic()
         if daemon.poll() is not None:

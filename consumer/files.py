@@ -14,10 +14,9 @@ import json
 import tarfile
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -46,7 +45,7 @@ class ArchiveSource:
     ) -> None:
         for archive in archives:
             _find_files(archive)
-        self._messages = islice(_read_archives(archives), limit)
+        self._messages: Iterator[Message] = islice(_read_archives(archives), limit)
         self._interval_s = 1.0 / rate if rate else 0.0
         self._next_s = time.monotonic()
         self._exhausted = False
@@ -64,6 +63,11 @@ class ArchiveSource:
         self._exhausted = len(messages) < max_messages
         return messages
 
+    def rewind(self, window: Window) -> None:
+        """Hand the messages of `window`, the last one polled, out again."""
+        self._messages = chain(window.consumed, self._messages)
+        self._exhausted = False
+
     def _wait_for_turn(self, timeout_s: float) -> int:
         time.sleep(max(0.0, min(timeout_s, self._next_s - time.monotonic())))
         due = int((time.monotonic() - self._next_s) / self._interval_s) + 1
@@ -72,7 +76,7 @@ class ArchiveSource:
 
     def close(self) -> None:
         """Close the archive being read."""
-        self._messages = islice(iter(()), 0)
+        self._messages = iter(())
 
 
 def _find_files(archive: str) -> list[Path]:
@@ -167,43 +171,28 @@ def _read_tar(stream: BinaryIO, path: Path) -> Iterator[Part]:
             yield from _read_alerts(member.name, content.read())
 
 
-class CountingSink:
-    """Counts the windows it is given and writes nothing."""
-
-    def __init__(self) -> None:
-        self.statuses: Counter[str] = Counter()
-        """Summaries by status."""
-        self.stages: Counter[str] = Counter()
-        """Dead letters by stage."""
+class NoSink:
+    """Keeps nothing: where a dry run publishes to."""
 
     def publish(self, window: Window) -> None:
-        """Count the window."""
-        self.statuses.update(result.status for result in window.results)
-        self.stages.update(letter.stage for letter in window.rejected)
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
 
-    @property
-    def written(self) -> tuple[Path, ...]:
-        """The files that `close` completes: none."""
-        return ()
 
-
-class FileSink(CountingSink):
-    """Summaries into one file, dead letters as JSON lines into `<file>.dead.jsonl`.
+class FileSink:
+    """Summaries into one file, dead letters as JSON lines into the file `dead_letter_path` of it.
 
     Both are written as `<file>.partial` and get their names in `close`: what an error leaves behind
     is never taken for a complete file. Raises ArchiveError when one cannot be written.
     """
 
     def __init__(self, path: Path, make_writer: Callable[[Path], SummaryWriter]) -> None:
-        super().__init__()
         self._path = path
-        self._dead_path = path.with_name(f"{path.name}.dead.jsonl")
         with _writing(path):
             self._writer = make_writer(_partial(path))
-            self._dead = _partial(self._dead_path).open("w")
+            self._dead = _partial(dead_letter_path(path)).open("w")
 
     def publish(self, window: Window) -> None:
         """Append the window's summaries and dead letters."""
@@ -212,7 +201,6 @@ class FileSink(CountingSink):
                 self._writer.write([result.value for result in window.results])
             for letter in window.rejected:
                 self._dead.write(json.dumps(_describe_letter(letter)) + "\n")
-        super().publish(window)
 
     def close(self) -> None:
         """Complete the files; without dead letters there is no file of them."""
@@ -220,15 +208,17 @@ class FileSink(CountingSink):
             self._writer.finish()
             self._dead.close()
             _partial(self._path).replace(self._path)
-            if self.stages:
-                _partial(self._dead_path).replace(self._dead_path)
+            dead_path = dead_letter_path(self._path)
+            partial = _partial(dead_path)
+            if partial.stat().st_size:
+                partial.replace(dead_path)
             else:
-                _partial(self._dead_path).unlink()
+                partial.unlink()
 
-    @property
-    def written(self) -> tuple[Path, ...]:
-        """The files that `close` completes."""
-        return (self._path, self._dead_path) if self.stages else (self._path,)
+
+def dead_letter_path(path: Path) -> Path:
+    """Return the file of the dead letters that belongs to the file of summaries `path`."""
+    return path.with_name(f"{path.name}.dead.jsonl")
 
 
 def _partial(path: Path) -> Path:

@@ -4,29 +4,26 @@ The order of `KafkaSink.publish`, which nothing else repeats:
 
 1. begin a transaction;
 2. produce the summaries to the output topic and the dead letters to the dead-letter topic;
-3. send the input positions behind the window to the same transaction;
+3. send the input positions behind the window to the same transaction; a replay has none;
 4. commit. Only now have the positions moved, together with what they led to.
 
 What can go wrong, each decided here:
 
 - An error that can be tried again (time-out, coordinator moving) is tried again for a while.
-- An error that ends the transaction, such as an assignment that changed meanwhile: abort, seek back
-  to the positions before the window, raise `WindowAbortedError`. The window may be read again.
-- A fatal error, such as another process with the same transactional id: raise `BrokerError`. The
-  process must end; at its restart the same transactional id finishes or rolls back what is open.
+- An error that ends the transaction, such as an assignment that changed meanwhile: abort, raise
+  `WindowAbortedError`. The loop rewinds the source to before the window and polls again.
+- A fatal error, such as another process with the same transactional id, or a call that does not
+  come back: raise `BrokerError`. The process must end; at its restart the same transactional id
+  finishes or rolls back what is open.
 
 On a rebalance: `poll` is called between windows only, so none is open while partitions are revoked,
 and messages of revoked partitions that `poll` had in hand are dropped for their new owner to read.
 Each window is committed under the group membership it was read with, so partitions that were lost
 to another worker while it was in the making cannot be committed.
-
-This is the only module that imports confluent_kafka; its exceptions end here as `BrokerError`.
 """
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,17 +34,14 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
-from consumer.errors import BrokerError, SettingsError, WindowAbortedError
+from consumer.errors import BrokerError, WindowAbortedError
 from consumer.health import Health
-from consumer.message import Message, Window
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, call_within, client_config, foreign_errors
+from consumer.message import Headers, Message, Window
 from consumer.metrics import Metrics
-from consumer.settings import ClientOption, ClusterSettings, Settings
+from consumer.settings import ClientOption, Settings
 
-LOG = logging.getLogger("sedflow.kafka")
-
-CALL_TIMEOUT_S = 10.0
 RETRY_FOR_S = 60.0
 RETRY_PAUSE_S = 0.1
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -85,7 +79,7 @@ class KafkaSource:
         self._health = health
         self._held: set[Place] = set()
         self._position: dict[Place, int] = {}
-        with _foreign_errors("input: subscribe"):
+        with foreign_errors("input: subscribe"):
             self._consumer = Consumer(config, logger=LOG)
             self._consumer.subscribe(
                 list(settings.input.topics),
@@ -106,7 +100,7 @@ class KafkaSource:
         Raises BrokerError when the broker refuses to serve.
         """
         self._metrics.set_lag(self._lag(), datetime.now(UTC))
-        with _foreign_errors("input: consume"):
+        with foreign_errors("input: consume"):
             events = self._consumer.consume(max_messages, timeout_s)
             self.group_metadata = self._consumer.consumer_group_metadata()
             member = bool(self._consumer.memberid())
@@ -114,15 +108,14 @@ class KafkaSource:
         # Without a membership the metadata would let a commit pass unchecked.
         return [m for m in messages if member and (m.topic, m.partition) in self._held]
 
-    def advance(self, positions: Iterable[TopicPartition]) -> None:
-        """Note positions that were committed; the end of a partition, if seen, is further on."""
-        for p in positions:
-            place = p.topic, p.partition
-            self._position[place] = max(p.offset, self._position.get(place, 0))
+    def advance(self, window: Window) -> None:
+        """Note that `window` was committed; the end of a partition, if seen, is further on."""
+        for place, offset in _next_offsets(window.consumed).items():
+            self._position[place] = max(offset, self._position.get(place, 0))
 
     def rewind(self, window: Window) -> None:
         """Go back to where `window` began, in the partitions still held."""
-        with _foreign_errors("input: seek"):
+        with foreign_errors("input: seek"):
             for place, offset in _first_offsets(window.consumed).items():
                 if place in self._held:
                     self._consumer.seek(TopicPartition(*place, offset))
@@ -130,14 +123,14 @@ class KafkaSource:
 
     def close(self) -> None:
         """Leave the group, so that other members take the partitions over at once."""
-        with _foreign_errors("input: close"):
+        with foreign_errors("input: close"):
             self._consumer.close()
 
     def _lag(self) -> dict[Place, int]:
         """For each partition held, how many offsets its committed position is behind."""
         behind = {}
         for place in self._held & self._position.keys():
-            with _foreign_errors("input: watermark"):
+            with foreign_errors("input: watermark"):
                 marks = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
             if marks and marks[1] >= 0:
                 behind[place] = max(0, marks[1] - self._position[place])
@@ -175,9 +168,14 @@ class KafkaSource:
 
 
 class KafkaSink:
-    """Publishes windows to the output topic, in transactions that move the source's positions."""
+    """Publishes windows in transactions, each of which moves the positions of `source`.
 
-    def __init__(self, settings: Settings, source: KafkaSource, metrics: Metrics) -> None:
+    Without a source, in a replay, there are no positions to move.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, source: KafkaSource | None = None
+    ) -> None:
         forced: dict[str, ClientOption] = {
             "transactional.id": f"{settings.input.group}-{settings.output.slot}",
             "enable.idempotence": True,
@@ -186,7 +184,7 @@ class KafkaSink:
         self._output = settings.output
         self._source = source
         self._metrics = metrics
-        with _foreign_errors("output: start transactions"):
+        with foreign_errors("output: start transactions"):
             self._producer = Producer(config, logger=LOG)
             self._patiently(self._producer.init_transactions)
 
@@ -195,17 +193,17 @@ class KafkaSink:
 
         Raises WindowAbortedError when it was rolled back, BrokerError when the process must end.
         """
-        positions = _next_offsets(window.consumed)
         try:
-            self._transact(window, positions)
+            self._transact(window)
         except (KafkaException, BufferError) as error:
-            self._roll_back(window, error)
-        self._source.advance(positions)
+            self._roll_back(error)
+        if self._source is not None:
+            self._source.advance(window)
 
     def close(self) -> None:
         """Do nothing: no message is in flight between windows."""
 
-    def _transact(self, window: Window, positions: list[TopicPartition]) -> None:
+    def _transact(self, window: Window) -> None:
         self._producer.begin_transaction()
         for result in window.results:
             self._produce(self._output.topic, result.key, result.value, result.headers, NOW)
@@ -214,30 +212,27 @@ class KafkaSink:
             topic = self._output.dead_letter_topic_of(original.topic)
             stamp = original.timestamp_ms or NOW
             self._produce(topic, original.key, original.value, letter.headers(), stamp)
-        self._patiently(
-            self._producer.send_offsets_to_transaction, positions, self._source.group_metadata
-        )
+        if self._source is not None:
+            offsets = _next_offsets(window.consumed).items()
+            positions = [TopicPartition(*place, offset) for place, offset in offsets]
+            self._patiently(
+                self._producer.send_offsets_to_transaction, positions, self._source.group_metadata
+            )
         self._patiently(self._producer.commit_transaction)
 
     def _produce(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Iterable[tuple[str, bytes | None]],
-        timestamp_ms: int,
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp: int
     ) -> None:
         self._producer.produce(
-            topic, value=value, key=key, headers=list(headers), timestamp=timestamp_ms
+            topic, value=value, key=key, headers=list(headers), timestamp=timestamp
         )
 
-    def _roll_back(self, window: Window, cause: Exception) -> None:
+    def _roll_back(self, cause: Exception) -> None:
         error = cause.args[0]
         if isinstance(error, KafkaError) and error.fatal():
             raise BrokerError(f"output: {error.str()}") from cause
-        with _foreign_errors("output: abort"):
+        with foreign_errors("output: abort"):
             self._patiently(self._producer.abort_transaction)
-        self._source.rewind(window)
         raise WindowAbortedError(f"output: {cause}") from cause
 
     def _patiently(self, call: Callable[..., Any], *arguments: object) -> None:
@@ -245,67 +240,13 @@ class KafkaSink:
         deadline = time.monotonic() + RETRY_FOR_S
         while True:
             try:
-                call(*arguments, CALL_TIMEOUT_S)
+                call_within(2 * CALL_TIMEOUT_S, call, *arguments, CALL_TIMEOUT_S)
                 return
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
                     raise
             self._metrics.retries.labels("broker").inc()
             time.sleep(RETRY_PAUSE_S)
-
-
-def client_config(
-    section: str,
-    cluster: ClusterSettings,
-    defaults: Mapping[str, ClientOption],
-    forced: Mapping[str, ClientOption],
-) -> dict[str, ClientOption]:
-    """Return the librdkafka configuration of one client.
-
-    Raises SettingsError when the pass-through options touch what delivery depends on.
-    """
-    for key in forced.keys() & cluster.kafka.keys():
-        raise SettingsError(
-            f"{section}.kafka.{key}: expected it left to the daemon, got {cluster.kafka[key]!r}"
-        )
-    return {**defaults, **cluster.client_config(), **forced}
-
-
-def check_topics(settings: Settings) -> None:
-    """Check at start that one cluster holds every topic that is read or written.
-
-    Raises SettingsError for no topics or two clusters, BrokerError for a missing topic or a cluster
-    that does not answer.
-    """
-    inputs = settings.input.topics
-    if not inputs:
-        raise SettingsError("input.topics: expected at least one topic, got none")
-    outputs = {settings.output.topic, *map(settings.output.dead_letter_topic_of, inputs)}
-    source = _describe_cluster("input", settings.input)
-    sink = _describe_cluster("output", settings.output)
-    if source.cluster_id != sink.cluster_id:
-        raise SettingsError(
-            f"output.bootstrap: expected the cluster of input.bootstrap, {source.cluster_id}, got "
-            f"{sink.cluster_id}: exactly-once across clusters is not supported yet"
-        )
-    for section, found, wanted in (("input", source, inputs), ("output", sink, outputs)):
-        if missing := sorted(set(wanted) - found.topics.keys()):
-            raise BrokerError(f"{section}: expected the topics {missing}, got none of these names")
-
-
-def _describe_cluster(section: str, cluster: ClusterSettings) -> Any:
-    with _foreign_errors(f"{section}: cluster at {cluster.bootstrap}"):
-        client = AdminClient({**cluster.client_config(), "log_level": 3}, logger=LOG)
-        return client.list_topics(timeout=CALL_TIMEOUT_S)
-
-
-@contextmanager
-def _foreign_errors(what: str) -> Iterator[None]:
-    """Turn librdkafka's exceptions into ours."""
-    try:
-        yield
-    except KafkaException as error:
-        raise BrokerError(f"{what}: {error.args[0].str()}") from error
 
 
 def _message(message: Any) -> Message:
@@ -332,6 +273,5 @@ def _first_offsets(messages: Iterable[Message]) -> dict[Place, int]:
     return first
 
 
-def _next_offsets(messages: Iterable[Message]) -> list[TopicPartition]:
-    last = {(m.topic, m.partition): m.offset for m in messages}
-    return [TopicPartition(*place, offset + 1) for place, offset in last.items()]
+def _next_offsets(messages: Iterable[Message]) -> dict[Place, int]:
+    return {(m.topic, m.partition): m.offset + 1 for m in messages}

@@ -94,6 +94,9 @@ class Source(Protocol):
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Message]:
         """Return at most `max_messages`, waiting at most `timeout_s` for the first."""
 
+    def rewind(self, window: Window) -> None:
+        """Hand the messages of `window`, the last one polled, out again: it was rolled back."""
+
     def close(self) -> None:
         """Release what the source holds."""
 
@@ -102,7 +105,10 @@ class Sink(Protocol):
     """Where a window goes."""
 
     def publish(self, window: Window) -> None:
-        """Make outputs, dead letters and input positions durable together, or raise with none."""
+        """Make outputs, dead letters and input positions durable together, or raise with none.
+
+        After a WindowAbortedError the same messages may be tried again.
+        """
 
     def close(self) -> None:
         """Finish the output."""

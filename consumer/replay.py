@@ -1,19 +1,26 @@
-"""Archives of alerts in, one file of summaries out: the daemon's loop without a broker."""
+"""Archives of alerts in, summaries out to a file or to Kafka: the daemon's loop over files.
 
-from collections import Counter
+Summaries in Kafka go to topics of their own, in transactions of their own: a replay neither mixes
+with what the daemon publishes nor fences a live worker.
+"""
+
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from time import perf_counter
+from typing import Literal
 
 import torch
 from prometheus_client import CollectorRegistry
 
-from consumer.daemon import run
-from consumer.files import ArchiveSource, CountingSink, FileSink
+from consumer.daemon import Tally, run
+from consumer.files import ArchiveSource, FileSink, NoSink, dead_letter_path
 from consumer.health import Health
+from consumer.kafka import KafkaSink
+from consumer.kafka_client import check_output
+from consumer.message import Sink
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 from consumer.step import Step
@@ -25,20 +32,19 @@ from sedflow_core import Artifact, load_artifact
 class Report:
     """What came of a replay; as text, what the command prints at its end."""
 
-    messages: int
+    tally: Tally
     duration_s: float
-    statuses: Counter[str]
-    """Summaries by status."""
-    stages: Counter[str]
-    """Dead letters by stage."""
-    written: tuple[Path, ...]
+    outputs: Sequence[str]
+    """Where the summaries went, and the dead letters if there are any."""
 
     def __str__(self) -> str:
-        rate = self.messages / self.duration_s
-        lines = [f"{self.messages} messages in {self.duration_s:.1f} s, {rate:.0f} per second"]
-        lines += [f"  {status}: {count}" for status, count in self.statuses.most_common()]
-        lines += [f"  dead letters, {stage}: {count}" for stage, count in self.stages.most_common()]
-        lines += [f"wrote {path}" for path in self.written]
+        n = self.tally.messages
+        rate = n / self.duration_s
+        lines = [f"{n} messages in {self.duration_s:.1f} s, {rate:.0f} per second"]
+        lines += [f"  {status}: {count}" for status, count in self.tally.statuses.most_common()]
+        stages = self.tally.stages.most_common()
+        lines += [f"  dead letters, {stage}: {count}" for stage, count in stages]
+        lines += [f"wrote {output}" for output in self.outputs[: 2 if stages else 1]]
         return "\n".join(lines)
 
 
@@ -46,43 +52,76 @@ def replay(
     settings: Settings,
     archives: Sequence[str],
     *,
-    out: Path | None,
+    out: Path | Literal["kafka"] | None,
     file_format: FileFormat | None = None,
     limit: int | None = None,
     rate: float | None = None,
 ) -> Report:
-    """Summarise the alerts of `archives` into the file `out`, or into none.
+    """Summarise the alerts of `archives` into the file `out`, into Kafka, or into nothing.
 
     The format follows from the name of `out` unless given. At most `limit` alerts, `rate` per
-    second. Raises ArchiveError, ArtifactError, SettingsError or MissingExtraError; what was written
-    until then keeps the name `<out>.partial`.
+    second. Raises ArchiveError, ArtifactError, BrokerError, SettingsError or MissingExtraError;
+    what was written until then is a file `<out>.partial`, or committed windows in Kafka.
     """
     torch.set_num_threads(1)
     artifact = load_artifact(settings.artifact.name)
     step = Step(artifact, settings)
-    sink = _make_sink(out, file_format, artifact)
-    start = perf_counter()
+    metrics = Metrics(CollectorRegistry())
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
-        messages = run(
+        sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)
+        start = perf_counter()
+        tally = run(
             source,
             sink,
             step,
             Event(),
             max_batch=settings.batch.max_size,
             max_delay_s=settings.batch.max_delay_s,
-            metrics=Metrics(CollectorRegistry()),
+            metrics=metrics,
             health=Health(),
             replay=True,
         )
     sink.close()
-    return Report(messages, perf_counter() - start, sink.statuses, sink.stages, sink.written)
+    return Report(tally, perf_counter() - start, outputs)
 
 
-def _make_sink(
-    out: Path | None, file_format: FileFormat | None, artifact: Artifact
-) -> CountingSink:
+def set_apart(settings: Settings) -> Settings:
+    """Return the settings with the topics of a replay, and with a group of its own.
+
+    The group is part of the transactional id.
+    """
+    topic = settings.replay.topic or f"{settings.output.topic}.replay"
+    dead_letter_topic = settings.replay.dead_letter_topic or f"{topic}.sedflow.dlq"
+    group = f"{settings.input.group}.replay"
+    topics = {"topic": topic, "dead_letter_topic": dead_letter_topic}
+    return settings.model_copy(
+        update={
+            "input": settings.input.model_copy(update={"group": group}),
+            "output": settings.output.model_copy(update=topics),
+        }
+    )
+
+
+def _open_sink(
+    settings: Settings,
+    out: Path | Literal["kafka"] | None,
+    file_format: FileFormat | None,
+    artifact: Artifact,
+    metrics: Metrics,
+) -> tuple[Sink, Sequence[str]]:
+    """Return the sink, and where it puts summaries and dead letters."""
     if out is None:
-        return CountingSink()
+        return NoSink(), ()
+    if out == "kafka":
+        return _open_kafka(set_apart(settings), metrics)
+    outputs = str(out), str(dead_letter_path(out))
     if file_format == "parquet" or (file_format is None and out.suffix == ".parquet"):
-        return FileSink(out, lambda path: ParquetWriter(path, artifact))
-    return FileSink(out, AvroWriter)
+        return FileSink(out, lambda path: ParquetWriter(path, artifact)), outputs
+    return FileSink(out, AvroWriter), outputs
+
+
+def _open_kafka(settings: Settings, metrics: Metrics) -> tuple[Sink, Sequence[str]]:
+    output = settings.output
+    topics = output.topic, output.dead_letter_topic_of("")
+    check_output(output, topics)
+    return KafkaSink(settings, metrics), [f"topic {topic}" for topic in topics]

@@ -130,6 +130,15 @@ class OutputSettings(ClusterSettings):
         return self.dead_letter_topic or f"{input_topic}.sedflow.dlq"
 
 
+class ReplaySettings(Section):
+    """What `replay --to-kafka` writes to on the cluster of [output], apart from the live topics."""
+
+    topic: str | None = None
+    """`<topic of [output]>.replay` when absent."""
+    dead_letter_topic: str | None = None
+    """`<topic of the replay>.sedflow.dlq` when absent."""
+
+
 class CorrectionSettings(Section):
     """What to do with photometry that is not ready to use; each use is told in the output."""
 
@@ -191,6 +200,7 @@ class Settings(BaseSettings):
     artifact: ArtifactSettings = ArtifactSettings()
     input: InputSettings = InputSettings()
     output: OutputSettings = OutputSettings()
+    replay: ReplaySettings = ReplaySettings()
     corrections: CorrectionSettings = CorrectionSettings()
     batch: BatchSettings = BatchSettings()
     http: HttpSettings = HttpSettings()

@@ -6,7 +6,7 @@ that carry nothing else have no host here.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 BANDS = "ugrizy"
@@ -18,7 +18,7 @@ class SurveyMap:
 
     schema: re.Pattern[str]
     alert: Mapping[str, str]
-    """HostAlert attribute -> path; of `a or b` the first that is not null."""
+    """HostAlert attribute -> path; of `a or b` the first that is neither null nor 0, no id."""
     survey: str | None = None
     """Name of the survey; None: the record tells."""
     host_if: str | None = None
@@ -137,4 +137,7 @@ LSST = SurveyMap(
     },
 )
 
-SURVEYS = (HOST_ALERT, ELASTICC, ZTF, LSST)
+FINK_LSST = replace(LSST, schema=re.compile(r"topLevelRecord(\.value)?"))
+"""LSST's fields under the name that Spark gives to every record; others lack the fields."""
+
+SURVEYS = (HOST_ALERT, ELASTICC, ZTF, LSST, FINK_LSST)

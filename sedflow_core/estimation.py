@@ -36,6 +36,8 @@ def load_artifact(path: str | Path) -> Artifact:
     """
     artifact = read_artifact(path)
     golden = artifact.golden
+    if not golden:
+        raise ArtifactError(f"{path}: expected golden vectors, got none: was its build cut short?")
     observation = Observation(
         golden["flux"].numpy(), golden["flux_err"].numpy(), golden["redshift"].numpy()
     )

@@ -29,6 +29,7 @@ BRIGHT_MARGIN_MAG = 0.5
 FAINT_MARGIN_MAG = 1.5
 _CONFIG_FILE = "training-set.json"
 _GOLDEN_RATIO = 0x9E3779B1
+_FRESH = 1 << 31
 
 
 class ForwardModel(NamedTuple):
@@ -116,8 +117,8 @@ def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> P
 
 
 def draw_noisy(model: ForwardModel, seed: int) -> Iterator[NoisySimulations]:
-    """Accepted noisy simulations, block by block, without end."""
-    block = 0
+    """Accepted noisy simulations, block by block, without end; never rows of a training set."""
+    block = _FRESH
     while True:
         generator = block_generator(seed, block)
         proposals = draw_proposals(model, BLOCK, generator)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sedflow_core.batches import Batch, noisy_batches, split_rows
 from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
@@ -23,7 +24,6 @@ from sedflow_core.observation import ContextScale, fit_context_scale, to_context
 from sedflow_core.simulation import TrainingSet
 from sedflow_core.units import POGSON
 
-_CHUNK = 65_536
 _N_SCALE_ROWS = 300_000
 _CHECKPOINT = "checkpoint.pt"
 
@@ -88,13 +88,6 @@ class TrainedFlow(NamedTuple):
     history: list[Epoch]
 
 
-class Batch(NamedTuple):
-    """Network inputs: u (n, n_u) and context (n, n_context), float32."""
-
-    u: Tensor
-    context: Tensor
-
-
 def build_flow(config: TrainConfig) -> nn.Module:
     """The untrained network: a module that maps (u, context) to ln q."""
     if config.library == "sbi":
@@ -109,44 +102,6 @@ def asinh_softening(noise: NoiseModel) -> Tensor:
     faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
     softening: Tensor = 0.25 * faint_flux * noise.mean[:, -1] / POGSON
     return softening
-
-
-def noisy_batches(
-    rows: TrainingSet,
-    noise: NoiseModel,
-    generator: torch.Generator,
-    encode: Callable[[Tensor, Tensor, Tensor], Tensor],
-    batch_size: int,
-) -> Iterator[Batch]:
-    """Shuffled batches with fresh noise; rows whose noisy photometry leaves the cuts drop out."""
-    order = torch.randperm(len(rows.u), generator=generator)
-    for index in order.split(_CHUNK):
-        flux, flux_err = draw_noise(rows.flux[index].double(), noise, generator)
-        keep = in_mag_range(flux, noise)
-        redshift = rows.redshift[index][keep].double()
-        context = encode(flux[keep], flux_err[keep], redshift)
-        yield from map(
-            Batch,
-            rows.u[index][keep].split(batch_size),
-            context.split(batch_size),
-        )
-
-
-def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
-    """Training and validation rows."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(rows.u), generator=generator)
-    n_validation = int(fraction * len(order))
-    if n_validation == 0:
-        raise SimulationError(
-            f"validation_fraction: expected at least one of {len(order)} rows, got {fraction}"
-        )
-    validation, training = order[:n_validation], order[n_validation:]
-    return _select(rows, training), _select(rows, validation)
-
-
-def _select(rows: TrainingSet, index: Tensor) -> TrainingSet:
-    return rows._replace(u=rows.u[index], redshift=rows.redshift[index], flux=rows.flux[index])
 
 
 def learning_rate(config: TrainConfig, step: int, n_step: int) -> float:
@@ -272,6 +227,9 @@ class _Run:
         self.history = [Epoch(*e) for e in state["history"]]
 
     def result(self) -> TrainedFlow:
+        if not self.best:
+            losses = [e.validation_loss for e in self.history]
+            raise SimulationError(f"training: expected a finite validation loss, got {losses}")
         self.flow.load_state_dict(self.best)
         return TrainedFlow(self.flow.cpu().eval(), self.scale, self.history)
 
@@ -341,7 +299,8 @@ def fit(
         on_epoch: called with each finished epoch.
 
     Raises:
-        SimulationError: the folder holds a checkpoint of another configuration.
+        SimulationError: the folder holds a checkpoint of another configuration, or the loss is
+            not finite in any epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(training_set, noise, config, folder)

@@ -81,7 +81,12 @@ def calibrate(
     n = len(simulations.observation)
     for start in range(0, n, _CHUNK):
         rows = slice(start, min(start + _CHUNK, n))
-        part = Simulations(*(t[rows] for t in simulations[:3]), simulations.observation.rows(rows))
+        part = Simulations(
+            simulations.theta[rows],
+            simulations.derived[rows],
+            simulations.noiseless_flux[rows],
+            simulations.observation.rows(rows),
+        )
         theta = sample(
             artifact, part.observation, n_samples, seed + start * independent, independent
         )

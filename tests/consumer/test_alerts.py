@@ -10,6 +10,7 @@ import pytest
 from consumer.alerts import HostAlert, adapt
 from consumer.avro import Decoded, Decoder
 from consumer.errors import AdaptError
+from consumer.files import ArchiveSource
 
 Record = dict[str, Any]
 NAME = "sedflow.v1_0.hostAlert"
@@ -55,7 +56,7 @@ def test_negative_flux_is_no_sentinel(make_alert: Callable[..., Record]) -> None
     ("schema_name", "message"),
     [
         ("sedflow.v2_0.hostAlert", "got 'sedflow.v2_0.hostAlert'"),
-        ("topLevelRecord", "got 'topLevelRecord'"),
+        ("topLevelRecord.x", "got 'topLevelRecord.x'"),
     ],
 )
 def test_unknown_schema(schema_name: str, message: str) -> None:
@@ -139,3 +140,17 @@ def test_real_alerts_without_host_photometry(
     alert = adapt_file(shared_data / "alerts" / name)
     assert (alert.survey, alert.object_id, alert.host) == (survey, object_id, None)
     assert alert.ra is not None
+
+
+def test_real_fink_alerts(shared_data: Path) -> None:
+    """Spark names every record alike: the fields tell, and an id of 0 is none."""
+    (archive,) = (shared_data / "alerts").glob("fink_lsst_*.avro")
+    messages = ArchiveSource([str(archive)]).poll(10, timeout_s=0.0)
+    alerts = [adapt(Decoder().decode(message.value, message.key)) for message in messages]
+    assert {(alert.survey, alert.host) for alert in alerts} == {("LSST", None)}
+    assert len({alert.object_id for alert in alerts} - {"0"}) == len(alerts) == 7
+
+
+def test_a_record_of_another_survey_by_way_of_spark() -> None:
+    with pytest.raises(AdaptError, match=r"diaSource\.diaSourceId: expected in the record"):
+        adapt(Decoded({"candid": 1, "objectId": "ZTF1"}, "topLevelRecord"))

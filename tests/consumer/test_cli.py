@@ -82,7 +82,7 @@ def test_dry_run_writes_nothing(archive: Path, tiny_path: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay", "x.avro"], "--out: expected a file, got none"),
+        (["replay", "x.avro"], "--out: expected a file, or --to-kafka or --dry-run, got none"),
         (["replay", "x.avro", "--dry-run", "--artifact", "no-such"], "artifact: expected"),
         (["check-config", "--config", "no.toml"], "expected a readable file, got no.toml"),
     ],

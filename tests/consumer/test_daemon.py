@@ -6,21 +6,23 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Event
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.daemon import MAX_ABORTS_IN_A_ROW, JsonFormatter, TextFormatter, run
+from consumer.daemon import MAX_ABORTS_IN_A_ROW, JsonFormatter, Tally, TextFormatter, run
 from consumer.errors import BrokerError, SettingsError, WindowAbortedError
 from consumer.health import Health
-from consumer.kafka import check_topics, client_config
+from consumer.kafka_client import call_within, check_topics, client_config
 from consumer.message import Message, Result, Window
 from consumer.metrics import Metrics
-from consumer.settings import Settings
+from consumer.settings import Settings, load_settings
 
 
 @dataclass
@@ -40,6 +42,9 @@ class MemorySource:
         self.position += len(batch)
         return batch
 
+    def rewind(self, window: Window) -> None:
+        self.position = self.committed
+
     def close(self) -> None:
         pass
 
@@ -55,7 +60,6 @@ class MemorySink:
     def publish(self, window: Window) -> None:
         if self.aborts:
             self.aborts -= 1
-            self.source.position = self.source.committed
             raise WindowAbortedError("output: rebalance")
         self.published += [result.value for result in window.results]
         self.source.committed += len(window.consumed)
@@ -82,7 +86,7 @@ def run_through(
     step: Callable[..., Window] = echo,
     max_batch: int = 7,
     metrics: Metrics | None = None,
-) -> int:
+) -> Tally:
     return run(
         source,
         sink,
@@ -99,7 +103,7 @@ def run_through(
 def test_every_message_once_and_in_order(max_batch: int) -> None:
     source = make_source()
     sink = MemorySink(source)
-    assert run_through(source, sink, max_batch=max_batch) == 20
+    assert run_through(source, sink, max_batch=max_batch).messages == 20
     assert sink.published == [b"%d" % i for i in range(20)]
 
 
@@ -111,7 +115,7 @@ def test_stop_publishes_the_window_in_hand_and_polls_no_more() -> None:
         stop.set()
         return echo(messages, **rest)  # type: ignore[arg-type]
 
-    assert run_through(source, sink, stop=stop, step=stop_in_step) == 7
+    assert run_through(source, sink, stop=stop, step=stop_in_step).messages == 7
     assert sink.published == [b"%d" % i for i in range(7)]
     assert source.committed == source.position == 7
 
@@ -119,7 +123,7 @@ def test_stop_publishes_the_window_in_hand_and_polls_no_more() -> None:
 def test_rolled_back_windows_are_read_again() -> None:
     source, metrics = make_source(), Metrics(CollectorRegistry())
     sink = MemorySink(source, aborts=2)
-    assert run_through(source, sink, metrics=metrics) == 20
+    assert run_through(source, sink, metrics=metrics) == Tally(Counter(OK=20))
     assert sink.published == [b"%d" % i for i in range(20)]
     registry = metrics.registry
     assert registry.get_sample_value("sedflow_commit_failures_total") == 2
@@ -198,6 +202,26 @@ def test_options_that_delivery_depends_on_are_refused() -> None:
     settings = Settings.model_validate({"input": {"kafka": {"enable.auto.commit": True}}})
     with pytest.raises(SettingsError, match=r"input\.kafka\.enable\.auto\.commit.*got True"):
         client_config("input", settings.input, {}, {"enable.auto.commit": False})
+
+
+def test_a_call_that_does_not_come_back_is_given_up() -> None:
+    with pytest.raises(BrokerError, match="expected an answer"):
+        call_within(0.05, Event().wait)
+
+
+def test_the_error_of_a_bounded_call_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        call_within(5.0, divmod, 1, 0)
+
+
+def test_the_example_settings_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SEDFLOW_")]:
+        monkeypatch.delenv(name)
+    settings = load_settings(Path(__file__).parents[2] / "deploy" / "sedflow.example.toml")
+    defaults = Settings().model_dump()
+    assert settings.model_dump() == defaults | {
+        "input": defaults["input"] | {"topics": ("sedflow.v1_0.hostAlert",)}
+    }
 
 
 def test_no_topics_are_refused() -> None:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable
@@ -18,11 +19,12 @@ import pytest
 from consumer.avro import Decoder, decode_summary, encode_body
 from consumer.container import MAX_BYTES
 from consumer.errors import ArchiveError
-from consumer.files import ArchiveSource, CountingSink, FileSink
+from consumer.files import ArchiveSource, FileSink
 from consumer.message import Message, Window
 from consumer.step import Step
 from consumer.writers import AvroWriter, ParquetWriter
 from sedflow_core import Artifact
+from sedflow_core.errors import MissingExtraError
 
 Record = dict[str, Any]
 Write = Callable[..., bytes]
@@ -124,6 +126,20 @@ def test_several_archives_and_a_limit(
     assert (messages[-1].topic, messages[-1].offset) == ("b.avro", 2)
 
 
+def test_rolled_back_messages_are_handed_out_again(
+    tmp_path: Path, alerts: list[Record], write_container: Write
+) -> None:
+    path = tmp_path / "a.avro"
+    path.write_bytes(write_container(alerts))
+    source = ArchiveSource([str(path)], limit=7)
+    first, last = source.poll(4, 0.0), source.poll(4, 0.0)
+    assert source.exhausted
+    source.rewind(Window(tuple(last), (), ()))
+    assert not source.exhausted
+    assert (alert_ids(first), source.poll(4, 0.0)) == ([0, 1, 2, 3], last)
+    assert alert_ids(last) == [4, 5, 6]
+
+
 def test_rate(tmp_path: Path, alerts: list[Record], write_container: Write) -> None:
     path = tmp_path / "a.avro"
     path.write_bytes(write_container(alerts))
@@ -150,6 +166,26 @@ def test_a_broken_container_loses_nothing_in_silence(
     messages = read(path)
     assert alert_ids(messages[:5]) == list(range(5))
     assert [message.value for message in messages[5:]] == [b"rubbish"]
+
+
+def test_a_cut_container_keeps_its_bytes(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    """What breaks before its first alert is passed on whole, header included."""
+    path = tmp_path / "a.avro"
+    path.write_bytes(packets["00.avro"][:-1])
+    assert [(message.value, message.key) for message in read(path)] == [(path.read_bytes(), None)]
+
+
+def test_snappy_without_its_package(
+    tmp_path: Path,
+    alerts: list[Record],
+    write_container: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "a.avro"
+    path.write_bytes(write_container(alerts, "snappy"))
+    monkeypatch.setitem(sys.modules, "cramjam", None)
+    with pytest.raises(MissingExtraError, match=r"'cramjam'.*\[tables\]"):
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +242,6 @@ def test_avro_file(tmp_path: Path, window: Window) -> None:
     with path.open("rb") as stream:
         records = list(fastavro.reader(stream))
     assert records == [decode_summary(result.value) for result in window.results] * 2
-    assert sink.written == (path, tmp_path / "out.avro.dead.jsonl")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.avro", "out.avro.dead.jsonl"]
 
 
@@ -264,12 +299,3 @@ def test_parquet_file(tmp_path: Path, window: Window, tiny: Artifact) -> None:
     assert rows[0]["covariance"] == first["covariance"]
     assert rows[1]["log_mstar_q50"] is rows[1]["covariance"] is None
     assert rows[0].keys() >= {f"assumption_{name}" for name in tiny.manifest["assumptions"]}
-
-
-def test_counting_sink(window: Window) -> None:
-    sink = CountingSink()
-    sink.publish(window)
-    sink.publish(window)
-    sink.close()
-    assert dict(sink.statuses) == {"OK": 2, "NO_REDSHIFT": 2, "OUT_OF_SUPPORT": 2}
-    assert (dict(sink.stages), sink.written) == ({"decode": 2}, ())

@@ -4,12 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from sedflow_core.bands import BandSet, parse_band_set
 from sedflow_core.galaxy import GalaxyModel, build_galaxy_model
-from sedflow_core.simulation import ForwardConfig, ForwardModel, TrainingSet, load_training_set
-from sedflow_core.simulation import write_training_set as write_shards
+from sedflow_core.simulation import (
+    ForwardConfig,
+    ForwardModel,
+    TrainingSet,
+    load_training_set,
+    write_training_set,
+)
 from sedflow_core.ssp import SSPGrid, save_ssp
+
+# A busy machine is no failure of the code.
+hypothesis_settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("busy")
 
 SYNTHETIC = ForwardConfig(ssp="synthetic")
 
@@ -61,7 +74,7 @@ def flat_ssp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def training_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken training set of three small shards."""
     folder = tmp_path_factory.mktemp("training-set")
-    *_, n_rows = write_shards(folder, SYNTHETIC, n_rows=20_000, seed=4, blocks_per_shard=1)
+    *_, n_rows = write_training_set(folder, SYNTHETIC, n_rows=20_000, seed=4, blocks_per_shard=1)
     assert n_rows >= 20_000
     return folder
 

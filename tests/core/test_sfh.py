@@ -66,9 +66,7 @@ def derived(tables: PopulationTables, redshift: float, **values: float) -> dict[
     return dict(zip(DERIVED_NAMES, table[0, 0].tolist(), strict=True))
 
 
-def prior_histories(
-    tables: PopulationTables, n: int
-) -> tuple[torch.Tensor, TimeBins, History]:
+def prior_histories(tables: PopulationTables, n: int) -> tuple[torch.Tensor, TimeBins, History]:
     """Histories of n prior draws at redshift 0.1."""
     theta = from_u(draw_u(n, torch.Generator().manual_seed(8))).float()[None]
     bins = calc_time_bins(torch.tensor([0.1]), tables)

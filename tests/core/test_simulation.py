@@ -17,6 +17,7 @@ from sedflow_core.sfh import calc_derived
 from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,
+    block_generator,
     draw_redshift,
     load_training_set,
     simulate_noisy,
@@ -58,7 +59,9 @@ def test_a_lost_shard_is_made_again(training_folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 5}, {"blocks_per_shard": 2}, {"config": SYNTHETIC._replace(bands="sdss2010-gri")}]
+    "change",
+    [{"seed": 5}, {"blocks_per_shard": 2}, {"config": SYNTHETIC._replace(bands="sdss2010-gri")}],
+    ids=["seed", "shards", "bands"],
 )
 def test_another_configuration_is_refused(training_folder: Path, change: dict) -> None:
     settings = {"config": SYNTHETIC, **SETTINGS, **change}
@@ -104,8 +107,10 @@ def test_half_of_the_redshifts_are_log_uniform() -> None:
     low, high = 0.001, 0.2
     redshift = draw_redshift(200_000, (low, high), torch.Generator().manual_seed(0)).numpy()
 
+    uniform, log_uniform = stats.uniform(low, high - low), stats.loguniform(low, high)
+
     def cdf(z: np.ndarray) -> np.ndarray:
-        return 0.5 * stats.uniform(low, high - low).cdf(z) + 0.5 * stats.loguniform(low, high).cdf(z)
+        return 0.5 * (uniform.cdf(z) + log_uniform.cdf(z))
 
     assert stats.kstest(redshift, cdf).pvalue > 1e-3
 
@@ -124,7 +129,23 @@ def test_first_simulations_are_the_same_for_any_number(tiny: Artifact) -> None:
     np.testing.assert_array_equal(few.noiseless_flux, many.noiseless_flux[:7])
     np.testing.assert_array_equal(few.observation.flux, many.observation.flux[:7])
     np.testing.assert_allclose(few.derived, many.derived[:7], rtol=1e-5)
-    assert not np.array_equal(simulate(tiny, 7, seed=4).theta, few.theta)
+
+
+def test_simulations_are_no_rows_of_a_training_set(
+    training_folder: Path, forward: ForwardModel
+) -> None:
+    """The same seed for training and for testing must not test on the training rows."""
+    trained = load_training_set(training_folder).u
+    fresh = simulate_noisy(forward, 10_000, seed=SETTINGS["seed"]).u.float()
+    assert set(map(tuple, trained.tolist())).isdisjoint(map(tuple, fresh.tolist()))
+
+
+def test_seeds_share_no_block_of_proposals() -> None:
+    seeds = [0, 1, 2, 4096, 7_000, 90_000, 1 << 31]
+    first = {(s, b): block_generator(s, b).initial_seed() for s in seeds for b in range(2_000)}
+    assert len(set(first.values())) == len(first)
+    draws = [torch.rand(4, generator=block_generator(s, b)).tolist() for s in seeds for b in (0, 1)]
+    assert len({tuple(draw) for draw in draws}) == len(draws)
 
 
 def test_simulations_carry_their_truth(tiny: Artifact, forward: ForwardModel) -> None:

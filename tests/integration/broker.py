@@ -17,14 +17,15 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 
 KAFKA_VERSION = "4.3.1"
+N_PARTITION = 4
 POM = Path(__file__).with_name("pom.xml")
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 START_TIMEOUT_S = 60.0
@@ -231,3 +232,27 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def create_topics(bootstrap: str, names: Iterable[str]) -> None:
+    """Create topics of four partitions, and wait until they are there."""
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    wanted = [NewTopic(name, N_PARTITION, 1) for name in names]
+    for created in client.create_topics(wanted).values():
+        created.result()
+
+
+def committed_consumer(bootstrap: str, topic: str) -> Consumer:
+    """A consumer of what is committed to the topic, from its beginning; ends are reported."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    consumer.subscribe([topic])
+    return consumer

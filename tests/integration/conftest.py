@@ -4,16 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from .broker import BrokerUnavailableError, free_ports, kafka_broker
+from .broker import BrokerUnavailableError, create_topics, free_ports, kafka_broker
 
-N_PARTITION = 4
 STOP_TIMEOUT_S = 30.0
 SETTINGS = """
 [artifact]
@@ -72,10 +70,7 @@ def bootstrap() -> Iterator[str]:
 def topics(bootstrap: str) -> Topics:
     name = f"alerts-{uuid4().hex[:8]}"
     fresh = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
-    wanted = [NewTopic(t, N_PARTITION, 1) for t in (name, fresh.summaries, fresh.dead_letters)]
-    client = AdminClient({"bootstrap.servers": bootstrap})
-    for created in client.create_topics(wanted).values():
-        created.result()
+    create_topics(bootstrap, astuple(fresh))
     return fresh
 
 

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.errors import SettingsError
-from consumer.kafka import check_topics
+from consumer.kafka_client import check_topics
 from consumer.settings import Settings
 
 from .conftest import Daemon, Topics

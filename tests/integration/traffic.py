@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import fastavro
 from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 from consumer.avro import encode, own_schema, schemas_path
+
+from .broker import committed_consumer
 
 Record = dict[str, Any]
 Headers = list[tuple[str, bytes | None]]
@@ -105,18 +106,8 @@ def read_committed(
     bootstrap: str, topic: str, at_least: int = 0, timeout_s: float = 120.0
 ) -> list[Message]:
     """Read the topic from its beginning to its end, and at least so many messages of it."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": uuid4().hex,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-    )
+    consumer = committed_consumer(bootstrap, topic)
     n_partition = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-    consumer.subscribe([topic])
     try:
         return _read(consumer, n_partition, at_least, time.monotonic() + timeout_s)
     finally:

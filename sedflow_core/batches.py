@@ -1,0 +1,58 @@
+"""Batches of a training set, with noise drawn anew and the cuts made on the noisy photometry."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sedflow_core.errors import SimulationError
+from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
+from sedflow_core.simulation import TrainingSet
+
+_CHUNK = 65_536
+
+
+class Batch(NamedTuple):
+    """Network inputs: u (n, n_u) and context (n, n_context), float32."""
+
+    u: Tensor
+    context: Tensor
+
+
+def noisy_batches(
+    rows: TrainingSet,
+    noise: NoiseModel,
+    generator: torch.Generator,
+    encode: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batch_size: int,
+) -> Iterator[Batch]:
+    """Shuffled batches with fresh noise; rows whose noisy photometry leaves the cuts drop out."""
+    order = torch.randperm(len(rows.u), generator=generator)
+    for index in order.split(_CHUNK):
+        flux, flux_err = draw_noise(rows.flux[index].double(), noise, generator)
+        keep = in_mag_range(flux, noise)
+        redshift = rows.redshift[index][keep].double()
+        context = encode(flux[keep], flux_err[keep], redshift)
+        yield from map(
+            Batch,
+            rows.u[index][keep].split(batch_size),
+            context.split(batch_size),
+        )
+
+
+def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    """Training and validation rows."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(rows.u), generator=generator)
+    n_validation = int(fraction * len(order))
+    if n_validation == 0:
+        raise SimulationError(
+            f"validation_fraction: expected at least one of {len(order)} rows, got {fraction}"
+        )
+    validation, training = order[:n_validation], order[n_validation:]
+    return _select(rows, training), _select(rows, validation)
+
+
+def _select(rows: TrainingSet, index: Tensor) -> TrainingSet:
+    return rows._replace(u=rows.u[index], redshift=rows.redshift[index], flux=rows.flux[index])

@@ -1,0 +1,78 @@
+"""The `sedflow` command, end to end on tiny sizes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sedflow_core import load_artifact
+from sedflow_core.cli import main
+from sedflow_core.version import __version__
+
+
+def test_from_simulations_to_a_validated_artifact(tmp_path: Path) -> None:
+    rows, run, artifact, report = (tmp_path / name for name in ("rows", "run", "tiny", "report"))
+    simulate = [str(rows), "--n-rows", "5000", "--seed", "3", "--ssp", "synthetic"]
+    assert main(["simulate", *simulate]) == 0
+    train = [str(rows), str(run), "--n-rows", "5000", "--epochs", "1", "--threads", "1"]
+    assert main(["train", *train]) == 0
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    build = ["--name", "small", "--version", "7", "--n-samples", "32", "--n-support", "5000"]
+    assert main(["build", str(run), str(artifact), *build]) == 0
+    built = load_artifact(artifact)
+    assert (built.name, built.version, built.n_samples) == ("small", "7", 32)
+    training = built.manifest["provenance"]["training"]
+    assert training["training_set"]["seed"] == 3
+    assert len(training["losses"]) == 1
+    sizes = ["--n-simulations", "30", "--n-samples", "40", "--n-importance", "2", "--record"]
+    assert main(["validate", str(artifact), "--out", str(report), *sizes]) == 0
+    assert (report / "pp.png").read_bytes().startswith(b"\x89PNG")
+    document = json.loads((report / "validation.json").read_text())
+    assert document["n_simulations"] == 30
+    validated = load_artifact(artifact)
+    assert validated.manifest["validation"] == document
+    assert validated.sha256 != built.sha256
+    distances = document["ks_distance_independent"]
+    assert len(distances) == 11 + len(built.derived_names)
+    assert all(0 < distance < 1 for distance in distances.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "{folder}/none", "{folder}/run"], "none: expected a training set"),
+        (["build", "{folder}", "{folder}/a", "--name", "a", "--version", "1"], "training run"),
+        (["validate", "{folder}/none", "--out", "{folder}"], "none'"),
+        (["simulate", "{folder}/rows", "--bands", "sdss-ugriz"], "got 'sdss-ugriz'"),
+        (["simulate", "{folder}/rows", "--ssp", "stars.npz"], "got 'stars.npz'"),
+        (["fit", "{folder}/none.csv", "--artifact", "{tiny}", "--out", "{folder}/b.csv"], "none"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_errors_are_one_line_on_stderr_and_status_2(
+    tmp_path: Path,
+    tiny_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert main([a.format(folder=tmp_path, tiny=tiny_path) for a in arguments]) == 2
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("sedflow: ")
+    assert message in error
+    assert all("0%" in line or not line.strip() for line in progress)
+
+
+@pytest.mark.parametrize("arguments", [[], ["simulate"], ["train", "--preset", "none", "a", "b"]])
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    assert "usage: sedflow" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--version"])
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__

@@ -1,0 +1,118 @@
+"""The layout's rules: who imports whom, and what serving needs."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("sedflow_core", "consumer")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+ALLOWED = {
+    "astropy": {"galaxy", "ssp_library", "tables"},
+    "bagpipes": set(),
+    "confluent_kafka": {"kafka", "kafka_client", "demo_kafka"},
+    "corner": set(),
+    "fastavro": {"avro"},
+    "fsps": {"fsps_grid"},
+    "h5py": {"fit"},
+    "matplotlib": {"figures", "demo"},
+    "nflows": {"nflows_bridge"},
+    "pyarrow": {"tables", "writers"},
+    "sbi": {"nflows_bridge"},
+    "scipy": set(),
+    "speclite": {"bands"},
+    "tqdm": {"cli", "fit"},
+}
+"""Package -> the only modules that may import it."""
+
+# torch itself imports tqdm where it finds it.
+NOT_FOR_SERVING = {*ALLOWED, "pandas"} - {"confluent_kafka", "fastavro", "tqdm"}
+NOT_FOR_ESTIMATION = {
+    f"sedflow_core.{name}"
+    for name in ("build", "figures", "galaxy", "simulation", "ssp", "train", "validate")
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names of every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def loaded_after(code: str, *arguments: str) -> set[str]:
+    """Modules that a fresh interpreter holds after running code."""
+    script = f"{code}\nimport sys\nprint(*sys.modules, sep='\\n')"
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return set(result.stdout.split())
+
+
+def test_the_core_never_imports_the_consumer() -> None:
+    core = [path for path in MODULES if path.is_relative_to(ROOT / "sedflow_core")]
+    assert len(core) > 20
+    guilty = {p.name for p in core if any(n.split(".")[0] == "consumer" for n in imports_of(p))}
+    assert guilty == set()
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_each_heavy_package_is_imported_by_its_own_module_alone(package: str) -> None:
+    users = {
+        path.stem for path in MODULES if package in {n.split(".")[0] for n in imports_of(path)}
+    }
+    assert users <= ALLOWED[package]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_estimation_loads_no_simulator_trainer_or_plotting(tiny_path: Path) -> None:
+    loaded = loaded_after(
+        "import sys\n"
+        "from sedflow_core import Observation, estimate, load_artifact\n"
+        "artifact = load_artifact(sys.argv[1])\n"
+        "golden = artifact.golden\n"
+        "photometry = (golden[k].numpy() for k in ('flux', 'flux_err', 'redshift'))\n"
+        "assert not estimate(artifact, Observation(*photometry)).flags.any()",
+        str(tiny_path),
+    )
+    assert loaded & NOT_FOR_ESTIMATION == set()
+    assert loaded & NOT_FOR_SERVING == set()
+    assert loaded.isdisjoint({"confluent_kafka", "fastavro", "prometheus_client", "consumer"})
+
+
+def test_the_daemon_loads_only_what_the_serving_install_has() -> None:
+    loaded = loaded_after("import consumer.daemon, consumer.kafka, consumer.replay, consumer.step")
+    assert loaded & NOT_FOR_ESTIMATION == set()
+    assert loaded & NOT_FOR_SERVING == set()
+
+
+def test_serving_dependencies_are_a_budget() -> None:
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {requirement.split(">")[0] for requirement in project["dependencies"]}
+    assert names == {
+        "numpy",
+        "torch",
+        "safetensors",
+        "fastavro",
+        "confluent-kafka",
+        "prometheus-client",
+        "pydantic-settings",
+    }
