@@ -93,11 +93,11 @@ class TrainingSet(NamedTuple):
     config: dict[str, Any]
 
 
-def block_generator(seed: int, block: int) -> torch.Generator:
-    """The random generator of one block of proposals."""
+def stream_generator(seed: int, stream: int) -> torch.Generator:
+    """The random generator of one numbered stream of a seed, such as a block of proposals."""
     # torch's CPU generator keeps the low 32 bits of its seed: multiples of the golden ratio set
-    # the blocks of different seeds far apart in them.
-    return torch.Generator().manual_seed((seed * _GOLDEN_RATIO + block) % 2**32)
+    # the streams of different seeds far apart in them.
+    return torch.Generator().manual_seed((seed * _GOLDEN_RATIO + stream) % 2**32)
 
 
 def draw_redshift(
@@ -120,7 +120,7 @@ def draw_noisy(model: ForwardModel, seed: int) -> Iterator[NoisySimulations]:
     """Accepted noisy simulations, block by block, without end; never rows of a training set."""
     block = _FRESH
     while True:
-        generator = block_generator(seed, block)
+        generator = stream_generator(seed, block)
         proposals = draw_proposals(model, BLOCK, generator)
         flux, flux_err = draw_noise(proposals.flux, model.noise, generator)
         keep = in_mag_range(flux, model.noise)
@@ -199,7 +199,7 @@ def _draw_shard(
     blocks = range(shard * blocks_per_shard, (shard + 1) * blocks_per_shard)
     kept = []
     for block in blocks:
-        proposals = draw_proposals(model, BLOCK, block_generator(seed, block))
+        proposals = draw_proposals(model, BLOCK, stream_generator(seed, block))
         keep = near_mag_range(proposals.flux, model.noise)
         kept.append([t[keep].float() for t in proposals])
     columns = (torch.cat(parts) for parts in zip(*kept, strict=True))

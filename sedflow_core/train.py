@@ -21,7 +21,7 @@ from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
 from sedflow_core.observation import ContextScale, fit_context_scale, to_context
-from sedflow_core.simulation import TrainingSet
+from sedflow_core.simulation import TrainingSet, stream_generator
 from sedflow_core.units import POGSON
 
 _N_SCALE_ROWS = 300_000
@@ -148,17 +148,17 @@ class _Run:
     def _encode(self, flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
         return to_context(flux, flux_err, redshift, self.scale)
 
-    def batches(self, rows: TrainingSet, seed: int, batch_size: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
+    def batches(self, rows: TrainingSet, stream: int, batch_size: int) -> Iterator[Batch]:
+        generator = stream_generator(self.config.seed, stream)
         for batch in noisy_batches(rows, self.noise, generator, self._encode, batch_size):
             yield Batch(*(t.to(self.device) for t in batch))
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> Epoch:
         self.flow.train()
         total, n_rows, rate = 0.0, 0, 0.0
-        seed = (self.config.seed << 20) + 2 * epoch + 2
         n_step = self.steps_per_epoch * self.config.max_epochs
-        for i, batch in enumerate(self.batches(self.training, seed, self.config.batch_size)):
+        batches = self.batches(self.training, 2 * epoch + 2, self.config.batch_size)
+        for i, batch in enumerate(batches):
             rate = learning_rate(self.config, epoch * self.steps_per_epoch + i, n_step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -176,7 +176,7 @@ class _Run:
     def validation_loss(self) -> float:
         self.flow.eval()
         total, n_rows = 0.0, 0
-        for batch in self.batches(self.validation, (self.config.seed << 20) + 1, 4096):
+        for batch in self.batches(self.validation, 1, 4096):
             total -= float(self.flow(batch.u, batch.context).sum())
             n_rows += len(batch.u)
         return total / n_rows

@@ -18,7 +18,7 @@ from sedflow_core.artifact import compile_flow
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.nflows_bridge import to_nflows
 from sedflow_core.simulated import forward_model
-from sedflow_core.simulation import BLOCK, block_generator, draw_noise, draw_proposals
+from sedflow_core.simulation import BLOCK, draw_noise, draw_proposals, stream_generator
 from sedflow_core.train import PRESETS
 
 NFLOWS_BATCHES = (100, 1_000, 5_000)
@@ -77,7 +77,7 @@ def measure() -> dict[str, float]:
     model = forward_model(artifact)
 
     def simulate_block() -> None:
-        generator = block_generator(0, 0)
+        generator = stream_generator(0, 0)
         draw_noise(draw_proposals(model, BLOCK, generator).flux, model.noise, generator)
 
     torch.set_num_threads(2)

@@ -17,10 +17,10 @@ from sedflow_core.sfh import calc_derived
 from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,
-    block_generator,
     draw_redshift,
     load_training_set,
     simulate_noisy,
+    stream_generator,
     write_training_set,
 )
 
@@ -142,9 +142,11 @@ def test_simulations_are_no_rows_of_a_training_set(
 
 def test_seeds_share_no_block_of_proposals() -> None:
     seeds = [0, 1, 2, 4096, 7_000, 90_000, 1 << 31]
-    first = {(s, b): block_generator(s, b).initial_seed() for s in seeds for b in range(2_000)}
+    first = {(s, b): stream_generator(s, b).initial_seed() for s in seeds for b in range(2_000)}
     assert len(set(first.values())) == len(first)
-    draws = [torch.rand(4, generator=block_generator(s, b)).tolist() for s in seeds for b in (0, 1)]
+    draws = [
+        torch.rand(4, generator=stream_generator(s, b)).tolist() for s in seeds for b in (0, 1)
+    ]
     assert len({tuple(draw) for draw in draws}) == len(draws)
 
 

@@ -103,9 +103,9 @@ def produce(bootstrap: str, topic: str, messages: list[Sent]) -> None:
 
 
 def read_committed(
-    bootstrap: str, topic: str, at_least: int = 0, timeout_s: float = 120.0
+    bootstrap: str, topic: str, at_least: int | None = None, timeout_s: float = 120.0
 ) -> list[Message]:
-    """Read the topic from its beginning to its end, and at least so many messages of it."""
+    """Read the topic from its beginning to its end, or until so many messages were read."""
     consumer = committed_consumer(bootstrap, topic)
     n_partition = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
     try:
@@ -114,10 +114,12 @@ def read_committed(
         consumer.close()
 
 
-def _read(consumer: Consumer, n_partition: int, at_least: int, deadline_s: float) -> list[Message]:
+def _read(
+    consumer: Consumer, n_partition: int, at_least: int | None, deadline_s: float
+) -> list[Message]:
     messages: list[Message] = []
     at_end: set[int] = set()
-    while len(at_end) < n_partition or len(messages) < at_least:
+    while len(at_end) < n_partition if at_least is None else len(messages) < at_least:
         assert time.monotonic() < deadline_s, f"expected {at_least} messages, got {len(messages)}"
         for message in consumer.consume(1000, 0.2):
             error = message.error()
