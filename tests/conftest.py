@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from sedflow_core import Artifact, load_artifact
 from sedflow_core.testing import tiny_artifact
 
 ROOT = Path(__file__).parent.parent
+
+# A busy machine is no failure of the code.
+hypothesis_settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,8 +9,6 @@ from typing import Any
 
 import fastavro
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 from consumer.avro import Decoder, encode, own_schema, schemas_path
 from consumer.message import Message
@@ -19,12 +17,6 @@ from consumer.step import Step
 from sedflow_core import Artifact
 
 Record = dict[str, Any]
-
-# A busy machine is no failure of the code.
-hypothesis_settings.register_profile(
-    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-hypothesis_settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

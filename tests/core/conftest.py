@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 from sedflow_core.bands import BandSet, parse_band_set
 from sedflow_core.galaxy import GalaxyModel, build_galaxy_model
@@ -17,12 +15,6 @@ from sedflow_core.simulation import (
     write_training_set,
 )
 from sedflow_core.ssp import SSPGrid, save_ssp
-
-# A busy machine is no failure of the code.
-hypothesis_settings.register_profile(
-    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-hypothesis_settings.load_profile("busy")
 
 SYNTHETIC = ForwardConfig(ssp="synthetic")
 

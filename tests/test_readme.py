@@ -1,0 +1,93 @@
+"""Every command of the README runs, here or where the table below says."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from consumer.avro import Decoder, encode, own_schema, schemas_path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+ELSEWHERE = {
+    "make demo": "tests/consumer/test_demo.py runs its command",
+    "make test": "continuous integration",
+    "make bench": "continuous integration does not time; the table in the README is its output",
+    "pip install .": "tests/test_architecture.py imports the serving part alone",
+    "sedflow-consumer run --config sedflow.toml": "tests/integration",
+}
+SMALLER = {
+    "--n-rows 1000000": "--n-rows 20000",
+    "--preset streaming": "--preset streaming --epochs 1 --threads 1",
+    "--version 1": "--version 1 --n-support 5000",
+    "--record": "--record --n-simulations 20 --n-samples 50 --n-importance 2",
+}
+"""What the README asks for -> a size that a test can wait for."""
+
+
+def commands(language: str) -> list[str]:
+    """Commands of the README's code blocks, comments dropped and continued lines joined."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    text = "\n".join(blocks).replace("\\\n", " ")
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines()]
+    return [re.sub(r"\s+", " ", line) for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the README's commands read."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    sample = schemas_path() / "1" / "0" / "sample_data" / "hostAlert.json"
+    header = "flux_u,flux_g,flux_r,flux_i,flux_z,flux_err_u,flux_err_g,flux_err_r,flux_err_i,"
+    row = "57.3,253.8,549.0,792.3,1060.8,3.2,4.9,10.3,14.9,30.3,0.0366"
+    (folder / "galaxies.csv").write_text(f"{header}flux_err_z,z\n{row}\n")
+    write_archive(sample, folder / "alerts.avro")
+    return folder
+
+
+def smaller(command: str) -> str:
+    """The command at a size that a test can wait for."""
+    for size, small in SMALLER.items():
+        command = command.replace(size, small)
+    return command
+
+
+def run(command: str | list[str], folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, check=False, cwd=folder, capture_output=True, text=True, **options
+    )
+
+
+def write_archive(sample: Path, path: Path) -> None:
+    record = Decoder().decode(encode(json.loads(sample.read_text()), "hostAlert")).record
+    with path.open("wb") as stream:
+        fastavro.writer(stream, own_schema("hostAlert"), [record])
+
+
+def test_every_command_runs_in_order(folder: Path) -> None:
+    bin_folder = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    for command in (smaller(c) for c in commands("sh") if c not in ELSEWHERE):
+        done = run(command, folder, shell=True, env=environment)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_no_command_is_excused_that_is_not_there() -> None:
+    assert set(ELSEWHERE) <= set(commands("sh"))
+
+
+def test_the_python_example_runs(folder: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    done = run([sys.executable, "-c", example], folder)
+    assert done.returncode == 0, done.stderr
+    mass = float(done.stdout.strip("[").split("]")[0])
+    assert 10.0 < mass < 11.0
