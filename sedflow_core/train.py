@@ -55,7 +55,7 @@ class TrainConfig:
 
 
 PRESETS: dict[str, TrainConfig] = {
-    "streaming": TrainConfig(FlowConfig(6, 192, "silu", n_embedding=64)),
+    "streaming": TrainConfig(FlowConfig(6, 192, "silu", n_embedding=64), max_epochs=16),
     "paper": TrainConfig(
         FlowConfig(15, 500, "tanh"),
         library="sbi",
