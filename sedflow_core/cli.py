@@ -84,6 +84,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the run; resumed if it exists")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="streaming")
     parser.add_argument("--epochs", type=int, help="default: the preset's")
+    parser.add_argument("--learning-rate", type=float, help="default: the preset's")
+    parser.add_argument("--start", type=Path, metavar="RUN", help="go on from a finished run")
     parser.add_argument("--n-rows", type=int, help="use the first rows only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -93,12 +95,17 @@ def run_train(args: argparse.Namespace) -> int:
     """`sedflow train`."""
     from sedflow_core.noise import load_noise
     from sedflow_core.simulation import load_training_set
-    from sedflow_core.train import PRESETS, Epoch, fit
+    from sedflow_core.train import PRESETS, Epoch, fit, load_run
 
     torch.set_num_threads(args.threads)
     training_set = load_training_set(args.training_set, args.n_rows)
     preset = PRESETS[args.preset]
-    config = replace(preset, seed=args.seed, max_epochs=args.epochs or preset.max_epochs)
+    config = replace(
+        preset,
+        seed=args.seed,
+        max_epochs=args.epochs or preset.max_epochs,
+        learning_rate=args.learning_rate or preset.learning_rate,
+    )
     noise = load_noise(training_set.bands.names, training_set.config["forward_model"]["noise"])
     with progress_bar(None, "rows") as bar:
 
@@ -117,6 +124,7 @@ def run_train(args: argparse.Namespace) -> int:
             noise,
             config=config,
             folder=args.out,
+            start=load_run(args.start) if args.start else None,
             on_step=on_step,
             on_epoch=on_epoch,
         )

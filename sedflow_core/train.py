@@ -116,7 +116,12 @@ class _Run:
     """The mutable state of one training run."""
 
     def __init__(
-        self, training_set: TrainingSet, noise: NoiseModel, config: TrainConfig, folder: Path
+        self,
+        training_set: TrainingSet,
+        noise: NoiseModel,
+        config: TrainConfig,
+        folder: Path,
+        start: "FinishedRun | None",
     ) -> None:
         self.config = config
         self.folder = folder
@@ -128,6 +133,9 @@ class _Run:
         )
         self.scale, accepted = self._fit_scale()
         self.flow = build_flow(config).to(self.device)
+        self.n_epoch_before = 0
+        if start is not None:
+            self._start_from(start)
         self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate)
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
@@ -145,6 +153,16 @@ class _Run:
         scale = fit_context_scale(flux[keep], flux_err[keep], redshift, softening)
         return scale, float(keep.double().mean())
 
+    def _start_from(self, start: "FinishedRun") -> None:
+        if start.flow_config != self.config.flow or self.config.library != "sedflow":
+            raise SimulationError(
+                f"start: expected a run of the flow {self.config.flow}, got {start.flow_config}"
+            )
+        self.flow.load_state_dict(start.flow.state_dict())
+        self.scale = start.scale
+        self.n_epoch_before = len(start.provenance["losses"])
+        self.provenance["start"] = start.provenance
+
     def _encode(self, flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
         return to_context(flux, flux_err, redshift, self.scale)
 
@@ -157,7 +175,8 @@ class _Run:
         self.flow.train()
         total, n_rows, rate = 0.0, 0, 0.0
         n_step = self.steps_per_epoch * self.config.max_epochs
-        batches = self.batches(self.training, 2 * epoch + 2, self.config.batch_size)
+        stream = 2 * (epoch + self.n_epoch_before) + 2
+        batches = self.batches(self.training, stream, self.config.batch_size)
         for i, batch in enumerate(batches):
             rate = learning_rate(self.config, epoch * self.steps_per_epoch + i, n_step)
             for group in self.optimizer.param_groups:
@@ -285,6 +304,7 @@ def fit(
     *,
     config: TrainConfig,
     folder: Path,
+    start: FinishedRun | None = None,
     on_step: Callable[[int, float], None] = _ignore,
     on_epoch: Callable[[Epoch], None] = _ignore,
 ) -> TrainedFlow:
@@ -295,15 +315,16 @@ def fit(
         noise: the noise drawn for every epoch.
         config: network, optimiser and schedule.
         folder: receives the checkpoint and history.json after every epoch.
+        start: a finished run to go on from, with its weights and context constants.
         on_step: called with the batch's number of rows and the epoch's mean loss so far.
         on_epoch: called with each finished epoch.
 
     Raises:
-        SimulationError: the folder holds a checkpoint of another configuration, or the loss is
-            not finite in any epoch.
+        SimulationError: the folder holds a checkpoint of another configuration, `start` is a run
+            of another flow, or the loss is not finite in any epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(training_set, noise, config, folder)
+    run = _Run(training_set, noise, config, folder, start)
     run.resume()
     while not run.should_stop():
         epoch = run.train_epoch(len(run.history), on_step)
