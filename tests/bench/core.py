@@ -21,7 +21,7 @@ from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import BLOCK, draw_noise, draw_proposals, stream_generator
 from sedflow_core.train import PRESETS
 
-NFLOWS_BATCHES = (100, 1_000, 5_000)
+NFLOWS_BATCHES = (100, 500, 2_000)
 N_SAMPLES = 1_024
 ARTIFACT = "sdss-ugriz"
 

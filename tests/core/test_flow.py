@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from sedflow_core import Artifact
+from sedflow_core import Artifact, simulate
 from sedflow_core.artifact import compile_flow
 from sedflow_core.flow import MADE, FlowConfig, MaskedAutoregressiveFlow, count_parameters
 from sedflow_core.nflows_bridge import SbiFlow, to_nflows
+from sedflow_core.observation import to_context
 from sedflow_core.train import PRESETS
 
-N_CONTEXT = 10
-N_BASE = 1_000
+N_CONTEXT = 100
+N_BASE = 100
 RANDOM_NETS = [
     FlowConfig(2, 20, "relu"),
     FlowConfig(3, 37, "silu", n_embedding=8, seed=1),
@@ -33,15 +34,23 @@ def random_flow(config: FlowConfig) -> MaskedAutoregressiveFlow:
     return flow.eval()
 
 
+def random_context(config: FlowConfig) -> torch.Tensor:
+    return torch.randn(N_CONTEXT, config.n_context, generator=torch.Generator().manual_seed(12))
+
+
 def assert_matches_nflows(
-    flow: MaskedAutoregressiveFlow, config: FlowConfig, dtype: torch.dtype, bound: float
+    flow: MaskedAutoregressiveFlow,
+    config: FlowConfig,
+    context: torch.Tensor,
+    dtype: torch.dtype,
+    bound: float,
 ) -> None:
     """10,000 inputs through the compiled inverse and through nflows' D-pass inverse."""
     flow = flow.to(dtype)
     reference = to_nflows(flow, config).to(dtype)
     generator = torch.Generator().manual_seed(11)
     base = torch.randn(N_CONTEXT, config.n_u, N_BASE, generator=generator).to(dtype)
-    context = torch.randn(N_CONTEXT, config.n_context, generator=generator).to(dtype)
+    context = context.to(dtype)
     with torch.no_grad():
         u = compile_flow(flow).sample_u(base, context).transpose(1, 2).reshape(-1, config.n_u)
         features = flow.embedding(context).repeat_interleave(N_BASE, dim=0)
@@ -60,7 +69,7 @@ def assert_matches_nflows(
     ("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["single", "double"]
 )
 def test_cached_inverse_equals_nflows(config: FlowConfig, dtype: torch.dtype, bound: float) -> None:
-    assert_matches_nflows(random_flow(config), config, dtype, bound)
+    assert_matches_nflows(random_flow(config), config, random_context(config), dtype, bound)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +80,9 @@ def test_shipped_inverse_equals_nflows(shipped: Artifact, dtype: torch.dtype, bo
     flow = MaskedAutoregressiveFlow(config)
     weights = shipped.flow.state_dict()
     flow.load_state_dict({name: weights[name] for name in flow.state_dict()})
-    assert_matches_nflows(flow, config, dtype, bound)
+    seen = simulate(shipped, N_CONTEXT).observation
+    photometry = (torch.tensor(t) for t in (seen.flux, seen.flux_err, seen.redshift))
+    assert_matches_nflows(flow, config, to_context(*photometry, shipped.scale), dtype, bound)
 
 
 @pytest.mark.parametrize(("use_batch_norm", "n_parameter"), [(False, 7_860_330), (True, 7_890_330)])
