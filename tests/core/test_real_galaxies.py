@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from astropy.table import Table
 
 from sedflow_core import Artifact, Observation, Summary, estimate
@@ -16,8 +17,6 @@ from sedflow_core.importance import weigh, weighted_quantile
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import forward_model
 from sedflow_core.units import mag_from_nanomaggy
-
-torch = pytest.importorskip("torch")
 
 H0_SHIFT = 2.0 * np.log10(67.8 / 70.0)
 """Mass scales with distance squared: Planck13 -> H0 = 70, -0.028 dex."""
