@@ -10,6 +10,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from time import monotonic
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
@@ -18,6 +19,16 @@ from consumer.errors import SettingsError
 MAX_SILENCE_S = 60.0
 REQUEST_TIMEOUT_S = 5.0
 TEXT = "text/plain; charset=utf-8"
+
+
+class Verdicts(Protocol):
+    """What `/livez` and `/readyz` answer: whether it is so, and the reason."""
+
+    def live(self) -> tuple[bool, str]:
+        """Whether the process is at work; one that is not should be restarted."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether alerts are answered now."""
 
 
 class Health:
@@ -54,7 +65,7 @@ class Health:
 
 
 @contextmanager
-def serve(health: Health, registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
+def serve(health: Verdicts, registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
     """Answer over HTTP while the body runs; yields the port, which is a free one for port 0.
 
     Raises SettingsError when the address cannot be bound.
@@ -74,7 +85,7 @@ def serve(health: Health, registry: CollectorRegistry, host: str, port: int) -> 
         thread.join()
 
 
-def _endpoint(health: Health, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+def _endpoint(health: Verdicts, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
     class Endpoint(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_S
         server_version = "sedflow"
@@ -95,7 +106,7 @@ def _endpoint(health: Health, registry: CollectorRegistry) -> type[BaseHTTPReque
 
 
 def _answer(
-    path: str, health: Health, registry: CollectorRegistry
+    path: str, health: Verdicts, registry: CollectorRegistry
 ) -> tuple[HTTPStatus, str, bytes]:
     match path.partition("?")[0]:
         case "/metrics":
