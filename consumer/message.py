@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 Header = tuple[str, bytes | None]
 Headers = tuple[Header, ...]
@@ -30,6 +30,16 @@ class Message:
     timestamp_ms: int | None = None
 
 
+class Galaxy(NamedTuple):
+    """What the metrics count of a galaxy with a posterior."""
+
+    redshift: float
+    log_mass: float
+    """Median of log10 surviving mass [Msun]."""
+    log_mass_width: float
+    """Its standard deviation [dex]."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One encoded posteriorSummary, with what the metrics need of it."""
@@ -41,6 +51,7 @@ class Result:
     survey: str
     flags: tuple[str, ...] = ()
     missing_bands: tuple[str, ...] = ()
+    galaxy: Galaxy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,33 @@
-"""The daemon's Prometheus metrics, all with the prefix `sedflow_`.
+"""The metrics of one process for Prometheus, all with the prefix `sedflow_`.
 
 Labels are bounded: topics, partitions, surveys, statuses, stages, flags and bands, never an id.
+Several processes behind one address are gathered by `consumer.gather`. What has no sample yet would
+be missing from a query, so labels that are known beforehand start at 0.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from time import perf_counter
+from time import perf_counter, time
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
-from consumer.message import Window
+from consumer.message import Stage, Window
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 STAGE_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+REDSHIFT_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+LOG_MASS_BUCKETS = (7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0, 10.5, 11.0, 11.5, 12.0)
+WIDTH_BUCKETS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 LATENCY_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
 
 Lag = Mapping[tuple[str, int], int]
@@ -30,6 +44,8 @@ class Metrics:
         self.registry = registry
         self._lagging: set[tuple[str, int]] = set()
         self._newest_s: float | None = None
+        disable_created_metrics()
+        ProcessCollector(namespace="sedflow", registry=registry)
         self._declare_counters(registry)
         self._declare_histograms(registry)
         self._declare_gauges(registry)
@@ -49,6 +65,12 @@ class Metrics:
         self.retries = counter("retries_total", "Calls made again after an error", "target")
         self.support_flags = counter("support_flags_total", "Support flags set, by flag", "flag")
         self.missing_bands = counter("missing_band_total", "Bands without a flux, by band", "band")
+        self.offsets_lost = counter(
+            "offsets_lost_total", "Messages the broker deleted before they were read"
+        )
+        for stage in get_args(Stage):
+            self.dead_letters.labels(stage)
+        self.retries.labels("broker")
 
     def _declare_histograms(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
@@ -62,6 +84,17 @@ class Metrics:
             "end_to_end_latency_seconds",
             "From the input message's timestamp to its committed output",
             LATENCY_BUCKETS,
+        )
+        self.redshift = histogram(
+            "result_redshift", "Redshifts of the galaxies with a posterior", REDSHIFT_BUCKETS
+        )
+        self.log_mass = histogram(
+            "result_log_mass_dex", "Medians of log10 surviving mass [Msun]", LOG_MASS_BUCKETS
+        )
+        self.log_mass_width = histogram(
+            "result_log_mass_width_dex",
+            "Standard deviations of log10 surviving mass",
+            WIDTH_BUCKETS,
         )
 
     def _declare_gauges(self, registry: CollectorRegistry) -> None:
@@ -80,31 +113,46 @@ class Metrics:
         self.last_message_timestamp = gauge(
             "last_message_timestamp_seconds", "Timestamp of the newest message committed"
         )
+        self.partitions_paused = gauge("partitions_paused", "Partitions held but not fetched now")
+        self.stage_started = gauge(
+            "stage_started_timestamp_seconds",
+            "When the stage under way began; 0 while it is not under way",
+            "stage",
+        )
+        self.reference_width = gauge(
+            "reference_log_mass_width_dex",
+            "Median width of log10 surviving mass of the artifact's golden galaxies",
+        )
         self.artifact_info = gauge(
             "artifact_info", "The artifact that answers", "name", "version", "sha256"
         )
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Record how long the body takes as the duration of `stage`."""
+        """Record how long the body takes as the duration of `stage`; no duration if it raises."""
+        under_way = self.stage_started.labels(stage)
+        under_way.set(time())
         start = perf_counter()
-        yield
+        try:
+            yield
+        finally:
+            under_way.set(0)
         self.stage_duration.labels(stage).observe(perf_counter() - start)
 
     def count_window(self, window: Window, now: datetime) -> None:
         """Count a window that was published at `now`."""
         self.batch_size.observe(len(window.consumed))
-        for message in window.consumed:
-            self.consumed.labels(message.topic).inc()
-        for result in window.results:
-            self.processed.labels(result.survey, result.status).inc()
-            for flag in result.flags:
-                self.support_flags.labels(flag).inc()
-            for band in result.missing_bands:
-                self.missing_bands.labels(band).inc()
-        self.published.inc(len(window.results))
-        for letter in window.rejected:
-            self.dead_letters.labels(letter.stage).inc()
+        results = window.results
+        _add(self.consumed, ((message.topic,) for message in window.consumed))
+        _add(self.processed, ((result.survey, result.status) for result in results))
+        _add(self.support_flags, ((flag,) for result in results for flag in result.flags))
+        _add(self.missing_bands, ((band,) for result in results for band in result.missing_bands))
+        _add(self.dead_letters, ((letter.stage,) for letter in window.rejected))
+        self.published.inc(len(results))
+        for galaxy in (result.galaxy for result in results if result.galaxy):
+            self.redshift.observe(galaxy.redshift)
+            self.log_mass.observe(galaxy.log_mass)
+            self.log_mass_width.observe(galaxy.log_mass_width)
         self._observe_timestamps(window, now.timestamp())
 
     def _observe_timestamps(self, window: Window, now_s: float) -> None:
@@ -128,3 +176,9 @@ class Metrics:
     def set_artifact(self, name: str, version: str, sha256: str) -> None:
         """Name the artifact that answers."""
         self.artifact_info.labels(name, version, sha256).set(1)
+
+
+def _add(counter: Counter, labels: Iterable[tuple[str, ...]]) -> None:
+    """Count each tuple of label values; few are different, so they are added up first."""
+    for values, n in Tally(labels).items():
+        counter.labels(*values).inc(n)

@@ -14,7 +14,7 @@ import numpy as np
 from consumer.alerts import HostAlert, adapt
 from consumer.avro import Decoder, encode
 from consumer.errors import EncodeError, MessageError, SettingsError
-from consumer.message import DeadLetter, Message, Result, Stage, Window, plugin_version
+from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window, plugin_version
 from consumer.photometry import Photometry, measure
 from consumer.settings import Settings
 from consumer.summaries import (
@@ -161,6 +161,7 @@ class Step:
             survey=survey,
             flags=flag_names,
             missing_bands=_find_missing(reasons),
+            galaxy=_galaxy(read.photometry.redshift, record),
         )
 
     def _describe(self, read: _Read, times: Record) -> Record:
@@ -180,6 +181,11 @@ class Step:
                 "sourceSchema": read.alert.source_schema,
             },
         }
+
+
+def _galaxy(redshift: float, record: Record | None) -> Galaxy | None:
+    mass = record and record["derived"].get("log_mstar_surviving")
+    return Galaxy(redshift, mass["q50"], mass["std"]) if mass else None
 
 
 def _find_missing(reasons: Sequence[str]) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.message import DeadLetter, Message, Result, Window
+from consumer.message import DeadLetter, Galaxy, Message, Result, Window
 from consumer.metrics import Metrics
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -18,7 +19,7 @@ def make_window() -> Window:
         for i in range(4)
     )
     results = (
-        Result(b"a", b"", (), "OK", "ZTF"),
+        Result(b"a", b"", (), "OK", "ZTF", galaxy=Galaxy(0.04, 10.2, 0.11)),
         Result(b"b", b"", (), "OUT_OF_SUPPORT", "ZTF", flags=("sigma_high_u", "redshift_range")),
         Result(b"c", b"", (), "MISSING_BANDS", "LSST", missing_bands=("u",)),
     )
@@ -80,3 +81,32 @@ def test_messages_without_a_timestamp_have_no_latency() -> None:
         Window((Message(value=b""),), (Result(None, b"", (), "OK", "x"),), ()), NOW
     )
     assert counted(metrics)["sedflow_end_to_end_latency_seconds_count", ()] == 0
+
+
+def test_what_came_out_is_counted() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.count_window(make_window(), NOW)
+    values = counted(metrics)
+    assert values["sedflow_result_redshift_sum", ()] == pytest.approx(0.04)
+    assert values["sedflow_result_log_mass_dex_bucket", ("10.0",)] == 0
+    assert values["sedflow_result_log_mass_dex_bucket", ("10.5",)] == 1
+    assert values["sedflow_result_log_mass_width_dex_sum", ()] == pytest.approx(0.11)
+
+
+def test_a_stage_tells_since_when_it_is_under_way() -> None:
+    metrics = Metrics(CollectorRegistry())
+    started = "sedflow_stage_started_timestamp_seconds", ("publish",)
+    publish = metrics.time("publish")
+    publish.__enter__()
+    assert counted(metrics)[started] > 1.7e9
+    error = ZeroDivisionError()
+    assert not publish.__exit__(ZeroDivisionError, error, None)  # the error goes on
+    assert counted(metrics)[started] == 0
+    assert counted(metrics).get(("sedflow_stage_duration_seconds_count", ("publish",)), 0) == 0
+
+
+def test_labels_known_beforehand_start_at_zero() -> None:
+    values = counted(Metrics(CollectorRegistry()))
+    assert values["sedflow_dead_letters_total", ("produce",)] == 0
+    assert values["sedflow_retries_total", ("broker",)] == 0
+    assert values["sedflow_offsets_lost_total", ()] == 0
