@@ -12,7 +12,9 @@ from threading import Thread
 from time import monotonic
 from typing import Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from consumer.errors import SettingsError
 
@@ -31,8 +33,11 @@ class Verdicts(Protocol):
         """Whether alerts are answered now."""
 
 
-class Health:
-    """What the daemon knows of itself; written by its loop, read by the HTTP threads."""
+class Health(Collector):
+    """What the daemon knows of itself; written by its loop, read by the HTTP threads.
+
+    Registered with the metrics it adds `sedflow_live` and `sedflow_ready`.
+    """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
@@ -62,6 +67,11 @@ class Health:
         if not self.assigned:
             return False, "no partitions are assigned"
         return True, "ready"
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield both verdicts, 1 for yes."""
+        yield GaugeMetricFamily("sedflow_live", "1 while the loop polls", self.live()[0])
+        yield GaugeMetricFamily("sedflow_ready", "1 while alerts are answered", self.ready()[0])
 
 
 @contextmanager

@@ -54,6 +54,15 @@ def test_ready_needs_both_a_warm_artifact_and_an_assignment(warmed: bool, assign
         assert fetch(port, "/readyz")[0] == (200 if warmed and assigned else 503)
 
 
+@pytest.mark.parametrize("assigned", [False, True])
+def test_the_verdicts_are_metrics_too(assigned: bool) -> None:
+    registry, health = CollectorRegistry(), Health()
+    registry.register(health)
+    health.warmed, health.assigned = True, assigned
+    assert registry.get_sample_value("sedflow_ready") == assigned
+    assert registry.get_sample_value("sedflow_live") == 1
+
+
 def test_metrics_parse() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.published.inc(3)
