@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from consumer.container import MAGIC, MAX_BYTES, read_blocks, read_header
+from consumer.container import MAGIC, MAX_BYTES, Header, read_blocks, read_header
 from consumer.errors import ConsumerError, DecodeError, EncodeError, SettingsError
+from consumer.schema_limits import MAX_SCHEMA_BYTES, longest_record
 
 Schema = dict[str, Any]
 Record = dict[str, Any]
@@ -28,8 +29,14 @@ VERSION = (1, 0)
 WIRE_ID = 100 * VERSION[0] + VERSION[1]
 """Confluent id of our own records, 100 * major + minor; a topic carries one kind of record."""
 _WIRE = struct.Struct(">bI")
-_MAX_DEPTH = 64
-_PRIMITIVES = frozenset(("boolean", "int", "long", "float", "double", "bytes", "string"))
+
+
+class WriterSchema(NamedTuple):
+    """A schema that is safe to read with."""
+
+    parsed: Schema
+    longest_record: int
+    """The longest record that is read with it [bytes]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class Decoder:
         self, *, schema_file: Path | None = None, schema_folder: Path | None = None
     ) -> None:
         self._bare = _load_foreign(schema_file) if schema_file else None
-        self._by_id = {WIRE_ID: own_schema("hostAlert")}
+        self._by_id = {WIRE_ID: foreign_schema(schema_text("hostAlert"))}
         if schema_folder is not None:
             self._by_id |= dict(_load_folder(schema_folder))
 
@@ -107,9 +114,9 @@ def encode_body(record: Record, name: RecordName) -> bytes:
 
 def decode_summary(value: bytes) -> Record:
     """Return the posteriorSummary in Confluent wire bytes. Raises DecodeError."""
-    body = wire_body(value)
+    body, writer = wire_body(value), foreign_schema(schema_text("posteriorSummary"))
     try:
-        record: Record = _read_body(body, own_schema("posteriorSummary")).record
+        record: Record = _read_body(body, writer).record
     except DecodeError:
         raise
     except Exception as error:
@@ -135,7 +142,7 @@ def split_container(stream: BinaryIO) -> Iterator[tuple[bytes, bytes | None]]:
     good = stream.tell()
     try:
         header = read_header(stream)
-        schema = foreign_schema(header.schema)
+        schema = foreign_schema(header.schema).parsed
         for block in read_blocks(stream, header):
             yield from ((body, header.schema) for body in _split(block.records, schema))
             good = stream.tell()
@@ -148,17 +155,18 @@ def holds_one_record(container: bytes) -> bool:
     """Tell whether the bytes are a whole container of exactly one record."""
     stream = io.BytesIO(container)
     try:
-        return sum(block.count for block in read_blocks(stream, read_header(stream))) == 1
+        return _only_record(stream, read_header(stream))[0] is not None
     except DecodeError:
         return False
 
 
 def _split(records: bytes, schema: Schema) -> Iterator[bytes]:
     """Yield the records of a block; bytes in which no record's end is found are yielded as one."""
+    nothing = parse_schema({"type": "record", "name": schema["name"], "fields": []})
     start, stream = 0, io.BytesIO(records)
     while start < len(records):
         try:
-            schemaless_reader(stream, schema)
+            schemaless_reader(stream, schema, nothing)  # skips every field
         except Exception:
             yield records[start:]
             return
@@ -174,6 +182,7 @@ def schemas_path() -> Path:
     return installed if installed.is_dir() else package.parent / "schemas"
 
 
+@cache
 def schema_text(name: RecordName) -> bytes:
     """Return our current schema of a record as JSON."""
     major, minor = VERSION
@@ -184,96 +193,79 @@ def schema_text(name: RecordName) -> bytes:
 @cache
 def own_schema(name: RecordName) -> Schema:
     """Return our current schema of a record, parsed."""
-    return foreign_schema(schema_text(name))
+    return foreign_schema(schema_text(name)).parsed
 
 
-@lru_cache(maxsize=256)
-def foreign_schema(text: bytes) -> Schema:
+@lru_cache(maxsize=64)
+def foreign_schema(text: bytes) -> WriterSchema:
     """Parse a writer schema. Raises DecodeError unless it is JSON, Avro and safe to read with.
 
     Safe means: no recursive types and no types of zero bytes outside unions, so that reading
-    n bytes takes at most O(n) time and memory and a bounded depth.
+    n bytes takes at most O(n) time and memory and a bounded depth; decimals are read as the bytes
+    they are, because converting them takes quadratic time.
     """
-    if len(text) > MAX_BYTES:
-        raise DecodeError(f"schema: expected at most {MAX_BYTES} bytes, got {len(text)}")
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise DecodeError(f"schema: expected at most {MAX_SCHEMA_BYTES} bytes, got {len(text)}")
     try:
-        schema = parse_schema(json.loads(text, object_hook=_without_internals))
-        _check_type(schema, frozenset(), _MAX_DEPTH)
+        schema = parse_schema(json.loads(text, object_hook=_make_plain))
+        longest = longest_record(schema)
     except DecodeError:
         raise
     except Exception as error:
         raise DecodeError(f"schema: expected an Avro schema, got {_describe(error)}") from None
     if not isinstance(schema, dict) or "fields" not in schema:
         raise DecodeError(f"schema: expected a record, got {str(schema)[:80]}")
-    return schema
+    return WriterSchema(schema, longest)
 
 
-def _without_internals(node: Record) -> Record:
+def _make_plain(node: Record) -> Record:
     if any(name.startswith("__") for name in node):
         raise DecodeError(f"schema: expected plain Avro, got the keys {sorted(node)[:5]}")
+    if node.get("logicalType") == "decimal":
+        del node["logicalType"]
     return node
-
-
-def _check_type(node: Any, enclosing: frozenset[str], depth: int) -> None:
-    if depth == 0:
-        raise DecodeError(f"schema: expected at most {_MAX_DEPTH} levels")
-    if isinstance(node, list):
-        for branch in node:
-            if branch != "null":
-                _check_type(branch, enclosing, depth - 1)
-    elif isinstance(node, dict):
-        _check_complex(node, enclosing, depth - 1)
-    elif node == "null" or node in enclosing:
-        raise DecodeError(f"schema: expected no empty or recursive type, got {node}")
-
-
-def _check_complex(node: Record, enclosing: frozenset[str], depth: int) -> None:
-    kind = node["type"]
-    if kind in ("record", "error"):
-        if not node["fields"]:
-            raise DecodeError(f"schema: expected fields, got none in {node['name']}")
-        for field in node["fields"]:
-            _check_type(field["type"], enclosing | {node["name"]}, depth)
-    elif kind == "array":
-        _check_type(node["items"], enclosing, depth)
-    elif kind == "map":
-        _check_type(node["values"], enclosing, depth)
-    elif kind == "fixed":
-        if node["size"] < 1:
-            raise DecodeError(f"schema: expected a size, got {node['size']} in {node['name']}")
-    elif kind != "enum" and kind not in _PRIMITIVES:
-        _check_type(kind, enclosing, depth)
 
 
 def _decode_container(value: bytes) -> Decoded:
     stream = io.BytesIO(value)
     header = read_header(stream)
-    blocks = list(read_blocks(stream, header))
-    count = sum(block.count for block in blocks)
-    if count != 1:
+    body, count = _only_record(stream, header)
+    if body is None:
         raise DecodeError(f"container: expected one record per message, got {count}")
-    records = next(block.records for block in blocks if block.count)
-    return _read_body(records, foreign_schema(header.schema))
+    return _read_body(body, foreign_schema(header.schema))
 
 
-def _read_body(body: bytes, schema: Schema) -> Decoded:
-    stream = io.BytesIO(body)
-    record = schemaless_reader(stream, schema)
-    if stream.tell() != len(body):
+def _only_record(stream: BinaryIO, header: Header) -> tuple[bytes | None, int]:
+    """Return the record of a container of one, else None, and how many there are at least."""
+    body, count = None, 0
+    for block in read_blocks(stream, header):
+        body, count = body or block.records, count + block.count
+        if count > 1:
+            return None, count
+    return body if count else None, count
+
+
+def _read_body(body: bytes, writer: WriterSchema) -> Decoded:
+    name = writer.parsed["name"]
+    if len(body) > writer.longest_record:
         raise DecodeError(
-            f"expected a {schema['name']} to fill {len(body)} bytes, got {stream.tell()}"
+            f"expected a {name} of at most {writer.longest_record} bytes, got {len(body)}"
         )
-    return Decoded(record, schema["name"])
+    stream = io.BytesIO(body)
+    record = schemaless_reader(stream, writer.parsed)
+    if stream.tell() != len(body):
+        raise DecodeError(f"expected a {name} to fill {len(body)} bytes, got {stream.tell()}")
+    return Decoded(record, name)
 
 
-def _load_foreign(path: Path) -> Schema:
+def _load_foreign(path: Path) -> WriterSchema:
     try:
         return foreign_schema(path.read_bytes())
     except (OSError, ConsumerError) as error:
         raise SettingsError(f"schema file {path}: {error}") from None
 
 
-def _load_folder(folder: Path) -> Iterator[tuple[int, Schema]]:
+def _load_folder(folder: Path) -> Iterator[tuple[int, WriterSchema]]:
     paths = [path for path in folder.glob("*") if path.suffix in (".avsc", ".json")]
     if not paths:
         raise SettingsError(f"input.schema_folder: expected <id>.avsc files, got none in {folder}")

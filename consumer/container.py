@@ -65,8 +65,10 @@ def read_blocks(stream: BinaryIO, header: Header) -> Iterator[Block]:
         if (sync := _read_exactly(stream, SYNC_SIZE)) != header.sync:
             raise DecodeError(f"container: expected the sync marker, got {sync.hex()}")
         records = decompress(data, header.codec)
-        if not 0 <= count <= len(records):
-            raise DecodeError(f"container: expected 0 to {len(records)} records, got {count}")
+        if not bool(records) <= count <= len(records):
+            raise DecodeError(
+                f"container: expected 1 to {len(records)} records in a block, got {count}"
+            )
         yield Block(count, records)
 
 

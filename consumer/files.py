@@ -25,6 +25,7 @@ from consumer.container import MAGIC, MAX_BYTES
 from consumer.errors import ArchiveError
 from consumer.message import DeadLetter, Message, Window
 from consumer.writers import SummaryWriter
+from sedflow_core.errors import SedflowError
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _ALERT_SUFFIXES = (".avro", ".avro.gz")
@@ -82,11 +83,12 @@ class ArchiveSource:
 def _find_files(archive: str) -> list[Path]:
     path = Path(archive)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.name.endswith(_ALERT_SUFFIXES))
+        found = [p for p in path.rglob("*") if p.name.endswith(_ALERT_SUFFIXES)]
     elif path.exists():
-        files = [path]
+        found = [path]
     else:
-        files = sorted(Path(name) for name in glob.glob(archive, recursive=True))
+        found = [Path(name) for name in glob.glob(archive, recursive=True)]
+    files = sorted(p for p in found if p.is_file())  # devices and pipes may never end
     if not files:
         raise ArchiveError(f"archive: expected a file, folder or glob with alerts, got {archive}")
     return files
@@ -108,7 +110,9 @@ def _read_file(path: Path) -> Iterator[Part]:
                 yield from _read_large(stream, path)
             else:
                 yield from _read_alerts(path.name, stream.read())
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    except SedflowError:
+        raise
+    except Exception as error:  # tarfile raises much that its documentation does not tell
         raise ArchiveError(f"{path}: expected a readable archive, got {error}") from None
 
 

@@ -1,0 +1,223 @@
+"""What a hostile schema, message or archive can cost: memory, time and depth are bounded."""
+
+import io
+import json
+import tarfile
+import tracemalloc
+import zlib
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.avro import Decoder, foreign_schema, holds_one_record
+from consumer.container import MAX_BYTES, long_bytes, make_header
+from consumer.errors import ArchiveError, DecodeError
+from consumer.files import ArchiveSource
+from consumer.schema_limits import MAX_RECORD_MEMORY, MAX_SCHEMA_BYTES, longest_record
+
+Node = Any
+N = 20_000
+DECODER = Decoder()
+
+
+def record(name: str, *types: Node) -> Node:
+    fields = [{"name": f"f{i}", "type": type_} for i, type_ in enumerate(types)]
+    return {"type": "record", "name": name, "fields": fields}
+
+
+def array(items: Node) -> Node:
+    return {"type": "array", "items": items}
+
+
+def nest(levels: int) -> Node:
+    """A record around a record, and so on, around an integer."""
+    node: Node = "int"
+    for i in range(levels):
+        node = record(f"N{i}", node)
+    return node
+
+
+def items(n: int, item: bytes = b"\x01") -> bytes:
+    """The body of an array, or of a map, of `n` equal items."""
+    return long_bytes(n) + item * n + b"\x00"
+
+
+COSTLY = {
+    "integers": (array("long"), items(N, b"\xff\x03")),
+    "empty arrays": (array(array("long")), items(N, b"\x00")),
+    "empty maps": (array({"type": "map", "values": "long"}), items(N, b"\x00")),
+    "records": (array(record("I", "int")), items(N)),
+    "wide records": (array(record("W", *["int"] * 6)), items(N, b"\x01" * 6)),
+    "nested records": (array(nest(20)), items(N // 20)),
+    "arrays of one": (array(array(array("int"))), items(N // 5, b"\x02\x02\x01\x00\x00")),
+    "maps of one": (array({"type": "map", "values": "int"}), items(N // 5, b"\x02\x02a\x01\x00")),
+    "map": (
+        {"type": "map", "values": "int"},
+        long_bytes(N) + b"".join(b"\x08%04x\x01" % i for i in range(N)) + b"\x00",
+    ),
+    "strings": (array("string"), items(N // 3, b"\x04ab")),
+    "times": (array({"type": "long", "logicalType": "timestamp-millis"}), items(N)),
+    "nullable": (array(["null", record("I", ["null", "int"])]), items(N // 2, b"\x02\x00")),
+    "fixed": (array({"type": "fixed", "name": "F", "size": 1}), items(N)),
+}
+"""Types that take much memory for few bytes, and such bytes."""
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_a_record_takes_no_more_memory_than_its_schemas_price(name: str) -> None:
+    type_, body = COSTLY[name]
+    key = json.dumps(record("R", type_)).encode()
+    rate = MAX_RECORD_MEMORY / foreign_schema(key).longest_record
+    tracemalloc.start()
+    kept = DECODER.decode(body, key)
+    used, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept
+    assert used <= peak <= rate * len(body) + 20_000
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_longer_records_are_refused_unread(name: str) -> None:
+    key = json.dumps(record("R", COSTLY[name][0])).encode()
+    longest = foreign_schema(key).longest_record
+    with pytest.raises(DecodeError, match=rf"expected a R of at most {longest} bytes, got"):
+        DECODER.decode(bytes(longest + 1), key)
+
+
+def test_the_price_leaves_room_for_real_alerts(shared_data: Path) -> None:
+    """A message of LSST, cutouts included, takes 0.14 MB; of ZTF 0.07 MB."""
+    for path in (shared_data / "alerts").glob("*.avro"):
+        if path.read_bytes().startswith(b"Obj\x01"):
+            with path.open("rb") as stream:
+                schema = json.dumps(fastavro.reader(stream).writer_schema).encode()
+            assert foreign_schema(schema).longest_record > 1_500_000
+
+
+def chain(levels: int) -> Node:
+    """Records that hold one another by name: as deep as nested ones, but not to the eye."""
+    first = record("S0", "int")
+    return record("R", first, *(record(f"S{i}", f"S{i - 1}") for i in range(1, levels)))
+
+
+def test_depth_is_counted_through_references() -> None:
+    """Found by hand: 20,000 levels overflowed the stack of the C code that reads them."""
+    assert longest_record(fastavro.parse_schema(chain(30)))
+    with pytest.raises(DecodeError, match="at most 64 levels"):
+        foreign_schema(json.dumps(chain(3_000)).encode())
+
+
+def test_a_schema_is_short() -> None:
+    with pytest.raises(DecodeError, match=f"schema: expected at most {MAX_SCHEMA_BYTES} bytes"):
+        foreign_schema(b"{" + b" " * MAX_SCHEMA_BYTES + b"}")
+
+
+def test_decimals_stay_bytes() -> None:
+    """Found by hand: a decimal of 1 MB took minutes to convert."""
+    type_ = {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}
+    value = b"\x55" * 1_000_000
+    decoded = DECODER.decode(
+        long_bytes(len(value)) + value, json.dumps(record("R", type_)).encode()
+    )
+    assert decoded.record == {"f0": value}
+
+
+@pytest.mark.parametrize("type_", [[], {"type": "fixed", "name": "F", "size": 1e3}])
+def test_types_without_a_price(type_: Node) -> None:
+    with pytest.raises(DecodeError, match="schema: expected"):
+        foreign_schema(json.dumps(record("R", type_)).encode())
+
+
+def blocks(n: int, count: int) -> bytes:
+    """A container of blocks that each unpack to MAX_BYTES zeros."""
+    deflate = zlib.compressobj(level=9, wbits=-15)
+    data = deflate.compress(bytes(MAX_BYTES)) + deflate.flush()
+    header, sync = make_header(json.dumps(record("R", "bytes")).encode())
+    return header + (long_bytes(count) + long_bytes(len(data)) + data + sync) * n
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_many_blocks_are_not_unpacked_at_once(count: int) -> None:
+    """Found by hand: a message of 1 MB unpacked to 1 GB before its records were counted."""
+    bomb = blocks(20, count)
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match="container: expected"):
+        DECODER.decode(bomb)
+    assert not holds_one_record(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * MAX_BYTES
+
+
+def read(path: Path) -> list[bytes | None]:
+    source = ArchiveSource([str(path)])
+    messages = []
+    while not source.exhausted:
+        messages += [message.value for message in source.poll(100, 0.0)]
+    return messages
+
+
+def test_a_tar_of_nested_long_names(tmp_path: Path) -> None:
+    """Each header of this kind makes tarfile call itself to read the next one."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1
+    member = info.tobuf(tarfile.GNU_FORMAT) + bytes(512)
+    path = tmp_path / "n.tar"
+    path.write_bytes(member * 5_000)
+    with pytest.raises(ArchiveError, match=r"n\.tar: expected a readable archive"):
+        read(path)
+
+
+@given(data=st.binary(max_size=2_000), place=st.integers(0, 511))
+def test_a_damaged_tar_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, place: int
+) -> None:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("a.avro", "é" * 120 + ".avro"):
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            archive.addfile(member, io.BytesIO(b"abc"))
+    damaged = bytearray(whole.getvalue())
+    damaged[place : place + len(data)] = data
+    path = tmp_path_factory.mktemp("tar") / "n.tar"
+    path.write_bytes(damaged)
+    try:
+        read(path)
+    except ArchiveError as error:
+        assert "expected" in str(error)  # noqa: PT017
+
+
+def test_links_out_of_a_tar_are_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.avro"
+    secret.write_bytes(b"secret")
+    path = tmp_path / "n.tar"
+    with tarfile.open(path, "w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo("link.avro")
+            member.type, member.linkname = kind, str(secret)
+            archive.addfile(member)
+    assert read(path) == []
+
+
+def test_devices_are_no_archives() -> None:
+    with pytest.raises(ArchiveError, match="expected a file, folder or glob"):
+        ArchiveSource(["/dev/zero"])
+
+
+def test_records_of_an_archive_are_split_without_building_them(tmp_path: Path) -> None:
+    """Each of the two would take 200 MB."""
+    key = json.dumps(record("R", array(nest(30)))).encode()
+    header, sync = make_header(key, "null")
+    body = items(30_000)  # 900,000 records
+    path = tmp_path / "a.avro"
+    block = long_bytes(2) + long_bytes(2 * len(body)) + 2 * body + sync
+    path.write_bytes(header + block)
+    tracemalloc.start()
+    assert read(path) == [body, body]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
