@@ -44,6 +44,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="N processes, restarted when they die"
+    )
     parser.set_defaults(command=_run)
 
 
@@ -84,9 +87,14 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    settings = load_settings(options.config)
+    if options.workers is not None:
+        from consumer.supervisor import run_workers
+
+        return run_workers(settings, options.workers)
     from consumer.daemon import run_kafka
 
-    return run_kafka(load_settings(options.config))
+    return run_kafka(settings)
 
 
 def _replay(options: argparse.Namespace) -> int:

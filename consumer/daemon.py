@@ -1,10 +1,6 @@
 """The loop of the consumer: poll, step, publish; and the process around it for Kafka."""
 
-import json
 import logging
-import os
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +8,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event
-from types import FrameType
 from typing import Protocol
 
 import torch
@@ -24,7 +19,8 @@ from consumer.kafka import KafkaSink, KafkaSource
 from consumer.kafka_client import check_topics
 from consumer.message import Message, Sink, Source, Window
 from consumer.metrics import Metrics
-from consumer.settings import LogSettings, Settings
+from consumer.process import start_logging, stop_on_signals
+from consumer.settings import Settings
 from consumer.step import Step
 from sedflow_core import load_artifact
 
@@ -120,15 +116,25 @@ def run_kafka(settings: Settings) -> int:
 
     Raises SettingsError or ArtifactError when it cannot start.
     """
-    start_logging(settings.log)
-    torch.set_num_threads(1)
     stop = Event()
     stop_on_signals(stop)
+    return run_worker(settings, stop, lambda _: None)
+
+
+def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]) -> int:
+    """Run the daemon until `stop` is set; tell the port it answers at; return the exit code.
+
+    Raises as `run_kafka` does.
+    """
+    start_logging(settings.log)
+    torch.set_num_threads(1)
     metrics = Metrics(CollectorRegistry())
     health = Health()
+    metrics.registry.register(health)
     try:
         with serve(health, metrics.registry, settings.http.host, settings.http.port) as port:
-            LOG.info("started", extra={"fields": {"http_port": port}})
+            LOG.info("started", extra={"fields": {"http_port": port, "slot": settings.output.slot}})
+            tell_port(port)
             tally = _serve_topics(settings, stop, metrics, health)
     except BrokerError as error:
         LOG.error("stopped by the broker", extra={"fields": {"error": str(error)}})
@@ -158,54 +164,6 @@ def _serve_topics(settings: Settings, stop: Event, metrics: Metrics, health: Hea
             metrics=metrics,
             health=health,
         )
-
-
-def stop_on_signals(stop: Event) -> None:
-    """Let SIGTERM and SIGINT set `stop`; the second of them ends the process at once."""
-
-    def receive(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, receive)
-    signal.signal(signal.SIGINT, receive)
-
-
-def start_logging(settings: LogSettings) -> None:
-    """Log to stderr, one line per event, as JSON or as text."""
-    output = logging.StreamHandler(sys.stderr)
-    if settings.format == "json":
-        output.setFormatter(JsonFormatter())
-    else:
-        output.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=settings.level, handlers=[output], force=True)
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, event, and the record's `fields`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of one record."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-class TextFormatter(logging.Formatter):
-    """The record's text followed by its `fields`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of one record."""
-        fields: dict[str, object] = getattr(record, "fields", {})
-        return " ".join([super().format(record), *(f"{k}={v}" for k, v in fields.items())])
 
 
 def _utc_now() -> datetime:

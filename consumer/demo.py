@@ -23,7 +23,8 @@ from consumer.avro import Decoder, Record, encode, encode_body, schema_text
 from consumer.container import make_block, make_header
 from consumer.files import ArchiveSource
 from consumer.replay import replay
-from consumer.settings import ArtifactSettings, Settings
+from consumer.sections import ArtifactSettings
+from consumer.settings import Settings
 from consumer.writers import ParquetWriter
 from sedflow_core import Artifact, Observation, load_artifact, sample
 from sedflow_core.catalog import Catalog, read_catalog, sdss_columns

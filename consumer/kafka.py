@@ -40,13 +40,21 @@ from consumer.health import Health
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, call_within, client_config, foreign_errors
 from consumer.message import Headers, Message, Window
 from consumer.metrics import Metrics
-from consumer.settings import ClientOption, Settings
+from consumer.sections import ClientOption
+from consumer.settings import Settings
 
 RETRY_FOR_S = 60.0
 RETRY_PAUSE_S = 0.1
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
-CONSUMER_DEFAULTS: Mapping[str, ClientOption] = {"auto.offset.reset": "earliest"}
+CONSUMER_DEFAULTS: Mapping[str, ClientOption] = {
+    "auto.offset.reset": "earliest",
+    # The partitions of a worker that died are read by others after this time.
+    "session.timeout.ms": 10_000,
+    # What waits in memory, and what a single answer of a broker may add to it.
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.max.bytes": 8_388_608,
+}
 PRODUCER_DEFAULTS: Mapping[str, ClientOption] = {
     "transaction.timeout.ms": 15_000,
     "delivery.timeout.ms": 10_000,

@@ -14,7 +14,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumer.errors import BrokerError, SettingsError
-from consumer.settings import ClientOption, ClusterSettings, OutputSettings, Settings
+from consumer.sections import ClientOption, ClusterSettings, OutputSettings
+from consumer.settings import Settings
 
 LOG = logging.getLogger("sedflow.kafka")
 

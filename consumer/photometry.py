@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumer.alerts import Host, HostAlert
-from consumer.settings import CorrectionSettings
+from consumer.sections import CorrectionSettings
 from sedflow_core import Artifact
 from sedflow_core.corrections import (
     AB_FACTORS,

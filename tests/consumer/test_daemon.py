@@ -16,12 +16,13 @@ from threading import Event
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.daemon import MAX_ABORTS_IN_A_ROW, JsonFormatter, Tally, TextFormatter, run
+from consumer.daemon import MAX_ABORTS_IN_A_ROW, Tally, run
 from consumer.errors import BrokerError, SettingsError, WindowAbortedError
 from consumer.health import Health
 from consumer.kafka_client import call_within, check_topics, client_config
 from consumer.message import Message, Result, Window
 from consumer.metrics import Metrics
+from consumer.process import JsonFormatter, TextFormatter
 from consumer.settings import Settings, load_settings
 
 
@@ -152,7 +153,7 @@ def test_an_error_in_the_step_publishes_nothing() -> None:
 
 SIGNALLED = """
 import sys, threading
-from consumer.daemon import stop_on_signals
+from consumer.process import stop_on_signals
 stop = threading.Event()
 stop_on_signals(stop)
 print("ready", flush=True)

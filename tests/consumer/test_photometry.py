@@ -10,7 +10,7 @@ import pytest
 from consumer.alerts import adapt
 from consumer.avro import Decoded
 from consumer.photometry import Photometry, measure
-from consumer.settings import CorrectionSettings
+from consumer.sections import CorrectionSettings
 from sedflow_core import Artifact
 
 Record = dict[str, Any]

@@ -1,18 +1,20 @@
 """Fixtures with a real broker: its address, fresh topics, and the daemon as a process."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from .broker import BrokerUnavailableError, create_topics, free_ports, kafka_broker
 
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 60.0
 SETTINGS = """
 [artifact]
 name = "{artifact}"
@@ -54,6 +56,11 @@ class Daemon:
         self.process.terminate()
         return self.process.wait(timeout=STOP_TIMEOUT_S)
 
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of an event so far."""
+        whole = self.log.read_text().rpartition("\n")[0].splitlines()
+        return [line for line in map(json.loads, whole) if line["event"] == event]
+
 
 @pytest.fixture(scope="session")
 def bootstrap() -> Iterator[str]:
@@ -78,18 +85,22 @@ def topics(bootstrap: str) -> Topics:
 def start_daemon(
     bootstrap: str, topics: Topics, tiny_path: Path, tmp_path: Path
 ) -> Iterator[Callable[..., Daemon]]:
-    """Return a function that starts the daemon in a slot; what still runs is killed."""
+    """Return a function that starts the daemon in a slot; what still runs is killed.
+
+    `more` is TOML that follows the settings; `options` go to the command.
+    """
     started: list[Daemon] = []
 
-    def start(slot: str = "0") -> Daemon:
+    def start(slot: str = "0", *options: str, more: str = "") -> Daemon:
         (port,) = free_ports(1)
         config, log = (tmp_path / f"{len(started)}.{suffix}" for suffix in ("toml", "log"))
         config.write_text(
             SETTINGS.format(
                 artifact=tiny_path, bootstrap=bootstrap, topics=topics, slot=slot, port=port
             )
+            + more
         )
-        started.append(Daemon(run_consumer(config, log), port, log))
+        started.append(Daemon(run_consumer(config, log, *options), port, log))
         return started[-1]
 
     yield start
@@ -98,9 +109,9 @@ def start_daemon(
         daemon.process.wait()
 
 
-def run_consumer(config: Path, log: Path) -> subprocess.Popen[bytes]:
+def run_consumer(config: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
     """Start `sedflow-consumer run`, its log lines in a file."""
-    command = [sys.executable, "-m", "consumer.cli", "run", "--config", str(config)]
+    command = [sys.executable, "-m", "consumer.cli", "run", "--config", str(config), *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -18,7 +18,7 @@ from consumer.settings import Settings
 from .conftest import Daemon, Topics
 from .traffic import make_good, make_malformed, produce, read_committed
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
 
 
 def fetch(daemon: Daemon, path: str) -> tuple[int, str]:

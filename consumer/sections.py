@@ -1,0 +1,224 @@
+"""The sections of the settings: every key, its default and what it means."""
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from consumer.errors import SettingsError
+
+ClientOption = str | int | float | bool
+
+DATE = "{date}"
+"""What stands for the day in the name of a dated topic."""
+
+
+def _split(names: object) -> object:
+    return names.split(",") if isinstance(names, str) else names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""A list of names; one string, as in the environment, is split at its commas."""
+
+
+class Section(BaseModel):
+    """A section of the settings: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArtifactSettings(Section):
+    """Which trained network answers, and how many samples each answer holds."""
+
+    name: str = "sdss-ugriz"
+    """Name of a shipped artifact, or the path of an artifact folder."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Digest the artifact must have; not checked when absent."""
+    n_samples: int | None = Field(default=None, ge=2, le=1_048_576)
+    """Samples per galaxy; the artifact's own number when absent."""
+    seed: int = Field(default=0, ge=0)
+
+
+class ClusterSettings(Section):
+    """How to reach one Kafka cluster. `kafka` goes to librdkafka as it is."""
+
+    bootstrap: str = "localhost:9092"
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ssl_key_password: SecretStr | None = None
+    ssl_key_password_file: Path | None = None
+    kafka: dict[str, ClientOption] = {}
+
+    @model_validator(mode="after")
+    def _one_source_per_secret(self) -> Self:
+        for name in ("password", "ssl_key_password"):
+            if getattr(self, name) and getattr(self, f"{name}_file"):
+                raise ValueError(f"expected {name} or {name}_file, got both")
+        return self
+
+    def client_config(self) -> dict[str, ClientOption]:
+        """Return the librdkafka configuration, secrets in clear: never print it.
+
+        Raises SettingsError when a secret's file cannot be read.
+        """
+        named = {
+            "bootstrap.servers": self.bootstrap,
+            "sasl.username": self.username,
+            "sasl.password": _read_secret(self.password, self.password_file),
+            "ssl.key.password": _read_secret(self.ssl_key_password, self.ssl_key_password_file),
+        }
+        return {key: value for key, value in named.items() if value is not None} | self.kafka
+
+
+class InputSettings(ClusterSettings):
+    """The broker the alerts come from."""
+
+    topics: Names = ()
+    """Names; `{date}` in one stands for each of the last days, see `days`."""
+    days: int = Field(default=2, ge=1, le=366)
+    """How many days of a dated topic are read, today (UTC) included."""
+    date_format: str = "%Y%m%d"
+    group: str = "sedflow"
+    start: Literal["earliest", "latest"] = "earliest"
+    """Where a group begins that has never read the topic. Afterwards no message is ever skipped."""
+    accept_gap: bool = False
+    """Go on behind messages that the broker deleted before they were read."""
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    """How the group shares its partitions; `consumer` is KIP-848, from Kafka 4.0 on."""
+    assignor: Literal["range", "roundrobin", "cooperative-sticky"] = "range"
+    """Who gets which partition under the classic protocol."""
+    static_membership: bool = False
+    """Whether a worker that comes back in its slot within the session keeps its partitions."""
+    schema_file: Path | None = None
+    """Writer schema (.avsc) of messages that are bare Avro bodies."""
+    schema_folder: Path | None = None
+    """Further writer schemas by Confluent id: `<id>.json` or `<id>.avsc`."""
+
+    @model_validator(mode="after")
+    def _topics_are_names(self) -> Self:
+        for topic in self.topics:
+            if topic.startswith("^") or not topic:
+                raise ValueError(f"topics: expected names, got the pattern {topic!r}")
+        return self
+
+    @property
+    def cooperative(self) -> bool:
+        """Whether partitions come and go one by one, not all at once."""
+        return self.group_protocol == "consumer" or self.assignor == "cooperative-sticky"
+
+    def topics_on(self, day: date) -> tuple[str, ...]:
+        """Return the topics to read on `day` (UTC)."""
+        dates = [(day - timedelta(n)).strftime(self.date_format) for n in range(self.days)]
+        names = [t.replace(DATE, d) for t in self.topics for d in dates]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def dated(self) -> bool:
+        """Whether the topics to read change from day to day."""
+        return any(DATE in topic for topic in self.topics)
+
+
+class OutputSettings(ClusterSettings):
+    """The cluster that summaries and dead letters go to; it may be another than the input's."""
+
+    topic: str = "sedflow.v1_0.posteriorSummary"
+    dead_letter_topic: str | None = None
+    """`<input topic>.sedflow.dlq` when absent."""
+    offsets_topic: str | None = None
+    """Where input positions are kept if the input is another cluster; `<topic>.sedflow.offsets`
+    when absent.
+    """
+    delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
+    """At least once: for readers that cannot read committed; a crash repeats the last window."""
+    slot: str = "0"
+    """Stable name of this worker in its group, part of its transactional id. Two live workers never
+    share one; a restarted worker keeps its own.
+    """
+
+    @property
+    def positions_topic(self) -> str:
+        """Where the positions in the input are kept if the input is another cluster."""
+        return self.offsets_topic or f"{self.topic}.sedflow.offsets"
+
+    def dead_letter_topic_of(self, input_topic: str) -> str:
+        """Return where the dead letters of `input_topic` go."""
+        return self.dead_letter_topic or f"{input_topic}.sedflow.dlq"
+
+
+class ReplaySettings(Section):
+    """What `replay --to-kafka` writes to on the cluster of [output], apart from the live topics."""
+
+    topic: str | None = None
+    """`<topic of [output]>.replay` when absent."""
+    dead_letter_topic: str | None = None
+    """`<topic of the replay>.sedflow.dlq` when absent."""
+
+
+class CorrectionSettings(Section):
+    """What to do with photometry that is not ready to use; each use is told in the output."""
+
+    deredden: bool = True
+    """Deredden by `ebv` where the alert says `dereddened = false`."""
+    ab_factors: bool = True
+    """Take the filter system's zero points to AB where `abCorrected = false`."""
+    error_floor: bool = True
+    """Add the error floor in quadrature where `errorFloorIncluded = false`."""
+    accept_photometric_redshift: bool = False
+    """Answer for a photometric redshift as if it were exact, and flag it."""
+    accept_other_filters: bool = False
+    """Answer for another filter system as if it were the artifact's, and flag it."""
+    publish_unsupported: bool = False
+    """Publish the posterior of a galaxy outside the support."""
+
+
+class BatchSettings(Section):
+    """How many messages go through the network together."""
+
+    max_size: int = Field(default=256, ge=1, le=65_536)
+    max_delay_s: float = Field(default=0.1, ge=0)
+    """How long the first message of a window waits for others."""
+
+
+class BreakerSettings(Section):
+    """When to halt because the stream is wrong, before any of its window is committed."""
+
+    window: int = Field(default=1000, ge=1)
+    """How many of the latest messages are judged together."""
+    min_messages: int = Field(default=200, ge=1)
+    """Fewer are not judged."""
+    max_bad_fraction: float = Field(default=0.5, gt=0, le=1)
+    """Halt when more than this fraction became dead letters; 1: never."""
+
+
+class StateSettings(Section):
+    """What a worker leaves for its successor."""
+
+    folder: Path | None = None
+    """Where the messages in hand are noted, so that one that kills the process is found. When
+    absent, `--workers` uses a temporary folder and a single process notes nothing.
+    """
+
+
+class HttpSettings(Section):
+    """Where /metrics, /livez and /readyz answer. Port 0: any free port."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=9108, ge=0, le=65_535)
+
+
+class LogSettings(Section):
+    """How the daemon logs."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["json", "text"] = "json"
+
+
+def _read_secret(value: SecretStr | None, path: Path | None) -> str | None:
+    if path is None:
+        return value.get_secret_value() if value else None
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"secret file: expected a readable file, got {path}: {error}") from None

@@ -1,0 +1,218 @@
+"""`run --workers N`: N worker processes of one consumer group under one supervisor.
+
+Each worker is a fresh interpreter that runs the daemon of `daemon.py` in a slot of its own, so its
+transactional id outlives it. What happens to a worker is decided here and nowhere else:
+
+- It ends although nobody asked: it is started again in its slot, at once after a long life, later
+  and later when it keeps dying (`next_pause_s`).
+- It says that its settings or its artifact cannot be used: all stop, for a restart changes nothing.
+- The supervisor is told to stop: so are the workers, which finish the batch in hand. What has not
+  left after `GRACE_S` is killed. A second signal kills all at once.
+- The supervisor itself dies: each worker notices, finishes the batch in hand and leaves.
+
+Workers answer over HTTP on free ports of their own; the supervisor gathers them into one endpoint.
+"""
+
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from threading import Event, Thread
+from types import FrameType
+
+from prometheus_client import CollectorRegistry, Counter
+
+from consumer.gather import Gathered
+from consumer.health import serve
+from consumer.process import start_logging
+from consumer.settings import Settings
+from sedflow_core.errors import SedflowError
+
+LOG = logging.getLogger("sedflow.supervisor")
+SPAWN = multiprocessing.get_context("spawn")
+
+GRACE_S = 60.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+LONG_LIFE_S = 60.0
+LOOK_EVERY_S = 0.5
+UNUSABLE = 2
+"""Exit code of a worker whose settings or artifact cannot be used."""
+
+
+def run_workers(settings: Settings, n_workers: int) -> int:
+    """Run `n_workers` workers until SIGTERM or SIGINT; return the exit code.
+
+    0: every worker left as asked. 1: one did not. 2: the settings cannot be used.
+    """
+    start_logging(settings.log)
+    registry = CollectorRegistry()
+    crew = Crew(settings, n_workers, registry)
+    registry.register(crew)
+    _kill_on_second_signal(crew)
+    with serve(crew, registry, settings.http.host, settings.http.port) as port:
+        LOG.info("started", extra={"fields": {"http_port": port, "workers": n_workers}})
+        code = crew.run()
+    LOG.info("stopped", extra={"fields": {"exit_code": code}})
+    return code
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one worker at a time."""
+
+    name: str
+    process: SpawnProcess
+    says: Connection
+    started_s: float
+    port: int | None = None
+    deaths: int = 0
+    due_s: float | None = None
+    """When the dead worker of this slot is replaced; None while it lives."""
+
+
+class Crew(Gathered):
+    """The workers and, as one, what they say of themselves."""
+
+    def __init__(self, settings: Settings, n_workers: int, registry: CollectorRegistry) -> None:
+        super().__init__(self._find_ports)
+        self.stop = Event()
+        self._settings = settings
+        self._slots: dict[str, Slot] = {}
+        self._restarts = Counter(
+            "sedflow_worker_restarts_total", "Workers that died", ("slot",), registry=registry
+        )
+        base = settings.output.slot
+        self._names = [base if n_workers == 1 else f"{base}-{i}" for i in range(n_workers)]
+
+    def live(self) -> tuple[bool, str]:
+        """Whether every worker that answers polls; one that starts is no reason to kill all."""
+        return super().live() if self._find_ports() else (True, "workers are starting")
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether every worker answers alerts now, and which one does not."""
+        if waiting := sorted(set(self._names) - self._find_ports().keys()):
+            return False, f"workers {', '.join(waiting)} are starting"
+        return super().ready()
+
+    def run(self) -> int:
+        """Start all, replace those that die, and return the exit code once stopped."""
+        self._slots = {name: self._start(name) for name in self._names}
+        while not self.stop.is_set():
+            alive = [slot for slot in self._slots.values() if slot.due_s is None]
+            silent = [slot.says for slot in alive if slot.port is None]
+            wait([*(slot.process.sentinel for slot in alive), *silent], LOOK_EVERY_S)
+            for slot in self._slots.values():
+                self._tend(slot)
+        return self._drain()
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        for slot in self._slots.values():
+            slot.process.kill()
+
+    def _start(self, name: str, deaths: int = 0) -> Slot:
+        hears, says = SPAWN.Pipe(duplex=False)
+        output = self._settings.output.model_copy(update={"slot": name})
+        settings = self._settings.model_copy(update={"output": output})
+        process = SPAWN.Process(
+            target=work, args=(settings, says), name=f"sedflow-{name}", daemon=True
+        )
+        process.start()
+        says.close()
+        LOG.info("worker started", extra={"fields": {"slot": name, "pid": process.pid}})
+        return Slot(name, process, hears, time.monotonic(), deaths=deaths)
+
+    def _tend(self, slot: Slot) -> None:
+        if slot.port is None and slot.due_s is None:
+            slot.port = _hear_port(slot.says)
+        if slot.due_s is not None and time.monotonic() >= slot.due_s:
+            self._slots[slot.name] = self._start(slot.name, slot.deaths)
+        elif slot.due_s is None and not slot.process.is_alive():
+            self._bury(slot)
+
+    def _bury(self, slot: Slot) -> None:
+        code = slot.process.exitcode
+        lived_s = time.monotonic() - slot.started_s
+        slot.deaths = 1 if lived_s > LONG_LIFE_S else slot.deaths + 1
+        slot.due_s = time.monotonic() + next_pause_s(slot.deaths)
+        slot.port = None
+        slot.says.close()
+        self._restarts.labels(slot.name).inc()
+        fields = {"slot": slot.name, "exit_code": code, "deaths_in_a_row": slot.deaths}
+        LOG.error("worker died", extra={"fields": fields})
+        if code == UNUSABLE:
+            self.stop.set()
+
+    def _drain(self) -> int:
+        """Ask all to leave, wait, and return the worst exit code."""
+        for slot in self._slots.values():
+            slot.process.terminate()
+        deadline = time.monotonic() + GRACE_S
+        for slot in self._slots.values():
+            slot.process.join(max(0.0, deadline - time.monotonic()))
+        self.kill()
+        for slot in self._slots.values():
+            slot.process.join()
+        codes = {slot.process.exitcode for slot in self._slots.values()}
+        # A worker that had not come up yet leaves by the signal itself.
+        return UNUSABLE if UNUSABLE in codes else int(not codes <= {0, -signal.SIGTERM})
+
+    def _find_ports(self) -> Mapping[str, int]:
+        return {slot.name: slot.port for slot in list(self._slots.values()) if slot.port}
+
+
+def next_pause_s(deaths: int) -> float:
+    """Seconds to wait after so many deaths in a row: doubling, bounded, spread by a half."""
+    longest: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(deaths - 1, 16))
+    return longest * random.uniform(0.5, 1.0)
+
+
+def work(settings: Settings, says: Connection) -> None:
+    """Be a worker: the entry of its process. Its port goes to the supervisor through `says`."""
+    from consumer.daemon import run_worker
+
+    stop = Event()
+    # The supervisor decides when it is enough: a signal to the whole group arrives here twice.
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
+    http = settings.http.model_copy(update={"host": "127.0.0.1", "port": 0})
+    try:
+        code = run_worker(settings.model_copy(update={"http": http}), stop, says.send)
+    except SedflowError as error:
+        LOG.error("cannot start", extra={"fields": {"error": str(error)}})
+        code = UNUSABLE
+    sys.exit(code)
+
+
+def _stop_with_parent(stop: Event) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        stop.set()
+
+
+def _hear_port(says: Connection) -> int | None:
+    try:
+        return int(says.recv()) if says.poll() else None
+    except (EOFError, OSError):  # it died
+        return None
+
+
+def _kill_on_second_signal(crew: Crew) -> None:
+    def receive(number: int, _: FrameType | None) -> None:
+        if crew.stop.is_set():
+            crew.kill()
+            os._exit(128 + number)
+        crew.stop.set()
+
+    signal.signal(signal.SIGTERM, receive)
+    signal.signal(signal.SIGINT, receive)
