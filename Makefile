@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench check format clean
+.PHONY: demo demo-kafka test bench fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
@@ -28,9 +28,20 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.core
 
+# Inputs tried; what was learnt stays in .fuzz, so that the next run goes on from there.
+RUNS ?= 200000
+fuzz: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
+	$(BIN)/python -m tests.fuzz -runs=$(RUNS)
+
+# Known vulnerabilities of everything that is installed; needs the package index's own records.
+audit: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[audit]"
+	$(BIN)/pip-audit --skip-editable
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output build dist
+	rm -rf $(VENV) demo-output build dist .fuzz

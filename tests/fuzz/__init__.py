@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of decoding and adapting: `make fuzz`."""
