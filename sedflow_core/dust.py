@@ -1,5 +1,7 @@
 """Dust attenuation: birth clouds and the diffuse curve of Kriek & Conroy (2013)."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,14 @@ def attenuation_curve(wave: Tensor, n_dust: Tensor) -> Tensor:
     strength = (0.85 - 1.9 * n_dust) / _R_V
     tilt = torch.exp(n_dust * torch.log(wave / 5500.0))
     return (calzetti(wave) + strength * bump(wave)) * tilt
+
+
+@cache
+def curve_at_v() -> tuple[float, float]:
+    """The diffuse dust's curve at 5500 A, linear in n_dust there: at n_dust = 0, and its slope."""
+    n_dust = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    flat, steep = attenuation_curve(torch.tensor([5500.0]), n_dust).flatten().tolist()
+    return flat, steep - flat
 
 
 def birth_cloud_curve(wave: Tensor) -> Tensor:

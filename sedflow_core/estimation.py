@@ -100,7 +100,7 @@ def estimate(
             row = slice(i, i + 1)
             theta = _sample(artifact, base, flux[row], flux_err[row], redshift[row])
             derived = calc_derived(theta, redshift[row], artifact.tables, artifact.derived_names)
-            fill_row(summary, i, torch.cat([theta, derived], dim=-1)[0].T.contiguous())
+            fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
     return summary
 
 

@@ -17,11 +17,15 @@ def locate(x: Tensor, nodes: Tensor) -> Position:
     """Position of x (...) among ascending nodes (n_node,), clamped to their range."""
     low = torch.searchsorted(nodes, x.contiguous(), right=True).sub_(1)
     low = low.clamp_(0, nodes.numel() - 2)
-    fraction = (x - nodes[low]) / (nodes[low + 1] - nodes[low])
-    return Position(low, fraction.clamp(0.0, 1.0))
+    start = nodes.take(low)
+    fraction = (x - start).div_(nodes.take(low + 1).sub_(start))
+    return Position(low, fraction.clamp_(0.0, 1.0))
 
 
 def interpolate(x: Tensor, nodes: Tensor, table: Tensor) -> Tensor:
     """Values (..., *x.shape) at x of the columns of table (..., n_node), clamped at the ends."""
-    low, fraction = locate(x, nodes)
-    return torch.lerp(table[..., low], table[..., low + 1], fraction)
+    position = locate(x, nodes)
+    low = position.low.flatten()
+    start, end = (table.index_select(-1, index) for index in (low, low + 1))
+    values = torch.lerp(start, end, position.fraction.flatten())
+    return values.view(*table.shape[:-1], *x.shape)

@@ -85,7 +85,7 @@ def column(theta: Tensor, name: str) -> Tensor:
 
 def columns(theta: Tensor, *names: str) -> Tensor:
     """Several parameters of theta (..., n_theta); shape (..., len(names))."""
-    return theta[..., [_INDEX[name] for name in names]]
+    return torch.stack([column(theta, name) for name in names]).movedim(0, -1)
 
 
 def _scalar_bounds(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,19 +103,28 @@ def _stick_powers(like: Tensor) -> Tensor:
 
 
 def from_u(u: Tensor) -> Tensor:
-    """Physical parameters (..., n_theta) of points (..., n_u) in standard-normal space."""
-    cdf = torch.special.ndtr(u)
-    low, high, is_log = _scalar_bounds(u)
-    scalar = low + (high - low) * cdf[..., _U_SCALAR]
-    theta = u.new_empty((*u.shape[:-1], N_THETA))
-    theta[..., _SCALAR] = torch.where(is_log, scalar.exp(), scalar)
-    survival = torch.special.ndtr(-u[..., _U_STICK])
-    rest = survival ** (1.0 / _stick_powers(u))
-    left = torch.cumprod(rest, dim=-1)
-    before = torch.cat([torch.ones_like(left[..., :1]), left[..., :-1]], dim=-1)
-    theta[..., _BETA[:-1]] = before * (1.0 - rest)
-    theta[..., _BETA[-1]] = left[..., -1]
-    return theta
+    """Physical parameters (..., n_theta) of points (..., n_u) in standard-normal space.
+
+    In memory the values of a parameter lie side by side.
+    """
+    of_u = dict(zip(U_NAMES, u.unbind(dim=-1), strict=True))
+    cdf = dict(zip(U_NAMES, torch.special.ndtr(u).unbind(dim=-1), strict=True))
+    theta = {PARAM_NAMES[i]: _from_cdf(PARAMETERS[i], cdf[PARAM_NAMES[i]]) for i in _SCALAR}
+    left = torch.ones_like(u[..., 0])
+    for k, i in enumerate(_BETA[:-1]):
+        # Not 1 - cdf, which would lose the digits of small rests.
+        rest = torch.special.ndtr(-of_u[PARAM_NAMES[i]]) ** (1.0 / (_N_STICK - k))
+        theta[PARAM_NAMES[i]] = left * (1.0 - rest)
+        left = left * rest
+    theta[PARAM_NAMES[_BETA[-1]]] = left
+    return torch.stack([theta[name] for name in PARAM_NAMES]).movedim(0, -1)
+
+
+def _from_cdf(parameter: Parameter, cdf: Tensor) -> Tensor:
+    low, high = parameter.low, parameter.high
+    if parameter.kind == "log_uniform":
+        return (math.log(low) + math.log(high / low) * cdf).exp_()
+    return low + (high - low) * cdf
 
 
 def to_u(theta: Tensor) -> Tensor:

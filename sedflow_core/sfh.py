@@ -5,12 +5,13 @@ history, and one burst, in 42 bins of lookback time from the observed epoch, cut
 universe. Needs only the small `PopulationTables`, no SSP spectra and no cosmology package.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sedflow_core.dust import attenuation_curve
+from sedflow_core.dust import curve_at_v
 from sedflow_core.interpolate import Position, interpolate, locate
 from sedflow_core.prior import column, columns
 from sedflow_core.units import POGSON
@@ -94,6 +95,7 @@ class TimeBins(NamedTuple):
     Attributes:
         t_age: (n,) age of the universe [Gyr].
         low, high, center: (n, n_bin) [Gyr]; bins beyond t_age have zero width.
+        basis_formed: (n, 4, n_bin + 1) integral of each SFH basis from 0 to the bins' edges.
         basis_mass: (n, 4, n_bin) integral of each SFH basis over the bin.
         zh: (n, 2, n_bin) metallicity bases at the bin centres.
         surviving: (n, n_met, n_bin) surviving mass fraction at the bin centres.
@@ -103,6 +105,7 @@ class TimeBins(NamedTuple):
     low: Tensor
     high: Tensor
     center: Tensor
+    basis_formed: Tensor
     basis_mass: Tensor
     zh: Tensor
     surviving: Tensor
@@ -111,13 +114,17 @@ class TimeBins(NamedTuple):
 class History(NamedTuple):
     """Mass and metallicity against lookback time, of samples (n, n_sample).
 
+    In memory the samples of a bin lie side by side, so that sums over bins are fast.
+
     Attributes:
+        basis: (n, n_sample, 4) factor of each SFH basis.
         mass: (n, n_sample, n_bin) mass formed per bin by the NMF part, sums to 1 - burst.
         met: (n, n_sample, n_bin) metallicity Z of the bins, mass fraction.
         burst, burst_age, burst_met: (n, n_sample) mass fraction, age [Gyr] and Z of the burst; the
             fraction is 0 where the burst would precede the universe.
     """
 
+    basis: Tensor
     mass: Tensor
     met: Tensor
     burst: Tensor
@@ -132,7 +139,7 @@ def calc_time_bins(redshift: Tensor, tables: PopulationTables) -> TimeBins:
     cut = torch.minimum(edges, t_age[:, None])
     low, high = cut[:, :-1], cut[:, 1:]
     center = 0.5 * (low + high)
-    cumulative = interpolate(cut, tables.lookback_gyr, tables.sfh_cumulative)
+    formed = interpolate(cut, tables.lookback_gyr, tables.sfh_cumulative).movedim(0, 1)
     zh = interpolate(center, tables.lookback_gyr, tables.zh)
     surviving = interpolate(center.log10(), tables.ssp_lg_age_gyr, tables.surviving)
     return TimeBins(
@@ -140,7 +147,8 @@ def calc_time_bins(redshift: Tensor, tables: PopulationTables) -> TimeBins:
         low=low.float(),
         high=high.float(),
         center=center.float(),
-        basis_mass=cumulative.diff(dim=-1).movedim(0, 1).float(),
+        basis_formed=formed.float(),
+        basis_mass=formed.diff(dim=-1).float(),
         zh=zh.movedim(0, 1).float(),
         surviving=surviving.movedim(0, 1).float(),
     )
@@ -154,13 +162,14 @@ def calc_history(theta: Tensor, bins: TimeBins, tables: PopulationTables) -> His
     burst = torch.where(
         burst_age > bins.t_age[:, None], torch.zeros_like(burst_age), column(theta, "fburst")
     )
-    mass = beta @ bins.basis_mass
-    mass = mass * ((1.0 - burst) / mass.sum(dim=-1)).unsqueeze(-1)
+    total = beta @ bins.basis_formed[..., -1:]
+    basis = beta * ((1.0 - burst).unsqueeze(-1) / total)
     burst_zh = interpolate(burst_age, tables.lookback_gyr.float(), tables.zh.float())
     burst_met = (gamma * burst_zh.movedim(0, -1)).sum(dim=-1)
     return History(
-        mass=mass,
-        met=(gamma @ bins.zh).clamp(*Z_RANGE),
+        basis=basis,
+        mass=(bins.basis_mass.mT @ basis.mT).mT,
+        met=(bins.zh.mT @ gamma.mT).mT.clamp(*Z_RANGE),
         burst=burst,
         burst_age=burst_age,
         burst_met=burst_met.clamp(*Z_RANGE),
@@ -174,25 +183,34 @@ def locate_met(met: Tensor, tables: PopulationTables) -> Position:
 
 def surviving_mass(history: History, bins: TimeBins, tables: PopulationTables) -> Tensor:
     """Mass in stars and remnants per mass formed; (n, n_sample)."""
-    index, fraction = locate_met(history.met, tables)
-    n_bin = bins.surviving.shape[-1]
-    flat = bins.surviving.flatten(1)
-    offset = index * n_bin + torch.arange(n_bin, device=index.device)
-    low = flat.gather(1, offset.flatten(1)).view_as(history.met)
-    high = flat.gather(1, (offset + n_bin).flatten(1)).view_as(history.met)
-    of_bins = (history.mass * torch.lerp(low, high, fraction)).sum(dim=-1)
+    of_bins = (history.mass * _surviving_fraction(history.met, bins, tables)).sum(dim=-1)
     return of_bins + history.burst * _surviving_burst(history, tables)
+
+
+def _surviving_fraction(met: Tensor, bins: TimeBins, tables: PopulationTables) -> Tensor:
+    """Surviving fraction at metallicity met (n, n_sample, n_bin).
+
+    Linear in log10 Z between the grid's metallicities: one ramp per interval, which needs no search
+    and no gather.
+    """
+    lgmet = met.log10()
+    nodes = tables.ssp_lgmet.float()
+    slope = bins.surviving.diff(dim=1) / nodes.diff().unsqueeze(-1)
+    fraction = bins.surviving[:, :1] - (nodes[:-1] @ slope).unsqueeze(1)
+    for k, (low, high) in enumerate(pairwise(nodes.tolist())):
+        fraction = torch.addcmul(fraction, lgmet.clamp(low, high), slope[:, k : k + 1])
+    return fraction
 
 
 def _surviving_burst(history: History, tables: PopulationTables) -> Tensor:
     met = locate_met(history.burst_met, tables)
     age = locate(history.burst_age.log10(), tables.ssp_lg_age_gyr.float())
     surviving = tables.surviving.float()
-    young = torch.lerp(surviving[met.low, age.low], surviving[met.low + 1, age.low], met.fraction)
-    old = torch.lerp(
-        surviving[met.low, age.low + 1], surviving[met.low + 1, age.low + 1], met.fraction
-    )
-    return torch.lerp(young, old, age.fraction)
+    index = met.low * surviving.shape[1] + age.low
+    poor = torch.lerp(surviving.take(index), surviving.take(index + 1), age.fraction)
+    index += surviving.shape[1]
+    rich = torch.lerp(surviving.take(index), surviving.take(index + 1), age.fraction)
+    return torch.lerp(poor, rich, met.fraction)
 
 
 def younger_fraction(bins: TimeBins, window_gyr: float) -> Tensor:
@@ -203,8 +221,15 @@ def younger_fraction(bins: TimeBins, window_gyr: float) -> Tensor:
 
 def recent_mass(history: History, bins: TimeBins, window_gyr: float) -> Tensor:
     """Fraction of the mass formed within the last window [Gyr]; (n, n_sample)."""
-    of_bins = history.mass @ younger_fraction(bins, window_gyr).unsqueeze(-1)
-    return of_bins.squeeze(-1) + history.burst * (history.burst_age <= window_gyr)
+    of_basis = bins.basis_mass @ younger_fraction(bins, window_gyr).unsqueeze(-1)
+    of_bins = (history.basis @ of_basis).squeeze(-1)
+    return of_bins + history.burst * (history.burst_age <= window_gyr)
+
+
+def mean_age(history: History, bins: TimeBins) -> Tensor:
+    """Lookback age [Gyr] weighted by mass formed; (n, n_sample)."""
+    of_basis = bins.basis_mass @ bins.center.unsqueeze(-1)
+    return (history.basis @ of_basis).squeeze(-1) + history.burst * history.burst_age
 
 
 def half_mass_time(history: History, bins: TimeBins) -> Tensor:
@@ -212,21 +237,21 @@ def half_mass_time(history: History, bins: TimeBins) -> Tensor:
 
     Mass is uniform within a bin; the burst is a step at its age.
     """
-    burst_age, high = history.burst_age.unsqueeze(-1), bins.high.unsqueeze(1)
-    formed_since = history.mass.cumsum(dim=-1)
-    with_burst = formed_since + history.burst.unsqueeze(-1) * (burst_age <= high)
-    index = (with_burst < 0.5).sum(dim=-1, keepdim=True).clamp_max(N_BIN - 1)
-    low = bins.low.unsqueeze(1).expand_as(with_burst).gather(-1, index).squeeze(-1)
-    width = (high - bins.low.unsqueeze(1)).expand_as(with_burst).gather(-1, index).squeeze(-1)
-    mass = history.mass.gather(-1, index).squeeze(-1)
-    before = formed_since.gather(-1, index).squeeze(-1) - mass
-    earlier_burst = history.burst * (history.burst_age <= low)
-    rate = mass.clamp_min(torch.finfo(mass.dtype).tiny) / width
-    without = low + (0.5 - before - earlier_burst) / rate
-    after = low + (0.5 - before - history.burst) / rate
-    in_bin = (history.burst_age > low) & (history.burst_age <= low + width)
-    after_burst = torch.maximum(after, history.burst_age)
-    return torch.where(in_bin & (without > history.burst_age), after_burst, without)
+    half = torch.full_like(history.burst, 0.5)
+    wanted = torch.stack([half, half - history.burst], dim=-1)
+    without, after = _formation_time(wanted, history, bins).unbind(dim=-1)
+    return torch.where(without < history.burst_age, without, after.maximum(history.burst_age))
+
+
+def _formation_time(wanted: Tensor, history: History, bins: TimeBins) -> Tensor:
+    """Lookback time since which the NMF part formed the mass wanted; both (n, n_sample, k)."""
+    formed = history.basis @ bins.basis_formed
+    index = torch.searchsorted(formed, wanted).clamp_(1, N_BIN)
+    before = formed.gather(-1, index - 1)
+    in_bin = (formed.gather(-1, index) - before).clamp_min(torch.finfo(formed.dtype).tiny)
+    of_galaxy = (index - 1).flatten(1)
+    low, high = (edge.gather(1, of_galaxy).view_as(wanted) for edge in (bins.low, bins.high))
+    return low + (high - low) * ((wanted - before) / in_bin)
 
 
 def calc_derived(
@@ -253,12 +278,11 @@ def calc_derived(
         "log_sfr_100myr": log_mstar + _log_rate(history, bins, 0.1),
         "log_ssfr_1gyr": log_sfr_1gyr - log_surviving,
         "z_mw": (history.mass * history.met).sum(dim=-1) + history.burst * history.burst_met,
-        "t_age_mw": (history.mass @ bins.center.unsqueeze(-1)).squeeze(-1)
-        + history.burst * history.burst_age,
+        "t_age_mw": mean_age(history, bins),
         "t50": half_mass_time(history, bins),
         "a_v": _a_v(theta),
     }
-    return torch.stack([values[name] for name in names], dim=-1)
+    return torch.stack([values[name] for name in names]).movedim(0, -1)
 
 
 def _log_rate(history: History, bins: TimeBins, window_gyr: float) -> Tensor:
@@ -268,7 +292,6 @@ def _log_rate(history: History, bins: TimeBins, window_gyr: float) -> Tensor:
 
 
 def _a_v(theta: Tensor) -> Tensor:
-    wave_v = theta.new_tensor([5500.0])
-    curve = attenuation_curve(wave_v, column(theta, "n_dust").unsqueeze(-1)).squeeze(-1)
-    a_v: Tensor = POGSON * column(theta, "tau_ism") * curve
+    flat, slope = curve_at_v()
+    a_v: Tensor = POGSON * column(theta, "tau_ism") * (flat + slope * column(theta, "n_dust"))
     return a_v

@@ -1,9 +1,9 @@
 """Posterior samples -> quantiles, mean, standard deviation, covariance, probabilities."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -91,23 +91,25 @@ def empty_summary(
 
 def fill_row(summary: Summary, i: int, samples: Tensor) -> None:
     """Summarise samples (n_name, n_sample) of one galaxy into row i."""
-    summary.quantiles[i] = quantiles(samples, summary.levels).numpy()
+    n_samples = samples.shape[1]
+    ordered = np.sort(samples.numpy(), axis=1)
+    summary.quantiles[i] = quantiles(ordered, summary.levels)
     mean = samples.mean(dim=1)
     centred = samples - mean[:, None]
+    covariance = (centred @ centred.T).numpy() / n_samples
     summary.mean[i] = mean.numpy()
-    summary.std[i] = centred.square().mean(dim=1).sqrt().numpy()
-    params = centred[:N_THETA]
-    summary.covariance[i] = (params @ params.T / samples.shape[1]).numpy()
+    summary.std[i] = np.sqrt(covariance.diagonal())
+    summary.covariance[i] = covariance[:N_THETA, :N_THETA]
     for event, probability in summary.probabilities.items():
         name, threshold, sign = EVENTS[event]
-        values = samples[summary.names.index(name)]
-        probability[i] = float((sign * (values - threshold) > 0).float().mean())
+        values = ordered[summary.names.index(name)]
+        probability[i] = np.count_nonzero(sign * (values - threshold) > 0) / n_samples
 
 
-def quantiles(samples: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Quantiles (n_name, n_level) of samples (n_name, n_sample), linear between samples."""
-    ordered = samples.sort(dim=1).values
-    position = torch.tensor(levels, dtype=torch.float64) * (samples.shape[1] - 1)
-    index = position.long().clamp_max(samples.shape[1] - 2)
-    fraction = (position - index).to(samples.dtype)
-    return torch.lerp(ordered[:, index], ordered[:, index + 1], fraction)
+def quantiles(ordered: NDArray[np.floating[Any]], levels: tuple[float, ...]) -> Array:
+    """Quantiles (n_name, n_level) of ascending samples (n_name, n_sample), linear between them."""
+    last = ordered.shape[1] - 1
+    position = np.array(levels) * last
+    index = position.astype(np.intp)
+    low, high = ordered[:, index], ordered[:, np.minimum(index + 1, last)]
+    return low + (position - index) * (high - low)
