@@ -106,7 +106,7 @@ def fill_row(summary: Summary, i: int, samples: Tensor) -> None:
         probability[i] = np.count_nonzero(sign * (values - threshold) > 0) / n_samples
 
 
-def quantiles(ordered: NDArray[np.floating[Any]], levels: tuple[float, ...]) -> Array:
+def quantiles(ordered: NDArray[Any], levels: tuple[float, ...]) -> NDArray[Any]:
     """Quantiles (n_name, n_level) of ascending samples (n_name, n_sample), linear between them."""
     last = ordered.shape[1] - 1
     position = np.array(levels) * last
