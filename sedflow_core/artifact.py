@@ -2,8 +2,8 @@
 
 The manifest holds parameters, priors, derived quantities, bands, assumptions, provenance and
 validation; the arrays hold the flow's weights, the context constants, the support and serving
-tables and golden vectors. Reading needs torch and numpy alone, verifies the digest, and compiles
-the flow.
+tables, golden vectors and the trust tables. Reading needs torch and numpy alone, verifies the
+digest, and compiles the flow.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from sedflow_core.observation import ContextScale
 from sedflow_core.prior import PARAM_NAMES, prior_digest, prior_table
 from sedflow_core.sfh import DERIVED, DERIVED_NAMES, PopulationTables
 from sedflow_core.support import SupportTables, flag_names
+from sedflow_core.trust import TrustTables, join_tables, split_tables
 from sedflow_core.units import Array
 
 FORMAT = 1
@@ -46,6 +47,7 @@ class Artifact:
         support: limits of the training support.
         tables: cosmology, histories and surviving mass.
         golden: input and output vectors that a load must reproduce.
+        trust: what the trust in a posterior is judged by; None in artifacts built without it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Artifact:
     support: SupportTables
     tables: PopulationTables
     golden: dict[str, Tensor]
+    trust: TrustTables | None
 
     @property
     def param_names(self) -> tuple[str, ...]:
@@ -119,6 +122,7 @@ def write_artifact(
     assumptions: dict[str, str],
     provenance: dict[str, Any],
     derived_names: tuple[str, ...] = DERIVED_NAMES,
+    trust: TrustTables | None = None,
 ) -> None:
     """Write an artifact folder; see the module's docstring for its content.
 
@@ -133,9 +137,10 @@ def write_artifact(
         "support": support._asdict(),
         "tables": tables._asdict(),
         "golden": golden,
+        "trust": {} if trust is None else split_tables(trust),
     }
     arrays = {
-        f"{group}.{key}": value.detach().cpu().contiguous()
+        f"{group}.{key}": value.detach().cpu().contiguous().clone()
         for group, values in groups.items()
         for key, value in values.items()
     }
@@ -201,6 +206,7 @@ def read_artifact(path: str | Path) -> Artifact:
         support=SupportTables(**_group(arrays, "support")),
         tables=PopulationTables(**_group(arrays, "tables")),
         golden=_group(arrays, "golden"),
+        trust=join_tables(_group(arrays, "trust")),
     )
 
 

@@ -7,17 +7,29 @@ import torch
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact, read_artifact, write_artifact
+from sedflow_core.emulator_tables import build_emulator
 from sedflow_core.estimation import estimate
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.galaxy import COSMOLOGY
 from sedflow_core.observation import ContextScale, Observation
-from sedflow_core.simulation import ForwardConfig, ForwardModel, NoisySimulations, simulate_noisy
+from sedflow_core.prior import draw_u, from_u
+from sedflow_core.sfh import DERIVED_NAMES, calc_derived
+from sedflow_core.simulation import (
+    ForwardConfig,
+    ForwardModel,
+    NoisySimulations,
+    draw_redshift,
+    simulate_noisy,
+)
 from sedflow_core.support import check_support, fit_support
+from sedflow_core.trust import TrustTables
 from sedflow_core.version import __version__
 
 N_GOLDEN = 8
 N_GOLDEN_SAMPLES = 256
 SUPPORT_SEED = 7_000
+PRIOR_SEED = 8_000
+N_PRIOR = 50_000
 
 
 def build_artifact(
@@ -53,6 +65,7 @@ def build_artifact(
     flags = check_support(
         simulations.flux, simulations.flux_err, simulations.redshift, support, bands
     )
+    trust = build_trust_tables(model)
     provenance = {
         "code_version": __version__,
         "forward_model": forward._asdict(),
@@ -80,11 +93,27 @@ def build_artifact(
             n_samples=n_samples,
             assumptions=assumptions(forward, model),
             provenance=provenance,
+            trust=trust,
         )
 
     write({})
     write(_golden(read_artifact(folder), simulations, flags))
     return read_artifact(folder)
+
+
+def build_trust_tables(model: ForwardModel) -> TrustTables:
+    """Emulator, noise and prior widths of a forward model."""
+    generator = torch.Generator().manual_seed(PRIOR_SEED)
+    theta = from_u(draw_u(N_PRIOR, generator)).float()
+    redshift = draw_redshift(N_PRIOR, model.redshift_range, generator)
+    tables = model.galaxy.tables
+    derived = [
+        calc_derived(t[:, None], z, tables, DERIVED_NAMES)[:, 0]
+        for t, z in zip(theta.split(4096), redshift.split(4096), strict=True)
+    ]
+    samples = torch.cat([theta, torch.cat(derived)], dim=-1)
+    low, high = torch.quantile(samples, torch.tensor([0.16, 0.84]), dim=0)
+    return TrustTables(build_emulator(model.galaxy), model.noise, 0.5 * (high - low).double())
 
 
 def _golden(artifact: Artifact, simulations: NoisySimulations, flags: Tensor) -> dict[str, Tensor]:

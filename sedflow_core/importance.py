@@ -12,7 +12,7 @@ from sedflow_core.estimation import log_prob, sample
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.noise import gaussian_log_likelihood, log_likelihood
 from sedflow_core.observation import Observation
-from sedflow_core.prior import to_u
+from sedflow_core.prior import from_u, to_u
 from sedflow_core.simulation import ForwardModel
 
 
@@ -58,9 +58,9 @@ def weigh(
     log_q = torch.tensor(log_prob(artifact, theta, observation)).double()
     exact, gaussian = torch.empty_like(log_q), torch.empty_like(log_q)
     for i in range(len(observation)):
-        exact[:, i], gaussian[:, i] = _log_posteriors(
-            model, torch.tensor(theta[:, i]).double(), observation.rows(slice(i, i + 1))
-        )
+        u = to_u(torch.tensor(theta[:, i]).double())
+        row = observation.rows(slice(i, i + 1))
+        exact[:, i], gaussian[:, i] = log_posteriors(model, u, row)
     return Weighted(
         theta,
         torch.softmax(exact - log_q, dim=0).numpy(),
@@ -68,14 +68,19 @@ def weigh(
     )
 
 
-def _log_posteriors(
-    model: ForwardModel, theta: Tensor, observation: Observation
+def log_posteriors(
+    model: ForwardModel, u: Tensor, observation: Observation
 ) -> tuple[Tensor, Tensor]:
-    """ln posterior (n_sample,) in u up to a constant: exact, and with the Gaussian likelihood."""
-    u = to_u(theta)
+    """ln posterior (n,) in u up to a constant: exact, and with the Gaussian likelihood.
+
+    Args:
+        model: see `sedflow_core.simulated.forward_model`.
+        u: (n, 11) points, float64.
+        observation: one galaxy.
+    """
     log_prior = -0.5 * u.square().sum(dim=-1)
-    redshift = torch.tensor(observation.redshift).expand(len(theta))
-    model_flux = calc_band_flux(model.galaxy, theta, redshift)
+    redshift = torch.tensor(observation.redshift).expand(len(u))
+    model_flux = calc_band_flux(model.galaxy, from_u(u), redshift)
     flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
     exact = log_likelihood(flux, flux_err, model_flux, model.noise)
     return log_prior + exact, log_prior + gaussian_log_likelihood(flux, flux_err, model_flux)
