@@ -17,8 +17,9 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException
@@ -35,10 +36,7 @@ JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
 log.dirs={log_dir}
 auto.create.topics.enable=false
@@ -59,6 +57,11 @@ group.consumer.min.heartbeat.interval.ms=200
 group.consumer.heartbeat.interval.ms=500
 log.segment.bytes=16777216
 log.cleaner.dedupe.buffer.size=2097152
+"""
+LISTENERS = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 """
 
 
@@ -117,26 +120,53 @@ def container_broker() -> Iterator[str]:
         yield str(container.get_bootstrap_server())
 
 
+@dataclass(frozen=True)
+class BrokerFiles:
+    """Where a broker keeps everything, and how it listens."""
+
+    folder: Path
+    listeners: str
+    """Lines for server.properties."""
+    controller_port: int
+
+    @property
+    def properties(self) -> Path:
+        """The file server.properties."""
+        return self.folder / "server.properties"
+
+    def write(self) -> None:
+        """Write server.properties."""
+        common = SERVER_PROPERTIES.format(
+            controller_port=self.controller_port, log_dir=self.folder / "data"
+        )
+        self.properties.write_text(common + self.listeners)
+
+
 @contextmanager
 def java_broker() -> Iterator[str]:
     """One broker and controller in one Java process, its data in a temporary folder."""
-    classpath = f"{install_jars()}/*"
     with tempfile.TemporaryDirectory(prefix="sedflow-kafka-") as folder:
         port, controller_port = free_ports(2)
-        properties = Path(folder, "server.properties")
-        properties.write_text(
-            SERVER_PROPERTIES.format(
-                port=port, controller_port=controller_port, log_dir=Path(folder, "data")
-            )
-        )
-        format_storage(classpath, properties)
-        process, log = start_process(classpath, properties)
-        try:
-            bootstrap = f"127.0.0.1:{port}"
-            wait_until_ready(process, bootstrap, log)
+        listeners = LISTENERS.format(port=port, controller_port=controller_port)
+        bootstrap = f"127.0.0.1:{port}"
+        with running_broker(BrokerFiles(Path(folder), listeners, controller_port), bootstrap):
             yield bootstrap
-        finally:
-            stop_process(process)
+
+
+@contextmanager
+def running_broker(
+    files: BrokerFiles, bootstrap: str, add_scram: Sequence[str] = ()
+) -> Iterator[None]:
+    """Write its files, start it, and stop it again; `add_scram` are its first users."""
+    classpath = f"{install_jars()}/*"
+    files.write()
+    format_storage(classpath, files.properties, add_scram)
+    process, log = start_process(classpath, files.properties)
+    try:
+        wait_until_ready(process, bootstrap, log)
+        yield
+    finally:
+        stop_process(process)
 
 
 def install_jars() -> Path:
@@ -182,10 +212,12 @@ def free_ports(n: int) -> list[int]:
             each.close()
 
 
-def format_storage(classpath: str, properties: Path) -> None:
-    """Write the cluster id into the empty log folder, as KRaft asks for."""
+def format_storage(classpath: str, properties: Path, add_scram: Sequence[str] = ()) -> None:
+    """Write the cluster id and the first users into the empty log folder, as KRaft asks for."""
     command = ["java", "-Xmx128m", *JAVA_OPTIONS, "-cp", classpath, "kafka.tools.StorageTool"]
     command += ["format", "--standalone", "-t", cluster_id(), "-c", str(properties)]
+    for user in add_scram:
+        command += ["--add-scram", user]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BrokerUnavailableError(
