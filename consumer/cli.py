@@ -1,4 +1,4 @@
-"""The command line: `sedflow-consumer run | replay | check-config`."""
+"""The command line: `sedflow-consumer run | replay | topics | check-config`."""
 
 import argparse
 import json
@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="alerts from Kafka in, summaries to Kafka out"))
     _add_replay(commands.add_parser("replay", help="archives of alerts in, summaries out"))
+    _add_topics(commands.add_parser("topics", help="topics and rights: plan, check"))
     check = commands.add_parser("check-config", help="print the settings, secrets masked")
     _add_config(check)
     check.set_defaults(command=_check_config)
@@ -46,6 +47,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument(
         "--workers", type=_positive, metavar="N", help="N processes, restarted when they die"
+    )
+    parser.add_argument(
+        "--accept-gap", action="store_true", help="go on behind messages deleted before being read"
     )
     parser.set_defaults(command=_run)
 
@@ -71,6 +75,16 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_replay)
 
 
+def _add_topics(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    planning = commands.add_parser("plan", help="print Kafka's commands for what is missing")
+    _add_config(planning)
+    planning.set_defaults(command=_plan_topics)
+    checking = commands.add_parser("check", help="compare the clusters with what is needed")
+    _add_config(checking)
+    checking.set_defaults(command=_check_topics)
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -88,13 +102,30 @@ def _check_config(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
+    if options.accept_gap:
+        source = settings.input.model_copy(update={"accept_gap": True})
+        settings = settings.model_copy(update={"input": source})
     if options.workers is not None:
         from consumer.supervisor import run_workers
 
         return run_workers(settings, options.workers)
-    from consumer.daemon import run_kafka
+    from consumer.worker import run_kafka
 
     return run_kafka(settings)
+
+
+def _plan_topics(options: argparse.Namespace) -> int:
+    from consumer.topics import plan
+
+    for command in plan(load_settings(options.config)):
+        print(command)
+    return 0
+
+
+def _check_topics(options: argparse.Namespace) -> int:
+    from consumer.topics import report
+
+    return report(load_settings(options.config))
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -1,33 +1,29 @@
-"""The loop of the consumer: poll, step, publish; and the process around it for Kafka."""
+"""The loop of the consumer: poll, step, publish."""
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from threading import Event
 from typing import Protocol
 
-import torch
-from prometheus_client import CollectorRegistry
-
+from consumer.breaker import Breaker
 from consumer.errors import BrokerError, WindowAbortedError
-from consumer.health import Health, serve
-from consumer.kafka import KafkaSink, KafkaSource
-from consumer.kafka_client import check_topics
-from consumer.message import Message, Sink, Source, Window
+from consumer.health import Health
+from consumer.in_hand import MAX_DEATHS, InHand
+from consumer.message import DeadLetter, Message, Sink, Source, Window
 from consumer.metrics import Metrics
-from consumer.process import start_logging, stop_on_signals
-from consumer.settings import Settings
-from consumer.step import Step
-from sedflow_core import load_artifact
+from consumer.sections import BreakerSettings
 
 LOG = logging.getLogger("sedflow.daemon")
 
 MAX_ABORTS_IN_A_ROW = 5
 FIRST_PAUSE_S = 0.1
+STEP_AT_ONCE = 64
+NEVER = BreakerSettings(max_bad_fraction=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,16 @@ class Tally:
         self.stages.update(letter.stage for letter in window.rejected)
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What the loop asks beside its work; as it stands here, nothing."""
+
+    breaker: Breaker = field(default_factory=lambda: Breaker(NEVER))
+    in_hand: InHand = field(default_factory=lambda: InHand(None))
+    keep_alive: Callable[[Sequence[Message]], None] = lambda _: None
+    """Called with the window in hand while it takes long."""
+
+
 class StepFunction(Protocol):
     """What turns a batch of messages into the window to publish."""
 
@@ -70,37 +76,89 @@ def run(
     metrics: Metrics,
     health: Health,
     replay: bool = False,
+    guard: Guard | None = None,
 ) -> Tally:
     """Poll up to `max_batch` messages or `max_delay_s`, step, publish; return what was published.
 
-    Ends when `stop` is set or the source is exhausted, in this order: the window in hand is stepped
-    and published; then the caller closes the sink, then the source. An input position moves only
-    inside `sink.publish`.
+    Ends when `stop` is set or the source is exhausted, in this order: what was stepped of the
+    window in hand is published; then the caller closes the sink, then the source. An input position
+    moves only inside `sink.publish`.
 
-    Raises BrokerError when a window was rolled back five times in a row, and whatever else source,
-    step or sink raise: the window is then not published, and is read again at the next start.
+    Raises BrokerError when a window was rolled back five times in a row, what `guard` raises, and
+    whatever else source, step or sink raise: the window is then not published, and is read again at
+    the next start.
     """
-    tally, aborts = Tally(), 0
+    tally, aborts, guard = Tally(), 0, guard or Guard()
     while not (stop.is_set() or source.exhausted):
         health.beat()
         with metrics.time("poll"):
             messages = source.poll(max_batch, max_delay_s)
         if not messages:
             continue
-        with metrics.time("step"):
-            window = step(messages, replay=replay, now=_utc_now)
         try:
+            with metrics.time("step"):
+                window = _step_all(messages, step, stop, guard, health, replay=replay)
+            guard.breaker.judge(window)
             with metrics.time("publish"):
                 sink.publish(window)
         except WindowAbortedError as error:
             aborts += 1
             _wait_or_give_up(aborts, error, metrics)
-            source.rewind(window)
+            source.rewind(Window(tuple(messages), (), ()))
             continue
         aborts = 0
+        guard.breaker.note(window)
         tally.add(window)
         metrics.count_window(window, _utc_now())
     return tally
+
+
+def _step_all(
+    messages: Sequence[Message],
+    step: StepFunction,
+    stop: Event,
+    guard: Guard,
+    health: Health,
+    *,
+    replay: bool,
+) -> Window:
+    """Step the messages in batches that a membership and a death can wait for.
+
+    When `stop` is set meanwhile the window holds what was stepped until then; the rest is read
+    again at the next start.
+    """
+    parts: list[Window] = []
+    for batch in guard.in_hand.batches(messages, STEP_AT_ONCE):
+        if parts:
+            if stop.is_set():
+                break
+            health.beat()
+            guard.in_hand.clear()
+            guard.keep_alive(messages)
+        if guard.in_hand.is_deadly(batch[0]):
+            parts.append(_bury(batch[0]))
+            continue
+        guard.in_hand.note(batch)
+        parts.append(step(batch, replay=replay, now=_utc_now))
+    guard.in_hand.clear()
+    return _join(parts)
+
+
+def _join(parts: Sequence[Window]) -> Window:
+    return Window(
+        tuple(chain.from_iterable(part.consumed for part in parts)),
+        tuple(chain.from_iterable(part.results for part in parts)),
+        tuple(chain.from_iterable(part.rejected for part in parts)),
+    )
+
+
+def _bury(message: Message) -> Window:
+    """Return the window of a message that kills the process that steps it."""
+    error = f"expected an answer, got {MAX_DEATHS} dead processes"
+    letter = DeadLetter(message, "crash", "ProcessDied", error, _utc_now())
+    fields = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+    LOG.error("a message kills its process", extra={"fields": fields})
+    return Window((message,), (), (letter,))
 
 
 def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -> None:
@@ -109,61 +167,6 @@ def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -
     if aborts >= MAX_ABORTS_IN_A_ROW:
         raise BrokerError(f"expected a window to commit, got {aborts} aborts in a row") from error
     time.sleep(FIRST_PAUSE_S * 2**aborts)
-
-
-def run_kafka(settings: Settings) -> int:
-    """Run the daemon until SIGTERM or SIGINT; return the exit code, 1 after broker trouble.
-
-    Raises SettingsError or ArtifactError when it cannot start.
-    """
-    stop = Event()
-    stop_on_signals(stop)
-    return run_worker(settings, stop, lambda _: None)
-
-
-def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]) -> int:
-    """Run the daemon until `stop` is set; tell the port it answers at; return the exit code.
-
-    Raises as `run_kafka` does.
-    """
-    start_logging(settings.log)
-    torch.set_num_threads(1)
-    metrics = Metrics(CollectorRegistry())
-    health = Health()
-    metrics.registry.register(health)
-    try:
-        with serve(health, metrics.registry, settings.http.host, settings.http.port) as port:
-            LOG.info("started", extra={"fields": {"http_port": port, "slot": settings.output.slot}})
-            tell_port(port)
-            tally = _serve_topics(settings, stop, metrics, health)
-    except BrokerError as error:
-        LOG.error("stopped by the broker", extra={"fields": {"error": str(error)}})
-        return 1
-    LOG.info("stopped", extra={"fields": {"messages": tally.messages}})
-    return 0
-
-
-def _serve_topics(settings: Settings, stop: Event, metrics: Metrics, health: Health) -> Tally:
-    artifact = load_artifact(settings.artifact.name)
-    step = Step(artifact, settings)
-    metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
-    check_topics(settings)
-    step.warm_up()
-    health.warmed = True
-    LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
-    with ExitStack() as open_ends:
-        source = open_ends.enter_context(closing(KafkaSource(settings, metrics, health)))
-        sink = open_ends.enter_context(closing(KafkaSink(settings, metrics, source)))
-        return run(
-            source,
-            sink,
-            step,
-            stop,
-            max_batch=settings.batch.max_size,
-            max_delay_s=settings.batch.max_delay_s,
-            metrics=metrics,
-            health=health,
-        )
 
 
 def _utc_now() -> datetime:

@@ -8,8 +8,12 @@ SedflowError
     │   ├── AdaptError     the record is not an alert of a known survey
     │   └── EncodeError    its summary does not fit the output schema
     ├── ArchiveError       an archive or an output file cannot be read or written
-    └── BrokerError        the broker cannot be used: stop without committing
-        └── WindowAbortedError   a window was rolled back and may be tried again
+    ├── HaltedError        the stream is not what it should be: read no more until someone looked
+    │   ├── OffsetsLostError     messages are gone that were never read
+    │   └── BreakerError         too many messages are bad for the messages to be at fault
+    └── BrokerError        the broker cannot be used: stop without committing, try again later
+        ├── WindowAbortedError   a window was rolled back and may be tried again
+        └── WorkerLostError      this process must end; another one goes on in its slot
 """
 
 from sedflow_core.errors import SedflowError
@@ -49,3 +53,19 @@ class BrokerError(ConsumerError):
 
 class WindowAbortedError(BrokerError):
     """A window was rolled back, its input positions restored; it may be tried again."""
+
+
+class WorkerLostError(BrokerError):
+    """This process must end: it was fenced, or a call to the broker does not come back."""
+
+
+class HaltedError(ConsumerError):
+    """The stream is not what it should be: nothing more is read until someone looked."""
+
+
+class OffsetsLostError(HaltedError):
+    """Messages are gone from the broker that were never read."""
+
+
+class BreakerError(HaltedError):
+    """So many messages are bad that the stream is wrong rather than they."""

@@ -1,138 +1,198 @@
-"""Source and sink over Kafka: each window is one transaction.
+"""Source over Kafka: one member of the consumer group, and where its reading begins.
 
-The order of `KafkaSink.publish`, which nothing else repeats:
+- A partition is assigned: `starts.py` tells where reading it begins.
+- A partition is revoked or lost: what `poll` had taken of it is dropped for its new owner to read.
+- While a window takes long, `keep_alive` keeps the membership with every partition paused; it tells
+  when a partition of the window is gone.
 
-1. begin a transaction;
-2. produce the summaries to the output topic and the dead letters to the dead-letter topic;
-3. send the input positions behind the window to the same transaction; a replay has none;
-4. commit. Only now have the positions moved, together with what they led to.
-
-What can go wrong, each decided here:
-
-- An error that can be tried again (time-out, coordinator moving) is tried again for a while.
-- An error that ends the transaction, such as an assignment that changed meanwhile: abort, raise
-  `WindowAbortedError`. The loop rewinds the source to before the window and polls again.
-- A fatal error, such as another process with the same transactional id, or a call that does not
-  come back: raise `BrokerError`. The process must end; at its restart the same transactional id
-  finishes or rolls back what is open.
-
-On a rebalance: `poll` is called between windows only, so none is open while partitions are revoked,
-and messages of revoked partitions that `poll` had in hand are dropped for their new owner to read.
-Each window is committed under the group membership it was read with, so partitions that were lost
-to another worker while it was in the making cannot be committed.
+Librdkafka never chooses an offset by itself: `auto.offset.reset` is `error`.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumer.errors import BrokerError, WindowAbortedError
+from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
+from consumer.gaps import Position
 from consumer.health import Health
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG, call_within, client_config, foreign_errors
-from consumer.message import Headers, Message, Window
+from consumer.kafka_client import LOG, client_config, foreign_errors
+from consumer.message import Message, Place, Window
 from consumer.metrics import Metrics
 from consumer.sections import ClientOption
 from consumer.settings import Settings
+from consumer.starts import Positions, Starts
 
-RETRY_FOR_S = 60.0
-RETRY_PAUSE_S = 0.1
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+IDLE_S = 0.5
+"""How long `poll` waits for a first message."""
+TAKE_AT_ONCE = 64
+MAX_WINDOW_BYTES = 64 * 1024 * 1024
+"""A window takes no more messages once it holds so many bytes."""
+KEEP_ALIVE_S = 5.0
+NEW_TOPIC_EVERY_MS = 30_000
+"""How often it is looked whether tonight's topic is there."""
 
 CONSUMER_DEFAULTS: Mapping[str, ClientOption] = {
-    "auto.offset.reset": "earliest",
-    # The partitions of a worker that died are read by others after this time.
-    "session.timeout.ms": 10_000,
     # What waits in memory, and what a single answer of a broker may add to it.
     "queued.max.messages.kbytes": 16_384,
     "fetch.max.bytes": 8_388_608,
 }
-PRODUCER_DEFAULTS: Mapping[str, ClientOption] = {
-    "transaction.timeout.ms": 15_000,
-    "delivery.timeout.ms": 10_000,
-    "retry.backoff.ms": 10,
-    "message.max.bytes": MAX_MESSAGE_BYTES,
+SESSION_DEFAULTS: Mapping[str, ClientOption] = {
+    # The partitions of a worker that died are read by others after this time.
+    "session.timeout.ms": 10_000,
 }
-
-NOW = 0
-"""The timestamp that librdkafka replaces by the time of producing."""
 
 PASSING_ERRORS = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._ALL_BROKERS_DOWN})
 """Errors among polled messages that librdkafka recovers from, although not marked as retriable."""
 
-Place = tuple[str, int]
-"""A topic and a partition."""
+
+class Follower(Protocol):
+    """Who wants to know which partitions come."""
+
+    def take_over(self, places: Collection[Place]) -> None:
+        """Note that partitions were assigned."""
 
 
 class KafkaSource:
     """Messages of the input topics, as one member of the consumer group."""
 
     def __init__(self, settings: Settings, metrics: Metrics, health: Health) -> None:
-        forced: dict[str, ClientOption] = {
-            "group.id": settings.input.group,
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-        }
-        config = client_config("input", settings.input, CONSUMER_DEFAULTS, forced)
+        self._settings = settings.input
         self._metrics = metrics
         self._health = health
+        self._positions: Positions | None = None
+        self._follower: Follower | None = None
+        self._topics: tuple[str, ...] = ()
         self._held: set[Place] = set()
+        self._gone: set[Place] = set()
+        self._paused: list[TopicPartition] = []
+        self._taken: list[Message] = []
+        self._next: dict[Place, int] = {}
         self._position: dict[Place, int] = {}
-        with foreign_errors("input: subscribe"):
+        self._trouble: Exception | None = None
+        self._last_poll_s = time.monotonic()
+        config = consumer_config(settings)
+        with foreign_errors("input: consumer"):
             self._consumer = Consumer(config, logger=LOG)
-            self._consumer.subscribe(
-                list(settings.input.topics),
-                on_assign=self._assigned,
-                on_revoke=self._revoked,
-                on_lost=self._revoked,
-            )
             self.group_metadata = self._consumer.consumer_group_metadata()
+        self.starts = Starts(settings.input, metrics, self._consumer)
+
+    def subscribe(
+        self, positions: Positions | None = None, follower: Follower | None = None
+    ) -> None:
+        """Join the group. Without `positions` the group keeps them."""
+        self._positions, self._follower = positions, follower
+        self._subscribe_for(datetime.now(UTC))
 
     @property
     def exhausted(self) -> bool:
         """Never: more may always follow."""
         return False
 
-    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Message]:
-        """Return up to `max_messages`, fewer once `timeout_s` is over.
+    def poll(self, max_messages: int, max_delay_s: float) -> Sequence[Message]:
+        """Return up to `max_messages`; the first of them waits at most `max_delay_s` for others.
 
-        Raises BrokerError when the broker refuses to serve.
+        Raises BrokerError when the broker refuses to serve, OffsetsLostError when messages are
+        gone.
         """
-        self._metrics.set_lag(self._lag(), datetime.now(UTC))
-        with foreign_errors("input: consume"):
-            events = self._consumer.consume(max_messages, timeout_s)
+        now = datetime.now(UTC)
+        self._metrics.set_lag(self._lag(), now)
+        self._subscribe_for(now)
+        self._resume()
+        self._gone.clear()
+        self._take(1, IDLE_S)
+        deadline = time.monotonic() + max_delay_s
+        while self._taken and (left := max_messages - len(self._taken)) > 0:
+            wait_s = deadline - time.monotonic()
+            self._take(min(left, TAKE_AT_ONCE), max(0.0, wait_s))
+            if wait_s <= 0 or sum(len(m.value or b"") for m in self._taken) > MAX_WINDOW_BYTES:
+                break
+        with foreign_errors("input: membership"):
             self.group_metadata = self._consumer.consumer_group_metadata()
+            # Without a membership the metadata would let a commit pass unchecked.
             member = bool(self._consumer.memberid())
-        messages = [_message(event) for event in events if self._is_message(event)]
-        # Without a membership the metadata would let a commit pass unchecked.
-        return [m for m in messages if member and (m.topic, m.partition) in self._held]
+        messages, self._taken = self._taken, []
+        return messages if member else []
+
+    def keep_alive(self, messages: Sequence[Message]) -> None:
+        """Poll without reading on, if the last poll was long ago.
+
+        Raises WindowAbortedError when a partition of `messages`, the window in hand, is gone.
+        """
+        if time.monotonic() - self._last_poll_s < KEEP_ALIVE_S:
+            return
+        with foreign_errors("input: pause"):
+            self._paused = [TopicPartition(*place) for place in self._held]
+            self._consumer.pause(self._paused)
+        self._metrics.partitions_paused.set(len(self._paused))
+        self._take(1, 0.0)
+        if self._gone & {(m.topic, m.partition) for m in messages}:
+            raise WindowAbortedError("input: a partition was revoked while its window was made")
 
     def advance(self, window: Window) -> None:
-        """Note that `window` was committed; the end of a partition, if seen, is further on."""
-        for place, offset in _next_offsets(window.consumed).items():
+        """Note that `window` was committed; the end of a partition, if seen, may be further on."""
+        for place, offset in next_offsets(window.consumed).items():
+            self._next[place] = offset
             self._position[place] = max(offset, self._position.get(place, 0))
+
+    def commit(self, window: Window) -> None:
+        """Move the group's positions behind `window`, without a transaction. Raises BrokerError."""
+        positions = [
+            TopicPartition(topic, partition, offset, metadata=self.starts.topic_id(topic) or "")
+            for (topic, partition), offset in next_offsets(window.consumed).items()
+        ]
+        with foreign_errors("input: commit"):
+            self._consumer.commit(offsets=positions, asynchronous=False)
+        self.advance(window)
 
     def rewind(self, window: Window) -> None:
         """Go back to where `window` began, in the partitions still held."""
+        places = {(m.topic, m.partition) for m in window.consumed}
+        self._taken = [m for m in self._taken if (m.topic, m.partition) not in places]
         with foreign_errors("input: seek"):
-            for place, offset in _first_offsets(window.consumed).items():
-                if place in self._held:
-                    self._consumer.seek(TopicPartition(*place, offset))
-                    self._position[place] = offset
+            for place in places & self._held:
+                offset = self._next[place]
+                self._consumer.seek(TopicPartition(*place, offset))
+                self._position[place] = offset
 
     def close(self) -> None:
         """Leave the group, so that other members take the partitions over at once."""
         with foreign_errors("input: close"):
             self._consumer.close()
+
+    def _subscribe_for(self, now: datetime) -> None:
+        topics = self._settings.topics_on(now.date())
+        if topics == self._topics:
+            return
+        LOG.info("subscribed", extra={"fields": {"topics": topics}})
+        with foreign_errors("input: subscribe"):
+            self._consumer.subscribe(
+                list(topics),
+                on_assign=self._assigned,
+                on_revoke=self._revoked,
+                on_lost=self._revoked,
+            )
+        self._topics = topics
+
+    def _resume(self) -> None:
+        if paused := [p for p in self._paused if (p.topic, p.partition) in self._held]:
+            with foreign_errors("input: resume"):
+                self._consumer.resume(paused)
+        self._paused = []
+        self._metrics.partitions_paused.set(0)
+
+    def _take(self, n: int, timeout_s: float) -> None:
+        """Move up to `n` messages from the broker into the window in the making."""
+        self._last_poll_s = time.monotonic()
+        with foreign_errors("input: consume"):
+            events = self._consumer.consume(n, timeout_s)
+        if self._trouble is not None:
+            trouble, self._trouble = self._trouble, None
+            raise trouble
+        messages = [_message(event) for event in events if self._is_message(event)]
+        self._taken += [m for m in messages if (m.topic, m.partition) in self._held]
 
     def _lag(self) -> dict[Place, int]:
         """For each partition held, how many offsets its committed position is behind."""
@@ -148,113 +208,91 @@ class KafkaSource:
         error = event.error()
         if error is None:
             return True
-        if error.code() == KafkaError._PARTITION_EOF:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
             self._position[event.topic(), event.partition()] = event.offset()
-        elif error.retriable() or error.code() in PASSING_ERRORS:
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            place = event.topic(), event.partition()
+            start = self.starts.find(place, Position(self._next[place]))
+            with foreign_errors("input: seek"):
+                self._consumer.seek(TopicPartition(*place, start))
+        elif error.retriable() or code in PASSING_ERRORS or self._may_be_missing(code):
             LOG.warning("input trouble", extra={"fields": {"error": error.str()}})
         else:
             raise BrokerError(f"input: {error.str()}")
         return False
 
-    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._held |= _places(partitions)
-        self._note_rebalance("partitions assigned", partitions, assigned=True)
+    def _may_be_missing(self, code: int) -> bool:
+        """Whether this is about tonight's topic, which nobody made yet."""
+        return self._settings.dated and code == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = places_of(partitions)
+        assign = consumer.incremental_assign if self._settings.cooperative else consumer.assign
+        try:
+            if self._follower is not None:
+                self._follower.take_over(places)
+            starts = self.starts.find_all(places, self._positions)
+        except (KafkaException, ConsumerError) as error:
+            # An exception must not pass through librdkafka: `poll` raises it.
+            self._trouble = _as_ours(error)
+            assign([])
+            return
+        assign([TopicPartition(*place, offset) for place, offset in starts.items()])
+        self._held |= places
+        self._next |= starts
+        self._position |= starts
+        self._note_rebalance("partitions assigned", places)
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._held -= _places(partitions)
-        for place in _places(partitions):
+        places = places_of(partitions)
+        self._held -= places
+        self._gone |= places
+        self._taken = [m for m in self._taken if (m.topic, m.partition) in self._held]
+        for place in places:
             self._position.pop(place, None)
-        self._note_rebalance("partitions revoked", partitions, assigned=bool(self._held))
+        if self._positions is not None:
+            self._positions.let_go(places)
+        self._note_rebalance("partitions revoked", places)
 
-    def _note_rebalance(
-        self, event: str, partitions: list[TopicPartition], *, assigned: bool
-    ) -> None:
-        self._health.assigned = assigned
+    def _note_rebalance(self, event: str, places: set[Place]) -> None:
+        self._health.assigned = bool(self._held)
         self._metrics.rebalances.inc()
-        names = sorted(f"{p.topic}[{p.partition}]" for p in partitions)
+        names = sorted(f"{topic}[{partition}]" for topic, partition in places)
         LOG.info(event, extra={"fields": {"partitions": names}})
 
 
-class KafkaSink:
-    """Publishes windows in transactions, each of which moves the positions of `source`.
+def consumer_config(settings: Settings) -> dict[str, ClientOption]:
+    """Return librdkafka's configuration of the consumer. Raises SettingsError."""
+    source = settings.input
+    forced: dict[str, ClientOption] = {
+        "group.id": source.group,
+        "group.protocol": source.group_protocol,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+    }
+    if source.static_membership:
+        forced["group.instance.id"] = f"{source.group}-{settings.output.slot}"
+    defaults = dict(CONSUMER_DEFAULTS)
+    if source.dated:
+        defaults["topic.metadata.refresh.interval.ms"] = NEW_TOPIC_EVERY_MS
+    if source.group_protocol == "classic":  # the broker decides otherwise
+        forced["partition.assignment.strategy"] = source.assignor
+        defaults |= SESSION_DEFAULTS
+    return client_config("input", source, defaults, forced)
 
-    Without a source, in a replay, there are no positions to move.
-    """
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, source: KafkaSource | None = None
-    ) -> None:
-        forced: dict[str, ClientOption] = {
-            "transactional.id": f"{settings.input.group}-{settings.output.slot}",
-            "enable.idempotence": True,
-        }
-        config = client_config("output", settings.output, PRODUCER_DEFAULTS, forced)
-        self._output = settings.output
-        self._source = source
-        self._metrics = metrics
-        with foreign_errors("output: start transactions"):
-            self._producer = Producer(config, logger=LOG)
-            self._patiently(self._producer.init_transactions)
+def next_offsets(messages: Iterable[Message]) -> dict[Place, int]:
+    """Return for each partition the offset behind its last message."""
+    return {(m.topic, m.partition): m.offset + 1 for m in messages}
 
-    def publish(self, window: Window) -> None:
-        """Commit the window's summaries, dead letters and input positions as one.
 
-        Raises WindowAbortedError when it was rolled back, BrokerError when the process must end.
-        """
-        try:
-            self._transact(window)
-        except (KafkaException, BufferError) as error:
-            self._roll_back(error)
-        if self._source is not None:
-            self._source.advance(window)
-
-    def close(self) -> None:
-        """Do nothing: no message is in flight between windows."""
-
-    def _transact(self, window: Window) -> None:
-        self._producer.begin_transaction()
-        for result in window.results:
-            self._produce(self._output.topic, result.key, result.value, result.headers, NOW)
-        for letter in window.rejected:
-            original = letter.message
-            topic = self._output.dead_letter_topic_of(original.topic)
-            stamp = original.timestamp_ms or NOW
-            self._produce(topic, original.key, original.value, letter.headers(), stamp)
-        if self._source is not None:
-            offsets = _next_offsets(window.consumed).items()
-            positions = [TopicPartition(*place, offset) for place, offset in offsets]
-            self._patiently(
-                self._producer.send_offsets_to_transaction, positions, self._source.group_metadata
-            )
-        self._patiently(self._producer.commit_transaction)
-
-    def _produce(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp: int
-    ) -> None:
-        self._producer.produce(
-            topic, value=value, key=key, headers=list(headers), timestamp=timestamp
-        )
-
-    def _roll_back(self, cause: Exception) -> None:
-        error = cause.args[0]
-        if isinstance(error, KafkaError) and error.fatal():
-            raise BrokerError(f"output: {error.str()}") from cause
-        with foreign_errors("output: abort"):
-            self._patiently(self._producer.abort_transaction)
-        raise WindowAbortedError(f"output: {cause}") from cause
-
-    def _patiently(self, call: Callable[..., Any], *arguments: object) -> None:
-        """Make a call of the transactional interface, again while its error says so."""
-        deadline = time.monotonic() + RETRY_FOR_S
-        while True:
-            try:
-                call_within(2 * CALL_TIMEOUT_S, call, *arguments, CALL_TIMEOUT_S)
-                return
-            except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline:
-                    raise
-            self._metrics.retries.labels("broker").inc()
-            time.sleep(RETRY_PAUSE_S)
+def places_of(partitions: Iterable[TopicPartition]) -> set[Place]:
+    """Return topic and partition of each."""
+    return {(p.topic, p.partition) for p in partitions}
 
 
 def _message(message: Any) -> Message:
@@ -270,16 +308,7 @@ def _message(message: Any) -> Message:
     )
 
 
-def _places(partitions: Iterable[TopicPartition]) -> set[Place]:
-    return {(p.topic, p.partition) for p in partitions}
-
-
-def _first_offsets(messages: Iterable[Message]) -> dict[Place, int]:
-    first: dict[Place, int] = {}
-    for message in messages:
-        first.setdefault((message.topic, message.partition), message.offset)
-    return first
-
-
-def _next_offsets(messages: Iterable[Message]) -> dict[Place, int]:
-    return {(m.topic, m.partition): m.offset + 1 for m in messages}
+def _as_ours(error: KafkaException | ConsumerError) -> ConsumerError:
+    if isinstance(error, ConsumerError):
+        return error
+    return BrokerError(f"input: assignment: {error.args[0].str()}")

@@ -8,18 +8,33 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource
 
-from consumer.errors import BrokerError, SettingsError
-from consumer.sections import ClientOption, ClusterSettings, OutputSettings
+from consumer.connection import Need, check_rights, describe_cluster, explain
+from consumer.errors import BrokerError, SettingsError, WorkerLostError
+from consumer.sections import DATE, ClientOption, ClusterSettings, OutputSettings
 from consumer.settings import Settings
 
 LOG = logging.getLogger("sedflow.kafka")
 
 CALL_TIMEOUT_S = 10.0
+BROKER_DEFAULT_BYTES = 1_048_588
+"""The largest batch of messages that a broker takes unless it is told otherwise."""
+
+
+class Clusters(NamedTuple):
+    """The ids of the clusters that are read and written."""
+
+    input: str
+    output: str
+
+    @property
+    def apart(self) -> bool:
+        """Whether they are two, which no transaction can span."""
+        return self.input != self.output
 
 
 def client_config(
@@ -39,48 +54,68 @@ def client_config(
     return {**defaults, **cluster.client_config(), **forced}
 
 
-def check_topics(settings: Settings) -> None:
-    """Check at start that one cluster holds every topic that is read or written.
+def check_topics(settings: Settings) -> Clusters:
+    """Check at start that the clusters hold every topic that is read or written.
 
-    Raises SettingsError for no topics or two clusters, BrokerError for a missing topic or a cluster
-    that does not answer.
+    Raises SettingsError for no topics, BrokerError for a missing topic or a cluster that does not
+    answer.
     """
     inputs = settings.input.topics
     if not inputs:
         raise SettingsError("input.topics: expected at least one topic, got none")
-    source = _describe_cluster("input", settings.input)
-    sink = _describe_cluster("output", settings.output)
-    if source.cluster_id != sink.cluster_id:
-        raise SettingsError(
-            f"output.bootstrap: expected the cluster of input.bootstrap, {source.cluster_id}, got "
-            f"{sink.cluster_id}: exactly-once across clusters is not supported yet"
-        )
-    _require("input", source, inputs)
+    source = describe_cluster("input", settings.input)
+    sink = describe_cluster("output", settings.output)
+    clusters = Clusters(source.cluster_id, sink.cluster_id)
+    named = [topic for topic in inputs if DATE not in topic]
+    _require("input", source, named)
     dead_letters = map(settings.output.dead_letter_topic_of, inputs)
-    _require("output", sink, {settings.output.topic, *dead_letters})
+    written = {settings.output.topic, *dead_letters}
+    if clusters.apart and settings.output.delivery == "exactly-once":
+        written.add(settings.output.positions_topic)
+    _require("output", sink, written)
+    check_rights("input", settings.input, [Need("READ", named)], settings.input.group)
+    check_rights("output", settings.output, [Need("WRITE", written)])
+    return clusters
 
 
 def check_output(output: OutputSettings, topics: Collection[str]) -> None:
     """Check before a replay that the output's cluster holds `topics`. Raises BrokerError."""
-    _require("output", _describe_cluster("output", output), topics)
+    _require("output", describe_cluster("output", output), topics)
+
+
+def find_letter_limit(settings: Settings) -> int:
+    """Return how many bytes a message in any of the dead-letter topics may have.
+
+    Where the broker does not tell, its default is taken.
+    """
+    output = settings.output
+    names = {output.dead_letter_topic_of(topic) for topic in settings.input.topics or ("",)}
+    wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in sorted(names)]
+    client = AdminClient({**output.client_config(), "log_level": 3}, logger=LOG)
+    limits = []
+    for future in client.describe_configs(wanted, request_timeout=CALL_TIMEOUT_S).values():
+        try:
+            limits.append(int(future.result()["max.message.bytes"].value))
+        except KafkaException as error:
+            text = error.args[0].str()
+            LOG.warning("size of dead letters unknown", extra={"fields": {"error": text}})
+            limits.append(BROKER_DEFAULT_BYTES)
+    return min(limits)
 
 
 def _require(section: str, cluster: Any, topics: Collection[str]) -> None:
     if missing := sorted(set(topics) - cluster.topics.keys()):
-        raise BrokerError(f"{section}: expected the topics {missing}, got none of these names")
-
-
-def _describe_cluster(section: str, cluster: ClusterSettings) -> Any:
-    with foreign_errors(f"{section}: cluster at {cluster.bootstrap}"):
-        client = AdminClient({**cluster.client_config(), "log_level": 3}, logger=LOG)
-        return client.list_topics(timeout=CALL_TIMEOUT_S)
+        raise BrokerError(
+            f"{section}: expected the topics {missing}, got none of these names "
+            "that this user may DESCRIBE"
+        )
 
 
 def call_within(limit_s: float, call: Callable[..., Any], *arguments: object) -> None:
     """Make a call that librdkafka may never return from although it was given a time-out.
 
     send_offsets_to_transaction does so when its coordinator goes away (librdkafka issue 5456).
-    Raises BrokerError after `limit_s`; the process must end then, for the call goes on.
+    Raises WorkerLostError after `limit_s`: the process must end then, for the call goes on.
     """
     outcome: Future[object] = Future()
 
@@ -94,7 +129,7 @@ def call_within(limit_s: float, call: Callable[..., Any], *arguments: object) ->
     try:
         outcome.result(limit_s)
     except TimeoutError:
-        raise BrokerError(f"expected an answer within {limit_s:.0f} s, got none") from None
+        raise WorkerLostError(f"expected an answer within {limit_s:.0f} s, got none") from None
 
 
 @contextmanager
@@ -103,4 +138,4 @@ def foreign_errors(what: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise BrokerError(f"{what}: {error.args[0].str()}") from error
+        raise BrokerError(f"{what}: {explain(error.args[0])}") from error

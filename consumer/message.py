@@ -4,17 +4,23 @@ All are immutable. A `Message` keeps the exact bytes that were read: whatever ha
 its dead letter carries those bytes unchanged.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, NamedTuple, Protocol
 
 Header = tuple[str, bytes | None]
 Headers = tuple[Header, ...]
-Stage = Literal["decode", "adapt", "infer", "encode", "produce"]
+Stage = Literal["decode", "adapt", "infer", "encode", "produce", "crash"]
+
+Place = tuple[str, int]
+"""A topic and a partition."""
 
 ERROR_HEADER_PREFIX = "__sedflow.errors."
+FRAMING_BYTES = 128
+"""Upper bound of what a batch of one message holds beside key, value and headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,29 @@ class DeadLetter:
     error_class: str
     error: str
     failed_at: datetime
+    left_out: tuple[int, str] | None = None
+    """Size and sha256 of the value where it is too large for the dead-letter topic."""
+
+    def fit(self, limit: int) -> "DeadLetter":
+        """Return the letter, or a stub of it, as a message of at most `limit` bytes.
+
+        A stub has neither value nor original headers; its size and sha256 tell what it stands for.
+        """
+        original = self.message
+        if _size(original.key, original.value, self.headers()) <= limit:
+            return self
+        value = original.value or b""
+        digest = hashlib.sha256(value).hexdigest()
+        key = original.key if _size(original.key, None, ()) <= limit // 2 else None
+        stub = replace(original, key=key, value=None, headers=())
+        error = self.error[: limit // 4]
+        return replace(self, message=stub, error=error, left_out=(len(value), digest))
 
     def headers(self) -> Headers:
         """Return the original headers followed by the `__sedflow.errors.*` ones."""
-        added = {
+        size, digest = self.left_out or (None, None)
+        stub = {} if self.left_out is None else {"size": str(size), "sha256": str(digest)}
+        added = stub | {
             "topic": self.message.topic,
             "partition": str(self.message.partition),
             "offset": str(self.message.offset),
@@ -81,6 +106,12 @@ class DeadLetter:
             for name, text in added.items()
         )
         return self.message.headers + errors
+
+
+def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """Bytes that a message takes in a batch of its own, framing included."""
+    fields = [key, value, *(text for name, value in headers for text in (name.encode(), value))]
+    return FRAMING_BYTES + sum(len(text or b"") + 8 for text in fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class Metrics:
         self.last_message_timestamp = gauge(
             "last_message_timestamp_seconds", "Timestamp of the newest message committed"
         )
+        self.halted = gauge("halted", "1 once the process has halted and waits for a person")
         self.partitions_paused = gauge("partitions_paused", "Partitions held but not fetched now")
         self.stage_started = gauge(
             "stage_started_timestamp_seconds",

@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry
 from consumer.daemon import Tally, run
 from consumer.files import ArchiveSource, FileSink, NoSink, dead_letter_path
 from consumer.health import Health
-from consumer.kafka import KafkaSink
 from consumer.kafka_client import check_output
+from consumer.kafka_sink import KafkaSink
 from consumer.message import Sink
 from consumer.metrics import Metrics
 from consumer.settings import Settings

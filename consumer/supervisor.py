@@ -1,6 +1,6 @@
 """`run --workers N`: N worker processes of one consumer group under one supervisor.
 
-Each worker is a fresh interpreter that runs the daemon of `daemon.py` in a slot of its own, so its
+Each worker is a fresh interpreter that runs the daemon of `worker.py` in a slot of its own, so its
 transactional id outlives it. What happens to a worker is decided here and nowhere else:
 
 - It ends although nobody asked: it is started again in its slot, at once after a long life, later
@@ -21,9 +21,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import FrameType
 
@@ -32,6 +35,7 @@ from prometheus_client import CollectorRegistry, Counter
 from consumer.gather import Gathered
 from consumer.health import serve
 from consumer.process import start_logging
+from consumer.sections import StateSettings
 from consumer.settings import Settings
 from sedflow_core.errors import SedflowError
 
@@ -54,14 +58,24 @@ def run_workers(settings: Settings, n_workers: int) -> int:
     """
     start_logging(settings.log)
     registry = CollectorRegistry()
-    crew = Crew(settings, n_workers, registry)
-    registry.register(crew)
-    _kill_on_second_signal(crew)
-    with serve(crew, registry, settings.http.host, settings.http.port) as port:
+    with ExitStack() as open_ends:
+        crew = Crew(_with_state(settings, open_ends), n_workers, registry)
+        registry.register(crew)
+        _kill_on_second_signal(crew)
+        http = settings.http
+        port = open_ends.enter_context(serve(crew, registry, http.host, http.port))
         LOG.info("started", extra={"fields": {"http_port": port, "workers": n_workers}})
         code = crew.run()
     LOG.info("stopped", extra={"fields": {"exit_code": code}})
     return code
+
+
+def _with_state(settings: Settings, open_ends: ExitStack) -> Settings:
+    """Return the settings with a folder for what a worker leaves for its successor."""
+    if settings.state.folder is not None:
+        return settings
+    folder = open_ends.enter_context(TemporaryDirectory(prefix="sedflow-"))
+    return settings.model_copy(update={"state": StateSettings(folder=Path(folder))})
 
 
 @dataclass(slots=True)
@@ -82,7 +96,7 @@ class Crew(Gathered):
     """The workers and, as one, what they say of themselves."""
 
     def __init__(self, settings: Settings, n_workers: int, registry: CollectorRegistry) -> None:
-        super().__init__(self._find_ports)
+        super().__init__(self.find_ports)
         self.stop = Event()
         self._settings = settings
         self._slots: dict[str, Slot] = {}
@@ -94,11 +108,11 @@ class Crew(Gathered):
 
     def live(self) -> tuple[bool, str]:
         """Whether every worker that answers polls; one that starts is no reason to kill all."""
-        return super().live() if self._find_ports() else (True, "workers are starting")
+        return super().live() if self.find_ports() else (True, "workers are starting")
 
     def ready(self) -> tuple[bool, str]:
         """Whether every worker answers alerts now, and which one does not."""
-        if waiting := sorted(set(self._names) - self._find_ports().keys()):
+        if waiting := sorted(set(self._names) - self.find_ports().keys()):
             return False, f"workers {', '.join(waiting)} are starting"
         return super().ready()
 
@@ -161,11 +175,13 @@ class Crew(Gathered):
         self.kill()
         for slot in self._slots.values():
             slot.process.join()
-        codes = {slot.process.exitcode for slot in self._slots.values()}
         # A worker that had not come up yet leaves by the signal itself.
-        return UNUSABLE if UNUSABLE in codes else int(not codes <= {0, -signal.SIGTERM})
+        codes = {slot.process.exitcode or 0 for slot in self._slots.values()} - {-signal.SIGTERM}
+        killed = any(code < 0 for code in codes)
+        return max(codes | {int(killed)})
 
-    def _find_ports(self) -> Mapping[str, int]:
+    def find_ports(self) -> Mapping[str, int]:
+        """Return the port of each worker that runs and has told it."""
         return {slot.name: slot.port for slot in list(self._slots.values()) if slot.port}
 
 
@@ -177,7 +193,7 @@ def next_pause_s(deaths: int) -> float:
 
 def work(settings: Settings, says: Connection) -> None:
     """Be a worker: the entry of its process. Its port goes to the supervisor through `says`."""
-    from consumer.daemon import run_worker
+    from consumer.worker import run_worker
 
     stop = Event()
     # The supervisor decides when it is enough: a signal to the whole group arrives here twice.
@@ -185,8 +201,9 @@ def work(settings: Settings, says: Connection) -> None:
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
     http = settings.http.model_copy(update={"host": "127.0.0.1", "port": 0})
+    page = settings.page.model_copy(update={"port": None})
     try:
-        code = run_worker(settings.model_copy(update={"http": http}), stop, says.send)
+        code = run_worker(settings.model_copy(update={"http": http, "page": page}), stop, says.send)
     except SedflowError as error:
         LOG.error("cannot start", extra={"fields": {"error": str(error)}})
         code = UNUSABLE

@@ -22,7 +22,9 @@ ELSEWHERE = {
     "make test": "continuous integration",
     "make bench": "continuous integration does not time; the table in the README is its output",
     "pip install .": "tests/test_architecture.py imports the serving part alone",
-    "sedflow-consumer run --config sedflow.toml": "tests/integration",
+    "sedflow-consumer topics plan --config sedflow.toml": "tests/integration/test_topics.py",
+    "sedflow-consumer topics check --config sedflow.toml": "tests/integration/test_topics.py",
+    "sedflow-consumer run --config sedflow.toml --workers 2": "tests/integration",
 }
 SMALLER = {
     "--n-rows 1000000": "--n-rows 20000",

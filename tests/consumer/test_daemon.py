@@ -1,5 +1,6 @@
 """The loop: every message once, in order; drained at a stop; rolled-back windows read again."""
 
+import hashlib
 import json
 import logging
 import os
@@ -16,13 +17,15 @@ from threading import Event
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.daemon import MAX_ABORTS_IN_A_ROW, Tally, run
-from consumer.errors import BrokerError, SettingsError, WindowAbortedError
+from consumer.breaker import Breaker
+from consumer.daemon import MAX_ABORTS_IN_A_ROW, STEP_AT_ONCE, Guard, Tally, run
+from consumer.errors import BreakerError, BrokerError, SettingsError, WindowAbortedError
 from consumer.health import Health
 from consumer.kafka_client import call_within, check_topics, client_config
-from consumer.message import Message, Result, Window
+from consumer.message import DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.process import JsonFormatter, TextFormatter
+from consumer.sections import BreakerSettings
 from consumer.settings import Settings, load_settings
 
 
@@ -87,6 +90,7 @@ def run_through(
     step: Callable[..., Window] = echo,
     max_batch: int = 7,
     metrics: Metrics | None = None,
+    guard: Guard | None = None,
 ) -> Tally:
     return run(
         source,
@@ -97,6 +101,7 @@ def run_through(
         max_delay_s=0.0,
         metrics=metrics or Metrics(CollectorRegistry()),
         health=Health(),
+        guard=guard,
     )
 
 
@@ -119,6 +124,60 @@ def test_stop_publishes_the_window_in_hand_and_polls_no_more() -> None:
     assert run_through(source, sink, stop=stop, step=stop_in_step).messages == 7
     assert sink.published == [b"%d" % i for i in range(7)]
     assert source.committed == source.position == 7
+
+
+def test_stop_within_a_large_window_publishes_what_was_stepped() -> None:
+    source, stop = make_source(5 * STEP_AT_ONCE), Event()
+    sink = MemorySink(source)
+
+    def stop_in_second(messages: Sequence[Message], **rest: object) -> Window:
+        if messages[0].offset:
+            stop.set()
+        return echo(messages, **rest)  # type: ignore[arg-type]
+
+    tally = run_through(source, sink, stop=stop, step=stop_in_second, max_batch=5 * STEP_AT_ONCE)
+    assert tally.messages == len(sink.published) == source.committed == 2 * STEP_AT_ONCE
+
+
+def test_a_large_window_is_kept_alive_and_given_up_when_its_partition_goes() -> None:
+    source = make_source(3 * STEP_AT_ONCE)
+    sink, kept = MemorySink(source), []
+
+    def keep_alive(window: Sequence[Message]) -> None:
+        kept.append(len(window))
+        if len(kept) == 1:
+            raise WindowAbortedError("input: revoked")
+
+    guard = Guard(keep_alive=keep_alive)
+    run_through(source, sink, max_batch=3 * STEP_AT_ONCE, guard=guard)
+    assert kept == [3 * STEP_AT_ONCE] * 3
+    assert sink.published == [b"%d" % i for i in range(3 * STEP_AT_ONCE)]
+
+
+def test_a_wrong_stream_is_not_published() -> None:
+    source = make_source(300)
+    sink = MemorySink(source)
+
+    def reject(messages: Sequence[Message], **rest: object) -> Window:
+        now = datetime.now(UTC)
+        letters = (DeadLetter(m, "decode", "DecodeError", "noise", now) for m in messages)
+        return Window(tuple(messages), (), tuple(letters))
+
+    guard = Guard(breaker=Breaker(BreakerSettings()))
+    with pytest.raises(BreakerError, match="expected at most 50% bad messages, got 300"):
+        run_through(source, sink, step=reject, max_batch=300, guard=guard)
+    assert source.committed == 0
+
+
+def test_a_large_letter_becomes_a_stub() -> None:
+    message = Message(b"x" * 5000, key=b"k", headers=(("h", b"y" * 100),), topic="t", offset=4)
+    letter = DeadLetter(message, "decode", "DecodeError", "noise", datetime.now(UTC))
+    assert letter.fit(6000) is letter
+    stub = letter.fit(5000)
+    headers = {name.rpartition(".")[2]: text for name, text in stub.headers()}
+    assert (stub.message.value, stub.message.key) == (None, b"k")
+    assert (headers["size"], headers["offset"]) == (b"5000", b"4")
+    assert headers["sha256"] == hashlib.sha256(b"x" * 5000).hexdigest().encode()
 
 
 def test_rolled_back_windows_are_read_again() -> None:

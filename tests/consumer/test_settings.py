@@ -1,6 +1,7 @@
 """Settings come from TOML under the environment; errors name the key, secrets stay secret."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,26 @@ def test_defaults() -> None:
     assert settings.artifact.name == "sdss-ugriz"
     assert (settings.batch.max_size, settings.http.host) == (256, "127.0.0.1")
     assert settings.output.dead_letter_topic_of("hosts") == "hosts.sedflow.dlq"
+
+
+def test_dated_topics() -> None:
+    source = {"topics": ["ztf_{date}_p1", "fixed"], "days": 3}
+    output = {"dead_letter_topic": "letters"}
+    settings = Settings.model_validate({"input": source, "output": output})
+    assert settings.input.topics_on(date(2026, 3, 1)) == (
+        "ztf_20260301_p1",
+        "ztf_20260228_p1",
+        "ztf_20260227_p1",
+        "fixed",
+    )
+    assert Settings.model_validate({"input": {"topics": ["a"]}}).input.topics_on(
+        date(2026, 3, 1)
+    ) == ("a",)
+
+
+def test_dated_topics_need_one_topic_of_dead_letters() -> None:
+    with pytest.raises(ValidationError, match="expected a name for dated topics"):
+        Settings.model_validate({"input": {"topics": ["ztf_{date}"]}})
 
 
 def test_file(toml: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,25 +82,23 @@ def topics(bootstrap: str) -> Topics:
 
 
 @pytest.fixture
-def start_daemon(
-    bootstrap: str, topics: Topics, tiny_path: Path, tmp_path: Path
-) -> Iterator[Callable[..., Daemon]]:
-    """Return a function that starts the daemon in a slot; what still runs is killed.
+def start_from(bootstrap: str, tiny_path: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Return a function that starts the daemon from one broker to that of `bootstrap`.
 
-    `more` is TOML that follows the settings; `options` go to the command.
+    `more` is TOML that follows the settings; `options` go to the command. What still runs at the
+    end is killed.
     """
     started: list[Daemon] = []
 
-    def start(slot: str = "0", *options: str, more: str = "") -> Daemon:
+    def start(
+        source: str, topics: Topics, *options: str, slot: str = "0", more: str = ""
+    ) -> Daemon:
         (port,) = free_ports(1)
         config, log = (tmp_path / f"{len(started)}.{suffix}" for suffix in ("toml", "log"))
-        config.write_text(
-            SETTINGS.format(
-                artifact=tiny_path, bootstrap=bootstrap, topics=topics, slot=slot, port=port
-            )
-            + more
-        )
-        started.append(Daemon(run_consumer(config, log, *options), port, log))
+        names = {"topics": topics, "slot": slot, "port": port, "artifact": tiny_path}
+        config.write_text(SETTINGS.format(bootstrap=source, **names) + more)
+        output = {"SEDFLOW_OUTPUT__BOOTSTRAP": bootstrap}
+        started.append(Daemon(run_consumer(config, log, *options, more=output), port, log))
         return started[-1]
 
     yield start
@@ -109,9 +107,24 @@ def start_daemon(
         daemon.process.wait()
 
 
-def run_consumer(config: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
-    """Start `sedflow-consumer run`, its log lines in a file."""
+@pytest.fixture
+def start_daemon(
+    bootstrap: str, topics: Topics, start_from: Callable[..., Daemon]
+) -> Callable[..., Daemon]:
+    """Return a function that starts the daemon in a slot, its topics on one broker."""
+
+    def start(slot: str = "0", *options: str, more: str = "") -> Daemon:
+        return start_from(bootstrap, topics, *options, slot=slot, more=more)
+
+    return start
+
+
+def run_consumer(
+    config: Path, log: Path, *options: str, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `sedflow-consumer run`, its log lines in a file, `more` in its environment."""
     command = [sys.executable, "-m", "consumer.cli", "run", "--config", str(config), *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
+    environment |= more or {}
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -6,14 +6,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-import pytest
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
-
-from consumer.errors import SettingsError
-from consumer.kafka_client import check_topics
-from consumer.settings import Settings
 
 from .conftest import Daemon, Topics
 from .traffic import make_good, make_malformed, produce, read_committed
@@ -99,17 +93,6 @@ def test_the_older_of_two_workers_in_one_slot_leaves(
     read_committed(bootstrap, topics.summaries, at_least=200)
     assert newer.stop() == 0
     assert len(read_committed(bootstrap, topics.summaries)) == 200
-
-
-def test_two_clusters_are_refused(bootstrap: str, topics: Topics) -> None:
-    elsewhere = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1})
-    (broker,) = elsewhere.list_topics(timeout=10).brokers.values()
-    clusters = {
-        "input": {"bootstrap": bootstrap, "topics": [topics.alerts]},
-        "output": {"bootstrap": f"{broker.host}:{broker.port}", "topic": topics.summaries},
-    }
-    with pytest.raises(SettingsError, match="across clusters is not supported yet"):
-        check_topics(Settings.model_validate(clusters))
 
 
 def test_a_missing_topic_is_named(

@@ -13,7 +13,9 @@ from prometheus_client import CollectorRegistry
 from consumer.daemon import run
 from consumer.files import ArchiveSource
 from consumer.health import Health
-from consumer.kafka import MAX_MESSAGE_BYTES, KafkaSink, KafkaSource
+from consumer.kafka import KafkaSource
+from consumer.kafka_client import BROKER_DEFAULT_BYTES
+from consumer.kafka_sink import KafkaSink
 from consumer.message import DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.settings import Settings
@@ -35,7 +37,7 @@ class RefusedOnce:
         first, *others = messages
         values = [message.value or b"" for message in others]
         if not self.windows:
-            values.append(bytes(MAX_MESSAGE_BYTES + 1))
+            values.append(bytes(BROKER_DEFAULT_BYTES + 1))
         results = tuple(Result(None, value, (), "OK", "ZTF") for value in values)
         letter = DeadLetter(first, "decode", "DecodeError", "expected", datetime.now(UTC))
         self.windows.append(Window(tuple(messages), results, (letter,)))
@@ -71,6 +73,7 @@ def test_a_refused_window(
         produce(bootstrap, topics.alerts, sent)
         source = KafkaSource(settings, metrics, health)
         sink = KafkaSink(settings, metrics, source)
+        source.subscribe()
     limits = {"max_batch": 8, "max_delay_s": 0.5}
     with closing(source):
         tally = run(source, sink, step, step.stop, **limits, metrics=metrics, health=health)

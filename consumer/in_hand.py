@@ -1,0 +1,110 @@
+"""Which messages are in hand, noted in files so that one that kills its process is found.
+
+Before a batch is stepped, its range in each partition is written to the partition's file; after the
+last batch of a window the files go. A file found when a partition is taken over tells that its last
+owner died, and over which messages. Those are then stepped one at a time. A message that was alone
+in hand at two deaths is not stepped again: it becomes a dead letter with stage `crash`. An innocent
+one, in hand when a process is killed from outside, only loses the company of others.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from consumer.message import Message, Place
+
+MAX_DEATHS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """Messages that were in hand when their process died: offsets from `first` to `last`."""
+
+    first: int
+    last: int
+    company: int
+    """How many messages were in hand, those of other partitions included."""
+    deaths: int = 0
+    """At how many deaths before the message was alone in hand."""
+
+    @property
+    def deaths_alone(self) -> int:
+        """At how many deaths, the one that left this note included, the message was alone."""
+        return self.deaths + 1 if self.company == 1 else 0
+
+
+class InHand:
+    """Notes the messages in hand in `folder`; without a folder it notes and suspects nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._suspects: dict[Place, Suspects] = {}
+        self._written: set[Path] = set()
+
+    def take_over(self, places: Collection[Place]) -> None:
+        """Read what the last owners of partitions left behind."""
+        for place in places:
+            if left := self._read(place):
+                self._suspects[place] = left
+
+    def batches(self, messages: Sequence[Message], size: int) -> Iterator[Sequence[Message]]:
+        """Split messages into batches of at most `size`, in order; suspects come alone."""
+        for suspect, group in groupby(messages, self.is_suspect):
+            run = list(group)
+            length = 1 if suspect else size
+            yield from (run[i : i + length] for i in range(0, len(run), length))
+
+    def is_suspect(self, message: Message) -> bool:
+        """Whether the message was in hand at a death."""
+        left = self._suspects.get((message.topic, message.partition))
+        return left is not None and left.first <= message.offset <= left.last
+
+    def is_deadly(self, message: Message) -> bool:
+        """Whether the message has killed its process often enough."""
+        return self.is_suspect(message) and self._deaths(message) >= MAX_DEATHS
+
+    def note(self, batch: Sequence[Message]) -> None:
+        """Write down that `batch` is about to be stepped."""
+        if self._folder is None:
+            return
+        for place, (first, last) in _ranges(batch).items():
+            deaths = self._deaths(batch[0]) if len(batch) == 1 else 0
+            path = self._path(self._folder, place)
+            note = {"first": first, "last": last, "company": len(batch), "deaths": deaths}
+            path.write_text(json.dumps(note))
+            self._written.add(path)
+
+    def clear(self) -> None:
+        """Write down that nothing is in hand."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+        self._written.clear()
+
+    def _deaths(self, message: Message) -> int:
+        left = self._suspects.get((message.topic, message.partition))
+        alone = left is not None and left.first == left.last == message.offset
+        return left.deaths_alone if left is not None and alone else 0
+
+    def _read(self, place: Place) -> Suspects | None:
+        if self._folder is None:
+            return None
+        try:
+            return Suspects(**json.loads(self._path(self._folder, place).read_text()))
+        except (OSError, ValueError, TypeError):  # none, or cut short by the death
+            return None
+
+    @staticmethod
+    def _path(folder: Path, place: Place) -> Path:
+        topic, partition = place
+        return folder / f"{topic}-{partition}.json"
+
+
+def _ranges(batch: Sequence[Message]) -> Mapping[Place, tuple[int, int]]:
+    ranges: dict[Place, tuple[int, int]] = {}
+    for message in batch:
+        place = message.topic, message.partition
+        first, _ = ranges.get(place, (message.offset, 0))
+        ranges[place] = first, message.offset
+    return ranges

@@ -1,0 +1,254 @@
+"""Sinks over Kafka: each window is one transaction, or one for each partition it was read from.
+
+The order of a publication (`Transactions.publish`), which nothing else repeats:
+
+1. begin a transaction;
+2. produce the summaries to the output topic and the dead letters to the dead-letter topic;
+3. put the input positions behind the window into the same transaction; a replay has none;
+4. commit. Only now have the positions moved, together with what they led to.
+
+What can go wrong, each decided here:
+
+- An error that can be tried again (time-out, coordinator moving) is tried again for a while.
+- An error that ends the transaction, such as an assignment that changed meanwhile: abort, raise
+  `WindowAbortedError`.
+- A fatal error, such as another process with the same transactional id, or a call that does not
+  come back: raise `WorkerLostError`. The process must end; at its restart the same transactional id
+  finishes or rolls back what is open.
+
+One cluster (`KafkaSink`): the positions go to the group, under the membership the window was read
+with, so partitions that were lost to another worker meanwhile cannot be committed; the loop rewinds
+an aborted window. The transactional id is that of the worker's slot.
+
+Two clusters: see `positions.py`.
+
+At least once (`PlainSink`): produce, wait for every confirmation, then commit the positions to the
+group on the input's cluster. A crash in between repeats the window.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from consumer.errors import BrokerError, WindowAbortedError, WorkerLostError
+from consumer.kafka import KafkaSource, next_offsets
+from consumer.kafka_client import (
+    CALL_TIMEOUT_S,
+    LOG,
+    call_within,
+    client_config,
+    find_letter_limit,
+    foreign_errors,
+)
+from consumer.message import DeadLetter, Headers, Window
+from consumer.metrics import Metrics
+from consumer.sections import ClientOption
+from consumer.settings import Settings
+
+RETRY_FOR_S = 60.0
+RETRY_PAUSE_S = 0.1
+MIN_MESSAGE_BYTES = 1_000_000
+"""What the producer takes even where the dead-letter topic takes less: librdkafka's default."""
+
+PRODUCER_DEFAULTS: dict[str, ClientOption] = {
+    "delivery.timeout.ms": 10_000,
+    "retry.backoff.ms": 10,
+    "queue.buffering.max.kbytes": 262_144,
+    "queue.buffering.max.messages": 200_000,
+}
+TRANSACTION_TIMEOUT_MS = 15_000
+
+NOW = 0
+"""The timestamp that librdkafka replaces by the time of producing."""
+
+AddPositions = Callable[["Transactions", Window], None]
+"""Puts the positions behind a window into the open transaction."""
+
+
+class Outlet:
+    """Produces windows; what a transactional sink and a plain one share."""
+
+    def __init__(
+        self, settings: Settings, forced: Mapping[str, ClientOption], letter_limit: int
+    ) -> None:
+        self._output = settings.output
+        self._letter_limit = letter_limit
+        sizes: dict[str, ClientOption] = {
+            "message.max.bytes": max(letter_limit, MIN_MESSAGE_BYTES),
+            # The limit of a topic is that of a batch of messages.
+            "batch.size": min(letter_limit, MIN_MESSAGE_BYTES),
+        }
+        config = client_config("output", settings.output, PRODUCER_DEFAULTS | sizes, forced)
+        with foreign_errors("output: producer"):
+            self._producer = Producer(config, logger=LOG)
+
+    def produce(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, stamp: int = NOW
+    ) -> None:
+        """Hand a message to the producer; an error that it meets later ends the transaction."""
+        self._producer.produce(topic, value=value, key=key, headers=list(headers), timestamp=stamp)
+
+    def produce_window(self, window: Window) -> None:
+        """Hand over the summaries and the dead letters of a window."""
+        for result in window.results:
+            self.produce(self._output.topic, result.key, result.value, result.headers)
+        for letter in window.rejected:
+            self._produce_letter(letter)
+
+    def _produce_letter(self, letter: DeadLetter) -> None:
+        topic = self._output.dead_letter_topic_of(letter.message.topic)
+        fitting = letter.fit(self._letter_limit)
+        message = fitting.message
+        stamp = message.timestamp_ms or NOW
+        self.produce(topic, message.key, message.value, fitting.headers(), stamp)
+
+
+class Transactions(Outlet):
+    """Publishes windows under one transactional id."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, transactional_id: str, letter_limit: int
+    ) -> None:
+        forced: dict[str, ClientOption] = {
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            "enable.idempotence": True,
+        }
+        super().__init__(settings, forced, letter_limit)
+        self._metrics = metrics
+        with foreign_errors("output: start transactions"):
+            self.patiently(self._producer.init_transactions)
+
+    def publish(self, window: Window, add_positions: AddPositions) -> None:
+        """Commit summaries, dead letters and positions as one.
+
+        Raises WindowAbortedError when it was rolled back, BrokerError when that failed too,
+        WorkerLostError when the process must end.
+        """
+        try:
+            self._producer.begin_transaction()
+            self.produce_window(window)
+            add_positions(self, window)
+            self.patiently(self._producer.commit_transaction)
+        except (KafkaException, BufferError) as error:
+            self._roll_back(error)
+
+    def send_offsets(self, positions: list[TopicPartition], group_metadata: object) -> None:
+        """Put positions of the group into the open transaction."""
+        self.patiently(self._producer.send_offsets_to_transaction, positions, group_metadata)
+
+    def patiently(self, call: Callable[..., Any], *arguments: object) -> None:
+        """Make a call of the transactional interface, again while its error says so."""
+        deadline = time.monotonic() + RETRY_FOR_S
+        while True:
+            try:
+                call_within(2 * CALL_TIMEOUT_S, call, *arguments, CALL_TIMEOUT_S)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise
+            self._metrics.retries.labels("broker").inc()
+            time.sleep(RETRY_PAUSE_S)
+
+    def _roll_back(self, cause: Exception) -> None:
+        _raise_if_fatal(cause)
+        try:
+            self.patiently(self._producer.abort_transaction)
+        except KafkaException as error:
+            _raise_if_fatal(error)
+            raise BrokerError(f"output: abort: {error.args[0].str()}") from cause
+        raise WindowAbortedError(f"output: {cause}") from cause
+
+
+class KafkaSink:
+    """Publishes windows in transactions, each of which moves the positions of `source`.
+
+    Without a source, in a replay, there are no positions to move.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, source: KafkaSource | None = None
+    ) -> None:
+        name = f"{settings.input.group}-{settings.output.slot}"
+        self._transactions = Transactions(settings, metrics, name, find_letter_limit(settings))
+        self._source = source
+
+    def publish(self, window: Window) -> None:
+        """Commit the window's summaries, dead letters and input positions as one.
+
+        Raises WindowAbortedError when it was rolled back, WorkerLostError when the process must
+        end.
+        """
+        self._transactions.publish(window, self._add_positions)
+        if self._source is not None:
+            self._source.advance(window)
+
+    def close(self) -> None:
+        """Do nothing: no message is in flight between windows."""
+
+    def _add_positions(self, transactions: Transactions, window: Window) -> None:
+        if self._source is not None:
+            positions = group_positions(window, self._source)
+            transactions.send_offsets(positions, self._source.group_metadata)
+
+
+class PlainSink(Outlet):
+    """Publishes at least once: positions move after every message was confirmed."""
+
+    def __init__(self, settings: Settings, source: KafkaSource) -> None:
+        super().__init__(settings, {"enable.idempotence": True}, find_letter_limit(settings))
+        self._source = source
+        self._refused: list[KafkaError] = []
+
+    def publish(self, window: Window) -> None:
+        """Produce, wait for all confirmations, then move the positions.
+
+        Raises WindowAbortedError when a message was not confirmed.
+        """
+        self._refused.clear()
+        try:
+            self.produce_window(window)
+        except (KafkaException, BufferError) as error:
+            raise WindowAbortedError(f"output: {error}") from error
+        waiting = self._producer.flush(2 * CALL_TIMEOUT_S)
+        if waiting or self._refused:
+            raise WindowAbortedError(
+                f"output: expected every message confirmed, got {self._refused or waiting}"
+            )
+        self._source.commit(window)
+
+    def produce(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, stamp: int = NOW
+    ) -> None:
+        """Hand a message to the producer, which tells what became of it."""
+        self._producer.produce(
+            topic,
+            value=value,
+            key=key,
+            headers=list(headers),
+            timestamp=stamp,
+            on_delivery=self._delivered,
+        )
+
+    def close(self) -> None:
+        """Do nothing: no message is in flight between windows."""
+
+    def _delivered(self, error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            self._refused.append(error)
+
+
+def group_positions(window: Window, source: KafkaSource) -> list[TopicPartition]:
+    """Return the positions behind a window, each with the id of its topic as metadata."""
+    return [
+        TopicPartition(topic, partition, offset, metadata=source.starts.topic_id(topic) or "")
+        for (topic, partition), offset in next_offsets(window.consumed).items()
+    ]
+
+
+def _raise_if_fatal(cause: Exception) -> None:
+    error = cause.args[0]
+    if isinstance(error, KafkaError) and error.fatal():
+        raise WorkerLostError(f"output: {error.str()}") from cause

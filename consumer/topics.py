@@ -1,0 +1,243 @@
+"""`sedflow-consumer topics plan | check`: what the clusters must hold, and whether they do.
+
+`wanted` is the one place that says how each topic should be. `plan` prints it as commands of
+Kafka's own tools, the rights included; `check` compares it with the clusters as this client sees
+them. An error would stop the daemon or lose something; a warning is for a person to weigh.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from confluent_kafka import KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
+
+from consumer.errors import SettingsError
+from consumer.kafka_client import BROKER_DEFAULT_BYTES, CALL_TIMEOUT_S, LOG, foreign_errors
+from consumer.sections import DATE, ClusterSettings
+from consumer.settings import Settings
+
+LETTER_MARGIN_BYTES = 65_536
+"""What a dead letter may hold beside its message."""
+SAFE_REPLICATION = 3
+
+Section = Literal["input", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A topic as it should be."""
+
+    section: Section
+    name: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+    rights: frozenset[AclOperation]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A topic as it is; `rights` is None where the broker does not tell."""
+
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+    rights: frozenset[AclOperation] | None
+
+
+class Cluster:
+    """What can be asked of one cluster. Raises BrokerError where it does not answer."""
+
+    def __init__(self, section: Section, settings: ClusterSettings) -> None:
+        self.section = section
+        self.bootstrap = settings.bootstrap
+        self.config = settings.client_config()
+        with foreign_errors(f"{section}: cluster at {settings.bootstrap}"):
+            self.admin = AdminClient({**self.config, "log_level": 3}, logger=LOG)
+            listed = self.admin.list_topics(timeout=CALL_TIMEOUT_S)
+        self.id = str(listed.cluster_id)
+        self.replication = min(SAFE_REPLICATION, len(listed.brokers))
+        self.names = frozenset(listed.topics)
+
+    def find(self, name: str) -> Found | None:
+        """Return the topic as it is, None where there is none or it may not be seen."""
+        wanted = TopicCollection([name])
+        answer = self.admin.describe_topics(
+            wanted, include_authorized_operations=True, request_timeout=CALL_TIMEOUT_S
+        )[name]
+        try:
+            topic = answer.result()
+        except KafkaException:
+            return None
+        replicas = [len(partition.replicas) for partition in topic.partitions]
+        rights = topic.authorized_operations
+        return Found(
+            len(replicas),
+            min(replicas),
+            self._find_config(name),
+            None if rights is None else frozenset(rights),
+        )
+
+    def _find_config(self, name: str) -> dict[str, str]:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        answer = self.admin.describe_configs([resource], request_timeout=CALL_TIMEOUT_S)[resource]
+        try:
+            return {key: str(entry.value) for key, entry in answer.result().items()}
+        except KafkaException:
+            return {}
+
+
+def plan(settings: Settings) -> list[str]:
+    """Return the commands that make the topics and give the rights. Raises BrokerError."""
+    source, sink = _connect(settings)
+    commands = []
+    for topic in wanted(settings, source, sink):
+        cluster = source if topic.section == "input" else sink
+        if topic.section == "output" and topic.name not in cluster.names:
+            commands.append(_creation(topic, cluster))
+        commands.append(_permission(settings, topic, cluster))
+    return [*commands, *_group_permissions(settings, source, sink)]
+
+
+def check(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return the errors and the warnings. Raises BrokerError where a cluster does not answer."""
+    source, sink = _connect(settings)
+    errors: list[str] = []
+    warnings: list[str] = []
+    for topic in wanted(settings, source, sink):
+        cluster = source if topic.section == "input" else sink
+        found = cluster.find(topic.name)
+        if found is None:
+            errors.append(f"{topic.section}: expected the topic {topic.name}, got none")
+            continue
+        errors += (f"{topic.section}: {topic.name}: {text}" for text in _faults(topic, found))
+        warnings += (f"{topic.section}: {topic.name}: {text}" for text in _doubts(topic, found))
+    if settings.output.delivery == "exactly-once":
+        errors += _probe_transactions(settings, sink)
+    return errors, warnings
+
+
+def wanted(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[Wanted]:
+    """Yield every topic that is read or written, as it should be."""
+    output = settings.output
+    inputs = [topic for topic in settings.input.topics if DATE not in topic]
+    present = {name: found for name in inputs if (found := source.find(name))}
+    partitions = max((found.partitions for found in present.values()), default=1)
+    sizes = [_bytes_of(found.config) for found in present.values()]
+    letter_bytes = max(sizes, default=BROKER_DEFAULT_BYTES) + LETTER_MARGIN_BYTES
+    reading = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
+    writing = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
+    for name in inputs:
+        yield Wanted("input", name, 1, 1, {}, reading)
+    safe = {"min.insync.replicas": str(max(1, sink.replication - 1))}
+    yield Wanted("output", output.topic, partitions, sink.replication, safe, writing)
+    letters = safe | {"max.message.bytes": str(letter_bytes), "retention.ms": "-1"}
+    for name in sorted({output.dead_letter_topic_of(topic) for topic in settings.input.topics}):
+        yield Wanted("output", name, 1, sink.replication, letters, writing)
+    if source.id != sink.id and output.delivery == "exactly-once":
+        kept = safe | {"cleanup.policy": "compact", "segment.ms": "3600000"}
+        name = output.positions_topic
+        yield Wanted("output", name, 1, sink.replication, kept, writing | reading)
+
+
+def _connect(settings: Settings) -> tuple[Cluster, Cluster]:
+    if not settings.input.topics:
+        raise SettingsError("input.topics: expected at least one topic, got none")
+    return Cluster("input", settings.input), Cluster("output", settings.output)
+
+
+def _faults(topic: Wanted, found: Found) -> Iterator[str]:
+    """What would stop the daemon or lose something."""
+    if found.rights is not None:
+        for missing in sorted(right.name for right in topic.rights - found.rights):
+            yield f"expected the right {missing}, got none: an ACL must allow it"
+    if topic.config.get("cleanup.policy", "") == "compact" != found.config.get("cleanup.policy"):
+        yield f"expected cleanup.policy=compact, got {found.config.get('cleanup.policy')}"
+    in_sync = int(found.config.get("min.insync.replicas", 1))
+    if topic.section == "output" and in_sync > found.replication:
+        yield f"expected min.insync.replicas <= {found.replication} replicas, got {in_sync}"
+
+
+def _doubts(topic: Wanted, found: Found) -> Iterator[str]:
+    """What a person should weigh."""
+    if topic.section == "input" or not found.config:
+        return
+    if found.replication < topic.replication:
+        yield f"expected {topic.replication} replicas, got {found.replication}"
+    if found.partitions < topic.partitions:
+        yield f"expected {topic.partitions} partitions like the input, got {found.partitions}"
+    in_sync = int(found.config["min.insync.replicas"])
+    if in_sync < int(topic.config["min.insync.replicas"]):
+        yield f"expected min.insync.replicas {topic.config['min.insync.replicas']}, got {in_sync}"
+    if 1 < found.replication == in_sync:
+        yield f"writing stops with one broker: expected fewer in-sync replicas, got {in_sync}"
+    if _bytes_of(found.config) < int(topic.config.get("max.message.bytes", 0)):
+        yield (
+            f"expected max.message.bytes >= {topic.config['max.message.bytes']}, got "
+            f"{_bytes_of(found.config)}: larger dead letters lose their bytes to a stub"
+        )
+    if topic.config.get("retention.ms", "") == "-1" != found.config["retention.ms"]:
+        yield (
+            f"expected retention.ms=-1, got {found.config['retention.ms']}: dead letters keep "
+            "their original timestamps, by which they are deleted"
+        )
+
+
+def _bytes_of(config: Mapping[str, str]) -> int:
+    return int(config.get("max.message.bytes", BROKER_DEFAULT_BYTES))
+
+
+def _probe_transactions(settings: Settings, sink: Cluster) -> list[str]:
+    """Start transactions under an id that no worker has, as only that shows the right to."""
+    name = f"{settings.input.group}-check"
+    config: dict[str, Any] = {**sink.config, "transactional.id": name, "log_level": 3}
+    try:
+        Producer(config, logger=LOG).init_transactions(CALL_TIMEOUT_S)
+    except KafkaException as error:
+        return [
+            f"output: expected transactions under ids that begin with {settings.input.group}-, "
+            f"got {error.args[0].str()}"
+        ]
+    return []
+
+
+def _creation(topic: Wanted, cluster: Cluster) -> str:
+    configs = " ".join(f"--config {key}={value}" for key, value in topic.config.items())
+    return (
+        f"kafka-topics.sh --bootstrap-server {cluster.bootstrap} --create --topic {topic.name} "
+        f"--partitions {topic.partitions} --replication-factor {topic.replication} {configs}"
+    )
+
+
+def _permission(settings: Settings, topic: Wanted, cluster: Cluster) -> str:
+    rights = [right.name.title() for right in sorted(topic.rights, key=lambda right: right.name)]
+    return _allow(settings, cluster, f"--topic {topic.name}", rights)
+
+
+def _group_permissions(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[str]:
+    group = settings.input.group
+    yield _allow(settings, source, f"--group {group}", ["Read"])
+    if settings.output.delivery == "exactly-once":
+        prefixed = f"--resource-pattern-type prefixed --transactional-id {group}-"
+        yield _allow(settings, sink, prefixed, ["Write", "Describe"])
+
+
+def _allow(settings: Settings, cluster: Cluster, what: str, rights: Sequence[str]) -> str:
+    section = settings.input if cluster.section == "input" else settings.output
+    operations = " ".join(f"--operation {right}" for right in rights)
+    return (
+        f"kafka-acls.sh --bootstrap-server {cluster.bootstrap} --add "
+        f"--allow-principal User:{section.username or 'ANONYMOUS'} {operations} {what}"
+    )
+
+
+def report(settings: Settings) -> int:
+    """Print what `check` finds; return 1 when there is an error."""
+    errors, warnings = check(settings)
+    for text in warnings:
+        print(f"warning: {text}")
+    for text in errors:
+        print(f"error: {text}")
+    print(f"{len(errors)} errors, {len(warnings)} warnings")
+    return int(bool(errors))

@@ -1,0 +1,183 @@
+"""One worker: the daemon's loop between Kafka and Kafka, and what becomes of trouble.
+
+- Settings or artifact that cannot be used, and a broker that refuses at the first start: the
+  process ends and says why.
+- Broker or authorisation trouble later on: nothing more is read or written; the clients are closed
+  and made anew after a pause that grows up to a minute, until it works or the process is told to
+  stop. Positions are read back each time, so nothing is skipped or repeated.
+- `WorkerLostError`: the process ends with code 1; its supervisor starts another one in its slot.
+- `HaltedError`: nothing more is read; the process stays, not ready, its metrics and its log telling
+  why, until it is told to stop; its code is 3.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from threading import Event
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from consumer.breaker import Breaker
+from consumer.daemon import Guard, Tally, run
+from consumer.errors import BrokerError, HaltedError, WorkerLostError
+from consumer.health import Health, serve
+from consumer.in_hand import InHand
+from consumer.kafka import KafkaSource
+from consumer.kafka_client import Clusters, check_topics
+from consumer.kafka_sink import KafkaSink, PlainSink
+from consumer.message import Sink
+from consumer.metrics import Metrics
+from consumer.positions import TwoClusterSink
+from consumer.process import start_logging, stop_on_signals
+from consumer.settings import Settings
+from consumer.step import Step
+from sedflow_core import load_artifact
+
+LOG = logging.getLogger("sedflow.worker")
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 60.0
+LONG_LIFE_S = 60.0
+LOST, HALTED = 1, 3
+
+
+def run_kafka(settings: Settings) -> int:
+    """Run the daemon until SIGTERM or SIGINT; return the exit code as told above.
+
+    Raises SettingsError or ArtifactError when it cannot start.
+    """
+    stop = Event()
+    stop_on_signals(stop)
+    return run_worker(settings, stop, lambda _: None)
+
+
+def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]) -> int:
+    """Run the daemon until `stop` is set; tell the port it answers at; return the exit code.
+
+    Raises as `run_kafka` does.
+    """
+    start_logging(settings.log)
+    torch.set_num_threads(1)
+    worker = Worker(settings, stop)
+    http = settings.http
+    with serve(worker.health, worker.registry, http.host, http.port) as port:
+        LOG.info("started", extra={"fields": {"http_port": port, "slot": settings.output.slot}})
+        tell_port(port)
+        try:
+            worker.start()
+            worker.work()
+        except BrokerError as error:
+            LOG.error("stopped by the broker", extra={"fields": {"error": str(error)}})
+            return LOST
+        except HaltedError as error:
+            worker.halt(error)
+            return HALTED
+    LOG.info("stopped", extra={"fields": {"messages": worker.published}})
+    return 0
+
+
+class WorkerHealth(Health):
+    """Health that knows of trouble: while there is any, the worker is not ready."""
+
+    trouble: str | None = None
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether alerts are answered now, and why not."""
+        return super().ready() if self.trouble is None else (False, self.trouble)
+
+
+class Worker:
+    """What a worker keeps while its connections come and go."""
+
+    def __init__(self, settings: Settings, stop: Event) -> None:
+        self.registry = CollectorRegistry()
+        self.health = WorkerHealth()
+        self.published = 0
+        self._metrics = Metrics(self.registry)
+        self.registry.register(self.health)
+        self._settings = settings
+        self._stop = stop
+        self._breaker = Breaker(settings.breaker)
+
+    def start(self) -> None:
+        """Load and warm the artifact, look at the topics.
+
+        Raises SettingsError, ArtifactError or BrokerError.
+        """
+        artifact = load_artifact(self._settings.artifact.name)
+        self._step = Step(artifact, self._settings)
+        self._metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
+        self._clusters = check_topics(self._settings)
+        self._step.warm_up()
+        self.health.warmed = True
+        LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
+
+    def work(self) -> None:
+        """Serve until told to stop. Raises WorkerLostError or HaltedError."""
+        failures = 0
+        while not self._stop.is_set():
+            begin_s = time.monotonic()
+            try:
+                self.published += self._serve().messages
+            except WorkerLostError:
+                raise
+            except BrokerError as error:
+                worked = time.monotonic() - begin_s > LONG_LIFE_S
+                failures = 1 if worked else failures + 1
+                self._wait(error, failures)
+
+    def halt(self, error: HaltedError) -> None:
+        """Do nothing but say so until told to stop."""
+        LOG.critical("halted", extra={"fields": {"error": str(error)}})
+        self.health.assigned = False
+        self.health.trouble = f"halted: {error}"
+        self._metrics.halted.set(1)
+        while not self._stop.wait(1.0):
+            self.health.beat()
+
+    def _serve(self) -> Tally:
+        """Connect and run the loop."""
+        settings, metrics = self._settings, self._metrics
+        in_hand = InHand(settings.state.folder)
+        with ExitStack() as open_ends:
+            source = KafkaSource(settings, metrics, self.health)
+            open_ends.enter_context(closing(source))
+            sink = make_sink(settings, metrics, source, self._clusters)
+            open_ends.enter_context(closing(sink))
+            source.subscribe(sink if isinstance(sink, TwoClusterSink) else None, in_hand)
+            return run(
+                source,
+                sink,
+                self._step,
+                self._stop,
+                max_batch=settings.batch.max_size,
+                max_delay_s=settings.batch.max_delay_s,
+                metrics=metrics,
+                health=self.health,
+                guard=Guard(self._breaker, in_hand, source.keep_alive),
+            )
+
+    def _wait(self, error: BrokerError, failures: int) -> None:
+        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**failures) * random.uniform(0.5, 1.0)
+        fields = {"error": str(error), "pause_s": round(pause_s, 1), "failures": failures}
+        LOG.error("broker trouble", extra={"fields": fields})
+        self._metrics.retries.labels("broker").inc()
+        self.health.assigned = False
+        self.health.trouble = str(error)
+        self.health.beat()
+        self._stop.wait(pause_s)
+        self.health.trouble = None
+
+
+def make_sink(
+    settings: Settings, metrics: Metrics, source: KafkaSource, clusters: Clusters
+) -> Sink:
+    """Return the sink that keeps what `output.delivery` promises."""
+    if settings.output.delivery == "at-least-once":
+        return PlainSink(settings, source)
+    if clusters.apart:
+        return TwoClusterSink(settings, metrics, source, clusters.input)
+    return KafkaSink(settings, metrics, source)

@@ -1,0 +1,184 @@
+"""What makes the daemon halt or set a message aside, each against a real broker."""
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+from consumer.message import ERROR_HEADER_PREFIX
+
+from .broker import create_topics
+from .conftest import Daemon, Topics
+from .test_daemon_process import fetch, scrape, wait_for
+from .traffic import Sent, make_good, make_malformed, produce, read_committed
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_until(daemon: Daemon, bootstrap: str, topic: str, n: int) -> None:
+    """Let the daemon publish `n` summaries in all, then stop it."""
+    read_committed(bootstrap, topic, at_least=n)
+    assert daemon.stop() == 0, daemon.log.read_text()
+
+
+def reason_of_halt(daemon: Daemon) -> str:
+    wait_for(lambda: "halted: " in fetch(daemon, "/readyz")[1], "a halt")
+    assert fetch(daemon, "/livez")[0] == 200
+    return fetch(daemon, "/readyz")[1]
+
+
+def test_messages_deleted_unread(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    produce(bootstrap, topics.alerts, list(make_good(100)))
+    run_until(start_daemon(), bootstrap, topics.summaries, 100)
+    produce(bootstrap, topics.alerts, list(make_good(100)))
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    everything = [TopicPartition(topics.alerts, partition, -1) for partition in range(4)]
+    for deleted in client.delete_records(everything).values():
+        deleted.result()
+    produce(bootstrap, topics.alerts, list(make_good(40)))
+
+    halted = start_daemon()
+    assert "were deleted unread" in reason_of_halt(halted)
+    assert scrape(halted)["sedflow_offsets_lost_total",] > 0
+    assert halted.stop() == 3
+    assert len(read_committed(bootstrap, topics.summaries)) == 100
+
+    resumed = start_daemon("0", "--accept-gap")
+    run_until(resumed, bootstrap, topics.summaries, 140)
+    assert len(resumed.lines("gap accepted")) == 4
+    assert len(read_committed(bootstrap, topics.summaries)) == 140
+
+
+def test_a_topic_made_anew(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    produce(bootstrap, topics.alerts, list(make_good(100)))
+    run_until(start_daemon(), bootstrap, topics.summaries, 100)
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.delete_topics([topics.alerts])[topics.alerts].result()
+    wait_for(lambda: topics.alerts not in client.list_topics(timeout=5).topics, "no topic")
+    create_topics(bootstrap, [topics.alerts])
+    produce(bootstrap, topics.alerts, list(make_good(300)))
+    halted = start_daemon()
+    assert "made anew" in reason_of_halt(halted)
+    assert halted.stop() == 3
+    run_until(start_daemon("0", "--accept-gap"), bootstrap, topics.summaries, 400)
+    assert len(read_committed(bootstrap, topics.summaries)) == 400
+
+
+def test_a_wrong_stream_is_not_dead_lettered(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    produce(bootstrap, topics.alerts, list(make_malformed(600)))
+    halted = start_daemon()
+    assert "bad messages" in reason_of_halt(halted)
+    assert halted.stop() == 3
+    assert len(read_committed(bootstrap, topics.dead_letters)) < 200
+    willing = start_daemon("0", more="[breaker]\nmax_bad_fraction = 1.0\n")
+    read_committed(bootstrap, topics.dead_letters, at_least=600)
+    assert willing.stop() == 0
+    assert len(read_committed(bootstrap, topics.dead_letters)) == 600
+
+
+def test_a_letter_too_large_leaves_a_stub(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    limit = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(
+        ConfigResource.Type.TOPIC, topics.dead_letters, incremental_configs=[limit]
+    )
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.incremental_alter_configs([resource])[resource].result()
+    large = random.Random(5).randbytes(900_000)
+    small = large[:10_000]
+    sent = [Sent(b"large", large, [("h", b"1")], 1), Sent(b"small", small, [("h", b"1")], 1)]
+    produce(bootstrap, topics.alerts, sent)
+    daemon = start_daemon()
+    letters = {m.key(): m for m in read_committed(bootstrap, topics.dead_letters, at_least=2)}
+    assert daemon.stop() == 0
+    assert letters[b"small"].value() == small
+    assert letters[b"large"].value() is None
+    headers = dict(letters[b"large"].headers() or [])
+    assert headers[f"{ERROR_HEADER_PREFIX}sha256"] == hashlib.sha256(large).hexdigest().encode()
+    assert headers[f"{ERROR_HEADER_PREFIX}size"] == b"900000"
+    assert headers[f"{ERROR_HEADER_PREFIX}topic"] == topics.alerts.encode()
+
+
+DEADLY_PROCESS = """
+import os, signal, sys
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from prometheus_client import CollectorRegistry
+from consumer.daemon import Guard, run
+from consumer.health import Health
+from consumer.in_hand import InHand
+from consumer.kafka import KafkaSource
+from consumer.kafka_sink import KafkaSink
+from consumer.message import Result, Window
+from consumer.metrics import Metrics
+from consumer.settings import load_settings
+
+settings = load_settings(sys.argv[1])
+metrics, health, stop = Metrics(CollectorRegistry()), Health(), Event()
+in_hand, left = InHand(settings.state.folder), 30
+
+def step(messages, **rest):
+    for message in messages:
+        if message.value == b"deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+    results = (Result(None, m.value, (), "OK", "ZTF") for m in messages)
+    return Window(tuple(messages), tuple(results), ())
+
+class Source(KafkaSource):
+    def advance(self, window):
+        super().advance(window)
+        if not sum(self._lag().values()):
+            stop.set()
+
+with closing(Source(settings, metrics, health)) as source:
+    sink = KafkaSink(settings, metrics, source)
+    source.subscribe(follower=in_hand)
+    guard = Guard(in_hand=in_hand, keep_alive=source.keep_alive)
+    limits = {"max_batch": 64, "max_delay_s": 1.0}
+    run(source, sink, step, stop, **limits, metrics=metrics, health=health, guard=guard)
+"""
+
+
+def test_a_message_that_kills_its_process(bootstrap: str, topics: Topics, tmp_path: Path) -> None:
+    values = [b"%d" % i for i in range(200)]
+    values.insert(77, b"deadly")
+    produce(bootstrap, topics.alerts, [Sent(b"", value, [], 1) for value in values])
+    config = tmp_path / "sedflow.toml"
+    config.write_text(
+        f"""
+        [input]
+        bootstrap = "{bootstrap}"
+        topics = ["{topics.alerts}"]
+        group = "{topics.alerts}"
+        [output]
+        bootstrap = "{bootstrap}"
+        topic = "{topics.summaries}"
+        [state]
+        folder = "{tmp_path}"
+        """
+    )
+    codes = []
+    while 0 not in codes and len(codes) < 6:
+        command = [sys.executable, "-c", DEADLY_PROCESS, str(config)]
+        codes.append(subprocess.run(command, cwd=ROOT, check=False, timeout=150).returncode)
+    assert codes == [-signal.SIGKILL] * 3 + [0]
+    (letter,) = read_committed(bootstrap, topics.dead_letters)
+    assert letter.value() == b"deadly"
+    assert dict(letter.headers() or [])[f"{ERROR_HEADER_PREFIX}stage"] == b"crash"
+    published = Counter(m.value() for m in read_committed(bootstrap, topics.summaries))
+    assert published == Counter(value for value in values if value != b"deadly")

@@ -1,0 +1,81 @@
+"""`topics plan | check` against a real broker."""
+
+import os
+import shlex
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from consumer.cli import main
+
+from .broker import create_topics
+from .conftest import SETTINGS, Topics
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SEDFLOW_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def names() -> Topics:
+    name = f"alerts-{uuid4().hex[:8]}"
+    return Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+
+
+@pytest.fixture
+def config(bootstrap: str, names: Topics, tmp_path: Path) -> str:
+    path = tmp_path / "sedflow.toml"
+    path.write_text(
+        SETTINGS.format(artifact="none", bootstrap=bootstrap, topics=names, slot="0", port=0)
+    )
+    return str(path)
+
+
+def create_as_planned(bootstrap: str, command: str) -> None:
+    """Do what a line of the plan says, read as Kafka's own tool reads it."""
+    words = shlex.split(command)
+    options = {word: words[i + 1] for i, word in enumerate(words) if word.startswith("--")}
+    configs = [words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "--config"]
+    topic = NewTopic(
+        options["--topic"],
+        int(options["--partitions"]),
+        int(options["--replication-factor"]),
+        config=dict(configs),
+    )
+    for created in AdminClient({"bootstrap.servers": bootstrap}).create_topics([topic]).values():
+        created.result()
+
+
+def test_what_is_planned_passes_the_check(
+    bootstrap: str, names: Topics, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_topics(bootstrap, [names.alerts])
+    assert main(["topics", "check", "--config", config]) == 1
+    printed = capsys.readouterr().out
+    for missing in (names.summaries, names.dead_letters):
+        assert f"error: output: expected the topic {missing}, got none" in printed
+    assert main(["topics", "plan", "--config", config]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    creations = [command for command in commands if "--create" in command]
+    assert len(creations) == 2
+    assert f"--topic {names.summaries} --partitions 4 --replication-factor 1" in creations[0]
+    assert sum("kafka-acls.sh" in command for command in commands) == 5
+    for command in creations:
+        create_as_planned(bootstrap, command)
+    assert main(["topics", "check", "--config", config]) == 0
+    assert capsys.readouterr().out == "0 errors, 0 warnings\n"
+
+
+def test_doubts_are_named(
+    bootstrap: str, names: Topics, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_topics(bootstrap, [names.alerts, names.summaries, names.dead_letters])
+    assert main(["topics", "check", "--config", config]) == 0
+    printed = capsys.readouterr().out
+    assert f"warning: output: {names.dead_letters}: expected max.message.bytes >= " in printed
+    assert "dead letters keep their original timestamps" in printed
+    assert "0 errors, 2 warnings" in printed
