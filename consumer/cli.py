@@ -3,9 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Literal
+from threading import Event
+from typing import Any, Literal
 
 from consumer.errors import SettingsError
 from consumer.message import plugin_version
@@ -72,6 +74,11 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--rate", type=_positive, metavar="HZ", help="at most so many alerts per second"
     )
     parser.add_argument("--dry-run", action="store_true", help="infer, but write nothing")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the galaxies on a live page, at the address of [page], until interrupted",
+    )
     parser.set_defaults(command=_replay)
 
 
@@ -135,16 +142,34 @@ def _replay(options: argparse.Namespace) -> int:
     out: Path | Literal["kafka"] | None = "kafka" if options.to_kafka else options.out
     if out is None and not options.dry_run:
         raise SettingsError("--out: expected a file, or --to-kafka or --dry-run, got none")
-    report = replay(
-        settings,
-        options.archives,
-        out=None if options.dry_run else out,
-        file_format=options.format,
-        limit=options.limit,
-        rate=options.rate,
-    )
-    print(report)
+    with ExitStack() as page:
+        report = replay(
+            settings,
+            options.archives,
+            out=None if options.dry_run else out,
+            file_format=options.format,
+            limit=options.limit,
+            rate=options.rate,
+            **(page.enter_context(_show(settings)) if options.serve else {}),
+        )
+        print(report, flush=True)
+        if options.serve:
+            _wait_for_interrupt()
     return 0
+
+
+def _show(settings: Settings) -> AbstractContextManager[Mapping[str, Any]]:
+    from consumer.page import show_replay
+
+    return show_replay(settings)
+
+
+def _wait_for_interrupt() -> None:
+    from consumer.process import stop_on_signals
+
+    interrupted = Event()
+    stop_on_signals(interrupted)
+    interrupted.wait()
 
 
 def _override(settings: Settings, options: argparse.Namespace) -> Settings:

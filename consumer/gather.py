@@ -67,14 +67,20 @@ class Gathered(Collector):
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:
+    """GET from a worker: status and text; 503 and the reason where it does not answer."""
+    status, body = fetch_bytes(port, path)
+    return status, body.decode()
+
+
+def fetch_bytes(port: int, path: str) -> tuple[int, bytes]:
     """GET from a worker: status and body; 503 and the reason where it does not answer."""
     connection = HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT_S)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+        return answer.status, answer.read()
     except (OSError, HTTPException) as error:
-        return HTTPStatus.SERVICE_UNAVAILABLE, f"no answer: {error}"
+        return HTTPStatus.SERVICE_UNAVAILABLE, f"no answer: {error}".encode()
     finally:
         connection.close()
 

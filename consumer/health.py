@@ -1,4 +1,4 @@
-"""The daemon's HTTP endpoints: `/livez`, `/readyz` and `/metrics`, GET only.
+"""The daemon's HTTP endpoints: `/livez`, `/readyz`, `/metrics` and `/summaries`, GET only.
 
 Live: the loop polled its source within the last minute; a stuck process is not live. Ready: the
 artifact has answered once and the broker has assigned partitions to this process.
@@ -11,16 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from time import monotonic
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.errors import SettingsError
+from consumer.gallery import Gallery, after_of, pack
 
 MAX_SILENCE_S = 60.0
 REQUEST_TIMEOUT_S = 5.0
 TEXT = "text/plain; charset=utf-8"
+BYTES = "application/octet-stream"
 
 
 class Verdicts(Protocol):
@@ -75,15 +78,34 @@ class Health(Collector):
 
 
 @contextmanager
-def serve(health: Verdicts, registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
+def serve(
+    health: Verdicts,
+    registry: CollectorRegistry,
+    host: str,
+    port: int,
+    gallery: Gallery | None = None,
+) -> Iterator[int]:
     """Answer over HTTP while the body runs; yields the port, which is a free one for port 0.
+
+    With a gallery, `/summaries?after=N` answers with its summaries for the page of the parent.
 
     Raises SettingsError when the address cannot be bound.
     """
+    with listen("http", host, port, _endpoint(health, registry, gallery)) as bound:
+        yield bound
+
+
+@contextmanager
+def listen(
+    section: str, host: str, port: int, endpoint: type[BaseHTTPRequestHandler]
+) -> Iterator[int]:
+    """Serve an endpoint while the body runs; yields the port. Raises SettingsError as `serve`."""
     try:
-        server = ThreadingHTTPServer((host, port), _endpoint(health, registry))
+        server = ThreadingHTTPServer((host, port), endpoint)
     except OSError as error:
-        raise SettingsError(f"http: expected a free address, got {host}:{port}: {error}") from error
+        raise SettingsError(
+            f"{section}: expected a free address, got {host}:{port}: {error}"
+        ) from error
     server.daemon_threads = True
     thread = Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
@@ -95,14 +117,16 @@ def serve(health: Verdicts, registry: CollectorRegistry, host: str, port: int) -
         thread.join()
 
 
-def _endpoint(health: Verdicts, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+def _endpoint(
+    health: Verdicts, registry: CollectorRegistry, gallery: Gallery | None
+) -> type[BaseHTTPRequestHandler]:
     class Endpoint(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_S
         server_version = "sedflow"
         sys_version = ""
 
         def do_GET(self) -> None:
-            status, content_type, body = _answer(self.path, health, registry)
+            status, content_type, body = _answer(self.path, health, registry, gallery)
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
@@ -116,9 +140,13 @@ def _endpoint(health: Verdicts, registry: CollectorRegistry) -> type[BaseHTTPReq
 
 
 def _answer(
-    path: str, health: Verdicts, registry: CollectorRegistry
+    path: str, health: Verdicts, registry: CollectorRegistry, gallery: Gallery | None
 ) -> tuple[HTTPStatus, str, bytes]:
-    match path.partition("?")[0]:
+    url = urlsplit(path)
+    match url.path:
+        case "/summaries" if gallery is not None:
+            kept = gallery.since(after_of(parse_qs(url.query)))
+            return HTTPStatus.OK, BYTES, pack(kept)
         case "/metrics":
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry)
         case "/livez":

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.daemon import Tally, run
 from consumer.files import ArchiveSource, FileSink, NoSink, dead_letter_path
+from consumer.gallery import Gallery, ShownSink
 from consumer.health import Health
 from consumer.kafka_client import check_output
 from consumer.kafka_sink import KafkaSink
@@ -56,23 +57,27 @@ def replay(
     file_format: FileFormat | None = None,
     limit: int | None = None,
     rate: float | None = None,
+    metrics: Metrics | None = None,
+    gallery: Gallery | None = None,
 ) -> Report:
     """Summarise the alerts of `archives` into the file `out`, into Kafka, or into nothing.
 
     The format follows from the name of `out` unless given. At most `limit` alerts, `rate` per
-    second. Raises ArchiveError, ArtifactError, BrokerError, SettingsError or MissingExtraError;
-    what was written until then is a file `<out>.partial`, or committed windows in Kafka.
+    second. What passes is counted in `metrics` and kept in `gallery` for a page. Raises
+    ArchiveError, ArtifactError, BrokerError, SettingsError or MissingExtraError; what was written
+    until then is a file `<out>.partial`, or committed windows in Kafka.
     """
     torch.set_num_threads(1)
     artifact = load_artifact(settings.artifact.name)
     step = Step(artifact, settings)
-    metrics = Metrics(CollectorRegistry())
+    metrics = metrics or Metrics(CollectorRegistry())
+    metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
         sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)
         start = perf_counter()
         tally = run(
             source,
-            sink,
+            ShownSink(sink, gallery) if gallery else sink,
             step,
             Event(),
             max_batch=settings.batch.max_size,

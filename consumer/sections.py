@@ -208,6 +208,13 @@ class HttpSettings(Section):
     port: int = Field(default=9108, ge=0, le=65_535)
 
 
+class PageSettings(Section):
+    """Where the live page answers; nowhere without a port. Port 0: any free port."""
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(default=None, ge=0, le=65_535)
+
+
 class LogSettings(Section):
     """How the daemon logs."""
 

@@ -31,6 +31,7 @@ from consumer.sections import (
     InputSettings,
     LogSettings,
     OutputSettings,
+    PageSettings,
     ReplaySettings,
     StateSettings,
 )
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     breaker: BreakerSettings = BreakerSettings()
     state: StateSettings = StateSettings()
     http: HttpSettings = HttpSettings()
+    page: PageSettings = PageSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

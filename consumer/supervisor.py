@@ -32,6 +32,7 @@ from types import FrameType
 
 from prometheus_client import CollectorRegistry, Counter
 
+from consumer.gallery import WorkersFollower, open_page
 from consumer.gather import Gathered
 from consumer.health import serve
 from consumer.process import start_logging
@@ -64,6 +65,8 @@ def run_workers(settings: Settings, n_workers: int) -> int:
         _kill_on_second_signal(crew)
         http = settings.http
         port = open_ends.enter_context(serve(crew, registry, http.host, http.port))
+        recent = WorkersFollower(crew.find_ports)
+        open_ends.enter_context(open_page(settings, registry, recent, crew))
         LOG.info("started", extra={"fields": {"http_port": port, "workers": n_workers}})
         code = crew.run()
     LOG.info("stopped", extra={"fields": {"exit_code": code}})

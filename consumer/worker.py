@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from consumer.breaker import Breaker
 from consumer.daemon import Guard, Tally, run
 from consumer.errors import BrokerError, HaltedError, WorkerLostError
+from consumer.gallery import Follower, Gallery, ShownSink, open_page
 from consumer.health import Health, serve
 from consumer.in_hand import InHand
 from consumer.kafka import KafkaSource
@@ -62,8 +63,11 @@ def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]
     start_logging(settings.log)
     torch.set_num_threads(1)
     worker = Worker(settings, stop)
-    http = settings.http
-    with serve(worker.health, worker.registry, http.host, http.port) as port:
+    http, recent = settings.http, Follower(worker.gallery)
+    with (
+        serve(worker.health, worker.registry, http.host, http.port, worker.gallery) as port,
+        open_page(settings, worker.registry, recent, worker.health),
+    ):
         LOG.info("started", extra={"fields": {"http_port": port, "slot": settings.output.slot}})
         tell_port(port)
         try:
@@ -95,6 +99,7 @@ class Worker:
     def __init__(self, settings: Settings, stop: Event) -> None:
         self.registry = CollectorRegistry()
         self.health = WorkerHealth()
+        self.gallery = Gallery()
         self.published = 0
         self._metrics = Metrics(self.registry)
         self.registry.register(self.health)
@@ -150,7 +155,7 @@ class Worker:
             source.subscribe(sink if isinstance(sink, TwoClusterSink) else None, in_hand)
             return run(
                 source,
-                sink,
+                ShownSink(sink, self.gallery),
                 self._step,
                 self._stop,
                 max_batch=settings.batch.max_size,

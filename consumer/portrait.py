@@ -1,0 +1,92 @@
+"""One galaxy in full for the live page: its posterior and the fit to its photometry.
+
+Runs in a process of its own, so that a click costs the daemon nothing but processor time.
+"""
+
+from functools import lru_cache
+from signal import SIG_IGN, SIGINT, signal
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from consumer.avro import Record
+from sedflow_core import Artifact, Observation, load_artifact, sample
+from sedflow_core.errors import MissingExtraError
+from sedflow_core.sfh import calc_derived
+from sedflow_core.simulated import forward_model
+from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
+
+CORNER = ("log_mstar_surviving", "log_sfr_1gyr", "t50", "a_v")
+N_SAMPLES = 1024
+N_FIT = 200
+LEVELS = (0.16, 0.5, 0.84)
+
+Portrait = dict[str, Any]
+
+
+def warm_up(artifact: str) -> None:
+    """Load what portraits need, before the first is asked for.
+
+    The terminal's Ctrl-C reaches every process: the one that serves the page decides what it means.
+    """
+    signal(SIGINT, SIG_IGN)
+    torch.set_num_threads(1)
+    _load(artifact)
+    _load_model(artifact)
+
+
+def draw(artifact_name: str, inputs: Record) -> Portrait:
+    """Return samples of `CORNER`, and observed and predicted fluxes [nJy], of one galaxy.
+
+    `inputs` is the record `inputs` of its summary. The fit is None, and `no_fit` says why, where
+    the packages of the forward model are not installed.
+    """
+    artifact = _load(artifact_name)
+    observation = Observation(
+        nanomaggy_from_njy([inputs["flux"]]),
+        nanomaggy_from_njy([inputs["fluxErr"]]),
+        np.array([inputs["redshift"]]),
+    )
+    theta = torch.from_numpy(sample(artifact, observation, N_SAMPLES)).transpose(0, 1)
+    redshift = torch.from_numpy(observation.redshift)
+    derived = calc_derived(theta, redshift, artifact.tables, CORNER)[0]
+    fit, reason = _fit(artifact_name, theta[0, :N_FIT], redshift)
+    return {
+        "names": CORNER,
+        "samples": [[round(value, 4) for value in row] for row in derived.tolist()],
+        "bands": inputs["bands"],
+        "flux": inputs["flux"],
+        "flux_err": inputs["fluxErr"],
+        "fit": fit,
+        "no_fit": reason,
+    }
+
+
+def _fit(
+    artifact_name: str, theta: torch.Tensor, redshift: torch.Tensor
+) -> tuple[list[list[float]] | None, str | None]:
+    """Return the quantiles `LEVELS` of the flux in each band [nJy], or why there are none."""
+    from sedflow_core.galaxy import calc_band_flux
+
+    model = _load_model(artifact_name)
+    if isinstance(model, str):
+        return None, model
+    flux: NDArray[np.float64] = calc_band_flux(model, theta, redshift.expand(len(theta))).numpy()
+    quantiles = np.quantile(njy_from_nanomaggy(flux), LEVELS, axis=0)
+    return quantiles.tolist(), None
+
+
+@lru_cache(maxsize=1)
+def _load(artifact_name: str) -> Artifact:
+    return load_artifact(artifact_name)
+
+
+@lru_cache(maxsize=1)
+def _load_model(artifact_name: str) -> Any:
+    """Return the galaxy model, or the reason why it cannot be built."""
+    try:
+        return forward_model(_load(artifact_name)).galaxy
+    except MissingExtraError as error:
+        return str(error)

@@ -1,0 +1,95 @@
+"""What people want to know of the metrics: one reading, and what happened between two.
+
+The page reads its own process, `sedflow-consumer top` any daemon over HTTP; both see the same.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+
+from prometheus_client import Metric
+
+Counts = dict[str, float]
+
+
+def _counts() -> Counts:
+    return defaultdict(float)
+
+
+@dataclass(slots=True)
+class Reading:
+    """The metrics at one time, summed over topics, partitions and workers."""
+
+    time_s: float
+    consumed: float = 0.0
+    published: float = 0.0
+    dead_letters: float = 0.0
+    lag: float = 0.0
+    lag_s: float = 0.0
+    ready: bool = True
+    artifact: str = ""
+    statuses: Counts = field(default_factory=_counts)
+    flags: Counts = field(default_factory=_counts)
+    latency: dict[float, float] = field(default_factory=lambda: defaultdict(float))
+    """Alerts by the upper bound of their latency [s], cumulative."""
+    workers: Counts = field(default_factory=_counts)
+    """Alerts read, by worker; empty for a single process."""
+
+
+def read(families: Iterable[Metric], time_s: float) -> Reading:
+    """Return the reading of a scrape at `time_s`."""
+    reading = Reading(time_s)
+    for family in families:
+        for sample in family.samples:
+            _note(reading, sample.name.removeprefix("sedflow_"), sample.labels, sample.value)
+    return reading
+
+
+def _note(reading: Reading, name: str, labels: dict[str, str], value: float) -> None:
+    match name:
+        case "alerts_consumed_total":
+            reading.consumed += value
+            if worker := labels.get("worker"):
+                reading.workers[worker] += value
+        case "summaries_published_total":
+            reading.published += value
+        case "dead_letters_total":
+            reading.dead_letters += value
+        case "consumer_lag_messages":
+            reading.lag += value
+        case "consumer_lag_seconds":
+            reading.lag_s = max(reading.lag_s, value)
+        case "ready":
+            reading.ready = reading.ready and value == 1
+        case "artifact_info":
+            reading.artifact = f"{labels['name']} {labels['version']}"
+        case "alerts_processed_total":
+            reading.statuses[labels["status"]] += value
+        case "support_flags_total":
+            reading.flags[labels["flag"]] += value
+        case "end_to_end_latency_seconds_bucket":
+            reading.latency[float(labels["le"])] += value
+
+
+def calc_rate(old: Reading, new: Reading) -> float:
+    """Return the alerts per second between two readings; 0 after a restart."""
+    elapsed_s = new.time_s - old.time_s
+    return max(0.0, new.consumed - old.consumed) / elapsed_s if elapsed_s > 0 else 0.0
+
+
+def calc_latency(old: Reading, new: Reading, level: float) -> float | None:
+    """Return the latency [s] that a fraction `level` stays below, from the buckets' bounds.
+
+    None where no alert came between the readings; the largest finite bound where it is beyond.
+    """
+    bounds = sorted(new.latency)
+    counts = [max(0.0, new.latency[bound] - old.latency.get(bound, 0.0)) for bound in bounds]
+    if not counts or counts[-1] == 0:
+        return None
+    wanted, low, below = level * counts[-1], 0.0, 0.0
+    for bound, count in zip(bounds, counts, strict=True):
+        if count >= wanted:
+            return low if bound == inf else low + (bound - low) * (wanted - below) / (count - below)
+        low, below = bound, count
+    return low

@@ -1,0 +1,91 @@
+"""The gallery keeps the newest summaries, for this process or for a parent over HTTP."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from consumer.errors import WindowAbortedError
+from consumer.files import NoSink
+from consumer.gallery import (
+    MAX_KEPT,
+    Follower,
+    Gallery,
+    Kept,
+    ShownSink,
+    WorkersFollower,
+    pack,
+    unpack,
+)
+from consumer.health import Health, serve
+from consumer.message import Result, Window
+
+
+def make_window(*values: bytes) -> Window:
+    return Window((), tuple(Result(None, value, (), "OK", "ZTF") for value in values), ())
+
+
+def test_a_follower_sees_each_summary_once_in_order() -> None:
+    gallery = Gallery()
+    follow = Follower(gallery)
+    seen = []
+    for i in range(5):
+        gallery.add(make_window(b"%d-a" % i, b"%d-b" % i))
+        seen += [kept.value for kept in follow()]
+    assert seen == [b"%d-%s" % (i, x) for i in range(5) for x in (b"a", b"b")]
+    assert follow() == []
+
+
+def test_it_forgets_the_oldest() -> None:
+    gallery = Gallery()
+    gallery.add(make_window(*(b"%d" % i for i in range(MAX_KEPT + 10))))
+    kept = gallery.since(0)
+    assert len(kept) == MAX_KEPT
+    assert kept[0] == Kept(11, b"10")
+    assert gallery.since(kept[-1].number) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**63), st.binary())))
+def test_packing_is_undone(kept: list[tuple[int, bytes]]) -> None:
+    assert unpack(pack([Kept(*item) for item in kept])) == [Kept(*item) for item in kept]
+
+
+def test_the_summaries_of_workers_come_together() -> None:
+    galleries = {name: Gallery() for name in ("0", "1")}
+    with ExitStack() as stack:
+        ports = {
+            name: stack.enter_context(serve(Health(), CollectorRegistry(), "127.0.0.1", 0, gallery))
+            for name, gallery in galleries.items()
+        }
+        follow = WorkersFollower(lambda: {**ports, "gone": 1})
+        for gallery in galleries.values():
+            gallery.add(make_window(b"first", b"\x00\xff"))
+        assert [kept.value for kept in follow()] == [b"first", b"\x00\xff"] * 2
+        assert follow() == []
+        galleries["1"].add(make_window(b"next"))
+        assert [kept.value for kept in follow()] == [b"next"]
+
+
+class AbortingSink:
+    """A sink whose transaction never commits."""
+
+    def publish(self, window: Window) -> None:
+        raise WindowAbortedError("no")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize(("sink", "shown"), [(NoSink, 1), (AbortingSink, 0)])
+def test_only_what_was_published_is_shown(
+    sink: Callable[[], NoSink | AbortingSink], shown: int
+) -> None:
+    gallery = Gallery()
+    try:
+        ShownSink(sink(), gallery).publish(make_window(b"a"))
+    except WindowAbortedError:
+        assert shown == 0
+    assert len(gallery.since(0)) == shown
