@@ -65,7 +65,8 @@ def _ssp_at(model: GalaxyModel, age_gyr: Tensor) -> Tensor:
     """SSP flux (n_met, n_age, n_wave), log-linear over log age, float64."""
     index, fraction = locate(age_gyr.log10(), model.tables.ssp_lg_age_gyr.double())
     ln_ssp = model.ln_ssp.double()
-    return torch.lerp(ln_ssp[:, index], ln_ssp[:, index + 1], fraction[:, None]).exp()
+    flux: Tensor = torch.lerp(ln_ssp[:, index], ln_ssp[:, index + 1], fraction[:, None]).exp()
+    return flux
 
 
 def _dust_nodes(model: GalaxyModel, photometry: Tensor, redshift: Tensor, dust: Dust) -> Tensor:
