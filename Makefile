@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-samples fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
@@ -26,7 +26,18 @@ test: $(INSTALLED)
 	$(BIN)/pytest
 
 bench: $(INSTALLED)
-	$(BIN)/python -m tests.bench.core
+	$(BIN)/python -m tests.bench.core --out bench-output
+	$(BIN)/python -m tests.bench.stream short --out bench-output
+
+# LOAD: short, sustained, backlog, visits or half; see tests/bench/load.py.
+LOAD ?= sustained
+WORKERS ?= 2
+bench-stream: $(INSTALLED)
+	$(BIN)/python -m tests.bench.stream $(LOAD) --workers $(WORKERS) --out bench-output
+
+# Error of every published quantile against the number of samples, and the figure of it.
+bench-samples: $(INSTALLED)
+	$(BIN)/python -m tests.bench.sample_count --out bench-output
 
 # Inputs tried; what was learnt stays in .fuzz, so that the next run goes on from there.
 RUNS ?= 200000
@@ -44,4 +55,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output build dist .fuzz
+	rm -rf $(VENV) bench-output demo-output build dist .fuzz

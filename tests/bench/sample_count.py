@@ -1,0 +1,214 @@
+"""How many samples a summary needs: `make bench-samples`.
+
+The error of every published quantile, in posterior sigma, against the quantiles of `N_TRUTH`
+samples, for shared scrambled-Sobol points and for independent draws, over simulated and real
+galaxies. The smallest number of Sobol points whose error is nowhere above that of 2,000 independent
+draws is the one to publish with. Beside it: what a shared set adds to the KS distance of the ranks
+of a perfect flow, because its error is common to all galaxies.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sedflow_core import Artifact, Observation, estimate, load_artifact
+from sedflow_core.estimation import sobol_normal
+from sedflow_core.observation import to_context
+from sedflow_core.prior import N_U, from_u
+from sedflow_core.sfh import calc_derived
+from sedflow_core.summary import LEVELS
+from tests.bench.pure import supported
+from tests.bench.report import identify, write_report
+from tests.bench.timing import describe_machine
+
+COUNTS = (128, 256, 384, 512, 640, 768, 896, 1024, 1536, 2048, 4096)
+REFERENCE = 2_000
+"""Independent draws to be at least as good as."""
+N_TRUTH = 102_400
+N_CHUNK = 1_024
+TRUTH_SEED = 999
+_GRID = (np.arange(2_048) + 0.5) / 2_048
+
+Base = Callable[[int, int], Tensor]
+"""(number of points, seed) -> base points (n_u, number)."""
+
+
+class Truth(NamedTuple):
+    """What a galaxy's posterior is: quantiles (n_name, n_level), std (n_name,), and its CDF."""
+
+    quantiles: np.ndarray
+    std: np.ndarray
+    grid: np.ndarray
+    """(n_name, len(_GRID)) quantiles at the levels `_GRID`."""
+
+
+def draw_independent(n: int, seed: int) -> Tensor:
+    """Independent base points."""
+    return torch.randn((N_U, n), generator=torch.Generator().manual_seed(seed))
+
+
+def samples_of(artifact: Artifact, galaxy: Observation, base: Tensor) -> np.ndarray:
+    """Ascending samples (n_name, n_sample) of one galaxy."""
+    flux, flux_err = torch.tensor(galaxy.flux), torch.tensor(galaxy.flux_err)
+    redshift = torch.tensor(galaxy.redshift)
+    context = to_context(flux, flux_err, redshift, artifact.scale)
+    parts = []
+    for chunk in base.split(N_CHUNK, dim=1):
+        theta = from_u(artifact.flow.sample_u(chunk.contiguous(), context).transpose(1, 2))
+        derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
+        parts.append(torch.cat([theta[0].T, derived[0].T]))
+    return np.sort(torch.cat(parts, dim=1).numpy(), axis=1)
+
+
+def measure_truth(artifact: Artifact, galaxy: Observation) -> Truth:
+    """The quantiles that a summary is to be compared with."""
+    ordered = samples_of(artifact, galaxy, sobol_normal(N_TRUTH, TRUTH_SEED))
+    index = (_GRID * (ordered.shape[1] - 1)).astype(int)
+    quantiles = np.quantile(ordered, LEVELS, axis=1).T
+    return Truth(quantiles, ordered.std(axis=1, dtype=np.float64), ordered[:, index])
+
+
+class Errors(NamedTuple):
+    """rms (n_name, n_level) error in posterior sigma; excess (n_name,) KS distance of ranks."""
+
+    rms: np.ndarray
+    excess: np.ndarray
+
+
+def measure_errors(
+    artifact: Artifact,
+    galaxies: list[Observation],
+    truths: list[Truth],
+    draw: Callable[[int], Tensor],
+    seeds: range,
+) -> Errors:
+    """Errors over galaxies and seeds of base sets that all galaxies share."""
+    squares, excess = [], []
+    for seed in seeds:
+        base, mean_cdf = draw(seed), 0.0
+        for galaxy, truth in zip(galaxies, truths, strict=True):
+            ordered = samples_of(artifact, galaxy, base)
+            quantiles = np.quantile(ordered, LEVELS, axis=1).T
+            squares.append(((quantiles - truth.quantiles) / truth.std[:, None]) ** 2)
+            cdf = [np.interp(x, t, _GRID) for x, t in zip(ordered, truth.grid, strict=True)]
+            mean_cdf = mean_cdf + np.stack(cdf) / len(galaxies)
+        n = base.shape[1]
+        steps = np.arange(n) / n
+        excess.append(np.maximum(abs(mean_cdf - steps), abs(mean_cdf - steps - 1 / n)).max(axis=1))
+    return Errors(np.sqrt(np.mean(squares, axis=0)), np.mean(excess, axis=0))
+
+
+def read_galaxies(artifact: Artifact, n: int, table: Path | None) -> list[Observation]:
+    """n galaxies inside the support, half of them real where a table of real ones is given."""
+    n_real = n // 2 if table else 0
+    rows = [supported(artifact, n - n_real, seed=77)]
+    if table:
+        rows.append(_real(artifact, table, n_real))
+    return [r.rows(slice(i, i + 1)) for r in rows for i in range(len(r))]
+
+
+def _real(artifact: Artifact, table: Path, n: int) -> Observation:
+    from astropy.table import Table
+
+    rows = Table.read(table, format="ascii.csv")
+    rows = rows[np.random.default_rng(0).permutation(len(rows))[: 4 * n]]
+    flux, flux_err = (
+        np.stack([np.asarray(rows[f"{kind}_{band}"], float) for band in artifact.bands.names], 1)
+        for kind in ("flux", "flux_err")
+    )
+    observation = Observation(flux, flux_err, np.asarray(rows["z"], float))
+    inside = estimate(artifact, observation, n_samples=2).flags == 0
+    return observation.rows(np.flatnonzero(inside)[:n])
+
+
+def smallest_count(of_sobol: dict[int, Errors], reference: Errors) -> int | None:
+    """Smallest number of points from which on no quantile is worse than the reference."""
+    enough = None
+    for n in sorted(of_sobol, reverse=True):
+        if (of_sobol[n].rms > reference.rms).any():
+            break
+        enough = n
+    return enough
+
+
+def draw_figure(path: Path, sobol: dict[int, Errors], drawn: dict[int, Errors]) -> None:
+    """The mean error over quantities against the number of samples, one line per level."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
+    for k, level in enumerate(LEVELS):
+        for errors, style in ((sobol, "-"), (drawn, ":")):
+            values = [e.rms[:, k].mean() for e in errors.values()]
+            label = f"{level:.1%}" if errors is sobol else None
+            axes.loglog(list(errors), values, style, color=f"C{k}", label=label)
+    axes.set(xlabel="samples (solid: Sobol, dotted: independent)", ylabel="rms error [sigma]")
+    axes.legend()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, print, write JSON and figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifact", default="sdss-ugriz")
+    parser.add_argument("--galaxies", type=Path, help="table with flux_u.., flux_err_u.., z")
+    parser.add_argument("--n-galaxies", type=int, default=200)
+    parser.add_argument("--n-seeds", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path("bench-output"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    artifact = load_artifact(options.artifact)
+    galaxies = read_galaxies(artifact, options.n_galaxies, options.galaxies)
+    truths = [measure_truth(artifact, galaxy) for galaxy in galaxies]
+
+    def errors_of(base: Base, n: int, n_seeds: int) -> Errors:
+        draw = lambda seed: base(n, seed)  # noqa: E731
+        return measure_errors(artifact, galaxies, truths, draw, range(n_seeds))
+
+    sobol = {n: errors_of(sobol_normal, n, options.n_seeds) for n in COUNTS}
+    # The error of independent draws goes with 1 / sqrt(n): one count, measured well, gives all.
+    reference = errors_of(draw_independent, REFERENCE, 4 * options.n_seeds)
+    drawn = {n: reference._replace(rms=reference.rms * (REFERENCE / n) ** 0.5) for n in COUNTS}
+    write_study(options.out, artifact, sobol, drawn, reference)
+
+
+def write_study(
+    out: Path,
+    artifact: Artifact,
+    sobol: dict[int, Errors],
+    drawn: dict[int, Errors],
+    reference: Errors,
+) -> None:
+    """Print the table and write the JSON and the figure."""
+    figures: dict[str, float] = {}
+    if (enough := smallest_count(sobol, reference)) is not None:
+        figures[f"points at least as good as {REFERENCE} draws in every quantile"] = enough
+    for n, errors in sobol.items():
+        worst = (errors.rms / reference.rms).max()
+        figures |= {
+            f"worst error of {n} points / of {REFERENCE} draws": worst,
+            f"rms error of {n} points, mean of quantiles [sigma]": errors.rms.mean(),
+            f"KS that {n} shared points add to ranks, worst quantity": errors.excess.max(),
+        }
+    names = artifact.param_names + artifact.derived_names
+    rows = {f"sobol {n}": e.rms.tolist() for n, e in sobol.items()}
+    rows[f"independent {REFERENCE}"] = reference.rms.tolist()
+    write_report(
+        out,
+        "sample-count",
+        {name: float(value) for name, value in figures.items()},
+        machine=describe_machine(),
+        artifact=identify(artifact),
+        rms={"names": names, "levels": LEVELS, **rows},
+    )
+    draw_figure(out / "sample-count.png", sobol, drawn)
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

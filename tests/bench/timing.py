@@ -1,0 +1,52 @@
+"""Medians of repeated calls, and what a core of this machine can do at most."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+GEMM_SIZE = 1_024
+
+
+def median_seconds(call: Callable[[], Any], repeat: int) -> float:
+    """Median wall time of a call, after one warm-up."""
+    return _median(call, repeat, time.perf_counter)
+
+
+def median_cpu_seconds(call: Callable[[], Any], repeat: int) -> float:
+    """Median CPU time of a call, after one warm-up: steadier than the wall on a busy machine."""
+    return _median(call, repeat, time.process_time)
+
+
+def _median(call: Callable[[], Any], repeat: int, clock: Callable[[], float]) -> float:
+    call()
+    seconds = []
+    for _ in range(repeat):
+        started = clock()
+        call()
+        seconds.append(clock() - started)
+    return statistics.median(seconds)
+
+
+def gemm_peak() -> float:
+    """FLOP/s of a large float32 matrix product on the threads torch has now."""
+    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * GEMM_SIZE**3 / median_seconds(lambda: torch.mm(a, b, out=out), 9)
+
+
+def describe_machine() -> dict[str, str | int | float]:
+    """What the figures depend on."""
+    cpu = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    return {
+        "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
+        "cores": os.cpu_count() or 0,
+        "load at start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
