@@ -18,6 +18,7 @@ ALLOWED = {
     "confluent_kafka": {
         "connection",
         "dead_letters",
+        "demo_alerts",
         "demo_kafka",
         "kafka",
         "kafka_client",

@@ -122,11 +122,12 @@ function row(galaxy) {
   return tr;
 }
 
-function drawTable() {
+function addRows(galaxies, fresh) {
+  // Rows that stay are left alone: a reader may be about to click one, or have the focus there.
   const body = at("galaxies");
-  // A row that has the focus must not vanish under the reader's fingers.
-  if (body.contains(document.activeElement)) return;
-  body.replaceChildren(...state.galaxies.slice(-MAX_ROWS).reverse().map(row));
+  if (fresh) body.replaceChildren();
+  body.prepend(...galaxies.slice(-MAX_ROWS).reverse().map(row));
+  while (body.children.length > MAX_ROWS) body.lastElementChild.remove();
 }
 
 function drawNumbers() {
@@ -149,7 +150,6 @@ function notify(text) {
 
 function draw() {
   drawNumbers();
-  drawTable();
   drawPlane();
   drawHistory();
   drawFlags();
@@ -161,6 +161,7 @@ function receive(event) {
   state.numbers = news.numbers;
   state.history = [...state.history, ...news.history].slice(-MAX_HISTORY);
   state.galaxies = [...state.galaxies, ...news.galaxies].slice(-MAX_GALAXIES);
+  addRows(news.galaxies, news.fresh);
   if (!document.hidden) draw();
 }
 

@@ -1,0 +1,148 @@
+"""Every deployment file passes its linter, and what it names exists.
+
+hadolint and yamllint come from PyPI; kubectl and systemd-analyze are used where they are. Image
+builds, `docker compose config` and Grafana itself need a network or a server: not here.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from consumer.settings import Settings, load_settings
+
+from .files import DEPLOY
+
+BIN = Path(sys.executable).parent
+MANIFESTS = sorted((DEPLOY / "kubernetes").rglob("*.yaml"))
+OF_OPERATORS = {"PodMonitor", "ScaledObject", "Kustomization"}
+KUBERNETES = "1.33"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=DEPLOY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not on the PATH")
+    return path
+
+
+def render(folder: str) -> list[dict[str, object]]:
+    text = run(program("kubectl"), "kustomize", DEPLOY / "kubernetes" / folder)
+    return list(yaml.safe_load_all(text))
+
+
+def test_dockerfile() -> None:
+    run(BIN / "hadolint", "--config", ".hadolint.yaml", "Dockerfile")
+
+
+def test_yaml() -> None:
+    run(BIN / "yamllint", "--strict", "--config-file", ".yamllint.yaml", ".")
+
+
+def test_every_image_has_an_exact_version() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
+    images = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - stages
+    ours = "sedflow:demo"  # built here
+    images |= {service["image"] for service in COMPOSE["services"].values()} - {ours}
+    assert len(images) == 4
+    assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in images), images
+
+
+def test_the_dockerfile_copies_what_exists() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    ignored = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    for path in " ".join(copied).split():
+        assert (DEPLOY.parent / path).exists(), path
+        assert f"!{path}" in ignored
+
+
+def test_compose_mounts_what_exists_and_hardens_what_is_ours() -> None:
+    for service in COMPOSE["services"].values():
+        for volume in service.get("volumes", []):
+            assert (DEPLOY / volume.split(":")[0]).exists(), volume
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:")
+        if service["image"].startswith("sedflow"):
+            assert service["read_only"]
+            assert service["cap_drop"] == ["ALL"]
+
+
+def test_compose_settings_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in COMPOSE["services"]["sedflow"]["environment"].items():
+        monkeypatch.setenv(key, value)
+    settings = load_settings(DEPLOY / "sedflow.example.toml")
+    assert settings.page.port == 9109
+    assert settings.output.bootstrap == "kafka:9092"
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_match_their_schema(path: Path) -> None:
+    manifest = yaml.safe_load(path.read_text())
+    if manifest["kind"] not in OF_OPERATORS:
+        kubernetes_validate.validate(filled(manifest), KUBERNETES, strict=True)
+
+
+def filled(manifest: dict[str, object]) -> dict[str, object]:
+    """The manifest with the selectors that Kustomize fills in."""
+    spec = manifest["spec"]
+    assert isinstance(spec, dict)
+    if manifest["kind"] == "StatefulSet":
+        spec["selector"] = {"matchLabels": {"a": "b"}}
+    return manifest
+
+
+def test_kustomize_renders_both() -> None:
+    base = render("base")
+    scaled = render("overlays/keda")
+    kinds = sorted(str(manifest["kind"]) for manifest in base)
+    assert kinds == sorted(
+        (
+            "ConfigMap",
+            "NetworkPolicy",
+            "PodDisruptionBudget",
+            "PodMonitor",
+            "Service",
+            "StatefulSet",
+        )
+    )
+    assert sorted(str(m["kind"]) for m in scaled) == sorted([*kinds, "ScaledObject"])
+
+
+def test_the_settings_of_kubernetes_are_valid() -> None:
+    settings = load_settings(DEPLOY / "kubernetes" / "base" / "sedflow.toml")
+    assert settings.state.folder == Path("/state")
+    assert settings.config_hash() == Settings().config_hash()
+
+
+def test_systemd_unit(tmp_path: Path) -> None:
+    text = (DEPLOY / "systemd" / "sedflow.service").read_text()
+    unit = tmp_path / "sedflow.service"
+    unit.write_text(re.sub("^ExecStart=.*$", "ExecStart=/bin/true", text, flags=re.MULTILINE))
+    assert run(program("systemd-analyze"), "verify", unit) == ""
+    command = (program("systemd-analyze"), "security", "--offline=true", "--threshold=20")
+    assert "OK" in run(*command, str(unit))
+
+
+@pytest.mark.parametrize("name", ["overview", "science", "kafka"])
+def test_dashboards_have_one_schema_and_unique_panels(name: str) -> None:
+    board = json.loads((DEPLOY / "grafana" / "dashboards" / f"{name}.json").read_text())
+    assert board["schemaVersion"] == 39
+    assert board["uid"] == f"sedflow-{name}"
+    numbers = [panel["id"] for panel in board["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    assert all(panel["targets"] for panel in board["panels"])
