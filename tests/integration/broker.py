@@ -29,7 +29,7 @@ KAFKA_VERSION = "4.3.1"
 N_PARTITION = 4
 POM = Path(__file__).with_name("pom.xml")
 DOCKER_SOCKET = Path("/var/run/docker.sock")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 15.0
 JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 

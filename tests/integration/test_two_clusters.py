@@ -42,8 +42,8 @@ def split_topics(bootstrap: str, elsewhere: str) -> Topics:
     offsets = NewTopic(
         f"{topics.summaries}.sedflow.offsets", 1, 1, config={"cleanup.policy": "compact"}
     )
-    for created in AdminClient({"bootstrap.servers": bootstrap}).create_topics([offsets]).values():
-        created.result()
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.create_topics([offsets])[offsets.topic].result()
     return topics
 
 

@@ -99,7 +99,7 @@ def produce(bootstrap: str, topic: str, messages: list[Sent]) -> None:
             timestamp=message.timestamp_ms,
         )
         producer.poll(0)
-    assert producer.flush(30) == 0
+    assert producer.flush(120) == 0
 
 
 def read_committed(
