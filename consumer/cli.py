@@ -1,4 +1,4 @@
-"""The command line: `sedflow-consumer run | replay | topics | check-config`."""
+"""The command line: `sedflow-consumer run | replay | topics | dlq | check-config`."""
 
 import argparse
 import json
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="alerts from Kafka in, summaries to Kafka out"))
     _add_replay(commands.add_parser("replay", help="archives of alerts in, summaries out"))
+    _add_dead_letters(commands.add_parser("dlq", help="dead letters: list, show, replay"))
     _add_topics(commands.add_parser("topics", help="topics and rights: plan, check"))
     check = commands.add_parser("check-config", help="print the settings, secrets masked")
     _add_config(check)
@@ -80,6 +81,29 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         help="show the galaxies on a live page, at the address of [page], until interrupted",
     )
     parser.set_defaults(command=_replay)
+
+
+def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="a line each: place, time, stage, class, attempts")
+    _add_config(listing)
+    listing.add_argument("--stage", help="only of this stage, such as decode")
+    listing.add_argument("--limit", type=_positive, metavar="N", help="at most N letters")
+    listing.set_defaults(command=_list_letters)
+    showing = commands.add_parser("show", help="one letter as JSON, its bytes as base 64")
+    _add_config(showing)
+    showing.add_argument("place", metavar="TOPIC/PARTITION/OFFSET", help="as listed")
+    showing.set_defaults(command=_show_letter)
+    again = commands.add_parser("replay", help="try all that arrived since the last replay again")
+    _add_config(again)
+    again.add_argument(
+        "--max-attempts",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="leave what N replays sent back",
+    )
+    again.set_defaults(command=_replay_letters)
 
 
 def _add_topics(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +194,30 @@ def _wait_for_interrupt() -> None:
     interrupted = Event()
     stop_on_signals(interrupted)
     interrupted.wait()
+
+
+def _list_letters(options: argparse.Namespace) -> int:
+    from consumer.dead_letters import list_letters
+
+    settings = load_settings(options.config)
+    for line in list_letters(settings, stage=options.stage, limit=options.limit):
+        print(line)
+    return 0
+
+
+def _show_letter(options: argparse.Namespace) -> int:
+    from consumer.dead_letters import show_letter
+
+    print(json.dumps(show_letter(load_settings(options.config), options.place), indent=2))
+    return 0
+
+
+def _replay_letters(options: argparse.Namespace) -> int:
+    from consumer.dead_letters import replay_letters
+
+    settings = load_settings(options.config)
+    print(replay_letters(settings, max_attempts=options.max_attempts))
+    return 0
 
 
 def _override(settings: Settings, options: argparse.Namespace) -> Settings:

@@ -238,7 +238,16 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _describe_letter(letter: DeadLetter) -> dict[str, Any]:
-    message = letter.message
+    return describe_message(letter.message) | {
+        "stage": letter.stage,
+        "class": letter.error_class,
+        "error": letter.error,
+        "failedAt": letter.failed_at.isoformat(timespec="milliseconds"),
+    }
+
+
+def describe_message(message: Message) -> dict[str, Any]:
+    """Return a message as plain values, its bytes as base 64."""
     return {
         "topic": message.topic,
         "partition": message.partition,
@@ -247,10 +256,6 @@ def _describe_letter(letter: DeadLetter) -> dict[str, Any]:
         "key": _base64(message.key),
         "value": _base64(message.value),
         "headers": [[name, _base64(value)] for name, value in message.headers],
-        "stage": letter.stage,
-        "class": letter.error_class,
-        "error": letter.error,
-        "failedAt": letter.failed_at.isoformat(timespec="milliseconds"),
     }
 
 

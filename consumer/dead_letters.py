@@ -1,0 +1,138 @@
+"""`sedflow-consumer dlq list | show | replay`: what became of dead letters, and a second chance.
+
+A replay goes once over what arrived since the last one: each letter's original message is processed
+as if it came now. What succeeds goes to the output topic, marked as a replay; what fails again goes
+back as a new letter that counts its attempts, up to a cap. Results, letters and the positions of
+the replay commit together, so that a replay that is cut off loses and repeats nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from confluent_kafka import TopicPartition
+from prometheus_client import CollectorRegistry
+
+from consumer.daemon import Tally
+from consumer.errors import SettingsError
+from consumer.files import describe_message
+from consumer.kafka_client import find_letter_limit
+from consumer.kafka_sink import Transactions
+from consumer.letter_box import Letter, LetterBox, letter_group
+from consumer.message import Message, Window
+from consumer.metrics import Metrics
+from consumer.settings import Settings
+from consumer.step import Step
+from sedflow_core import load_artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a replay; as text, what the command prints."""
+
+    tally: Tally = field(default_factory=Tally)
+    left: Counter[str] = field(default_factory=Counter)
+    """Letters that were not tried, by reason."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.tally.messages} dead letters replayed"]
+        lines += [f"  {status}: {n}" for status, n in self.tally.statuses.most_common()]
+        lines += [f"  dead again, {stage}: {n}" for stage, n in self.tally.stages.most_common()]
+        lines += [f"  not tried, {reason}: {n}" for reason, n in self.left.most_common()]
+        return "\n".join(lines)
+
+
+def list_letters(settings: Settings, *, stage: str | None, limit: int | None) -> Iterator[str]:
+    """Yield a line for each dead letter of a stage, or of any. Raises BrokerError."""
+    n = 0
+    with closing(LetterBox(settings, from_beginning=True)) as box:
+        for letter in box:
+            errors = letter.errors
+            if stage is not None and errors.get("stage") != stage:
+                continue
+            if n == limit:
+                return
+            n += 1
+            yield "\t".join(
+                (
+                    letter.place,
+                    *(errors.get(name, "?") for name in ("failed.at", "stage", "class")),
+                    str(letter.attempts),
+                    errors.get("message", "?"),
+                )
+            )
+
+
+def show_letter(settings: Settings, place: str) -> dict[str, Any]:
+    """Return the dead letter at a place, `<topic>/<partition>/<offset>`, its bytes as base 64.
+
+    Raises SettingsError when no letter lies there, BrokerError.
+    """
+    with closing(LetterBox(settings, from_beginning=True)) as box:
+        for letter in box:
+            if letter.place == place:
+                return {"place": place, "errors": letter.errors, **describe_message(letter.message)}
+        raise SettingsError(
+            f"place: expected <topic>/<partition>/<offset> of a dead letter in {box.topics}, "
+            f"got {place}"
+        )
+
+
+def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
+    """Process the dead letters that no replay has gone over yet.
+
+    Raises ArtifactError, SettingsError or BrokerError; what was committed until then stays.
+    """
+    torch.set_num_threads(1)
+    step = Step(load_artifact(settings.artifact.name), settings)
+    metrics = Metrics(CollectorRegistry())
+    outcome = Outcome()
+    with closing(LetterBox(settings, from_beginning=False)) as box:
+        limit = find_letter_limit(settings)
+        transactions = Transactions(settings, metrics, letter_group(settings), limit)
+        while letters := box.read(settings.batch.max_size):
+            messages = list(_choose(letters, max_attempts, outcome.left))
+            window = step(messages, replay=True, now=lambda: datetime.now(UTC))
+            transactions.publish(window, _Positions(box, letters))
+            outcome.tally.add(window)
+    return outcome
+
+
+class _Positions:
+    """Moves the replay's positions behind `letters`, those that were not tried included."""
+
+    def __init__(self, box: LetterBox, letters: Sequence[Letter]) -> None:
+        self._group_metadata = box.group_metadata
+        messages = [letter.message for letter in letters]
+        self._next = {(m.topic, m.partition): m.offset + 1 for m in messages}
+
+    def __call__(self, transactions: Transactions, _: Window) -> None:
+        positions = [TopicPartition(*place, offset) for place, offset in self._next.items()]
+        transactions.send_offsets(positions, self._group_metadata)
+
+
+def _choose(letters: Sequence[Letter], max_attempts: int, left: Counter[str]) -> Iterator[Message]:
+    """Yield the original messages of the letters to try; count the others by reason."""
+    for letter in letters:
+        reason = _reason_to_leave(letter, max_attempts)
+        if reason is None:
+            yield letter.restore()
+        else:
+            left[reason] += 1
+
+
+def _reason_to_leave(letter: Letter, max_attempts: int) -> str | None:
+    errors = letter.errors
+    if letter.attempts >= max_attempts:
+        return f"after {max_attempts} attempts"
+    if errors.get("stage") == "crash":
+        return "it kills the process"
+    if "sha256" in errors:
+        return "a stub without its bytes"
+    if not all(errors.get(name, "").isdecimal() for name in ("partition", "offset")):
+        return "not ours"
+    return None

@@ -1,0 +1,314 @@
+"""Who may come in: every way to log in works, and what is wrong or missing is named.
+
+Against a real broker with TLS, client certificates, SCRAM, OAuth tokens and access control lists.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+from prometheus_client import CollectorRegistry
+
+from consumer.errors import BrokerError
+from consumer.kafka_client import check_topics
+from consumer.kafka_sink import KafkaSink
+from consumer.metrics import Metrics
+from consumer.settings import Settings
+
+from .broker import BrokerUnavailableError, create_topics
+from .secure_broker import PASSWORD, SecureBroker, secure_broker
+from .traffic import make_good, produce, read_committed
+
+Options = dict[str, Any]
+USER = "sedflow"
+WRONG = "wrong-horse-battery"
+N_GOOD = 40
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[SecureBroker]:
+    try:
+        with secure_broker() as running:
+            yield running
+    except BrokerUnavailableError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def topics(broker: SecureBroker) -> list[str]:
+    """Topics on which the user has every right that the daemon needs."""
+    name = f"alerts-{uuid4().hex[:8]}"
+    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
+    create_topics(broker.open, names)
+    allow_all(broker, names, name)
+    return names
+
+
+def allow_all(broker: SecureBroker, names: list[str], group: str) -> None:
+    alerts, *written = names
+    broker.allow(USER, "TOPIC", alerts, "READ", "DESCRIBE")
+    for name in written:
+        broker.allow(USER, "TOPIC", name, "WRITE", "DESCRIBE", "DESCRIBE_CONFIGS")
+    broker.allow(USER, "GROUP", group, "READ", "DESCRIBE")
+    broker.allow(USER, "TRANSACTIONAL_ID", f"{group}-0", "WRITE", "DESCRIBE")
+
+
+def scram(broker: SecureBroker, **changes: Any) -> Options:
+    options = {
+        "bootstrap": broker.sasl,
+        "username": USER,
+        "password": PASSWORD,
+        "kafka": {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "ssl.ca.location": str(broker.folder / "ca.pem"),
+        },
+    }
+    return merge(options, changes)
+
+
+def mutual_tls(broker: SecureBroker, **changes: Any) -> Options:
+    pair = str(broker.folder / "client.pem")
+    options = {
+        "bootstrap": broker.tls,
+        "kafka": {
+            "security.protocol": "SSL",
+            "ssl.ca.location": str(broker.folder / "ca.pem"),
+            "ssl.certificate.location": pair,
+            "ssl.key.location": pair,
+        },
+    }
+    return merge(options, changes)
+
+
+def token(broker: SecureBroker, principal: str = USER) -> Options:
+    return {
+        "bootstrap": broker.sasl,
+        "kafka": {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "OAUTHBEARER",
+            "sasl.oauthbearer.config": f"principal={principal}",
+            "enable.sasl.oauthbearer.unsecure.jwt": True,
+            "ssl.ca.location": str(broker.folder / "ca.pem"),
+        },
+    }
+
+
+def merge(options: Options, changes: Options) -> Options:
+    return options | changes | {"kafka": options["kafka"] | changes.get("kafka", {})}
+
+
+def as_settings(cluster: Options, topics: list[str], **more: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "input": cluster | {"topics": [topics[0]], "group": topics[0]},
+            "output": cluster | {"topic": topics[1]},
+            **more,
+        }
+    )
+
+
+LOGINS: dict[str, Callable[[SecureBroker], Options]] = {
+    "SCRAM-SHA-512": scram,
+    "mutual TLS": mutual_tls,
+    "OAUTHBEARER": token,
+}
+
+
+@pytest.mark.parametrize("login", LOGINS)
+def test_each_login_passes_every_check(broker: SecureBroker, topics: list[str], login: str) -> None:
+    settings = as_settings(LOGINS[login](broker), topics)
+    check_topics(settings)
+    KafkaSink(settings, Metrics(CollectorRegistry()))
+
+
+def server(name: str) -> Callable[[SecureBroker], Options]:
+    """A client that trusts another authority, or talks to the broker by another name."""
+    changes: dict[str, Callable[[SecureBroker], Options]] = {
+        "another authority": lambda b: {
+            "kafka": {"ssl.ca.location": str(b.folder / "other-ca.pem")}
+        },
+        "another host name": lambda b: {"bootstrap": b.sasl.replace("127.0.0.1", "localhost")},
+    }
+    return lambda broker: scram(broker, **changes[name](broker))
+
+
+def stranger(broker: SecureBroker) -> Options:
+    pair = str(broker.folder / "stranger.pem")
+    options = {"ssl.certificate.location": pair, "ssl.key.location": pair}
+    return mutual_tls(broker, kafka=options)
+
+
+def without_certificate(broker: SecureBroker) -> Options:
+    return {"bootstrap": broker.tls, "kafka": scram(broker)["kafka"] | {"security.protocol": "SSL"}}
+
+
+REFUSED: dict[str, tuple[Callable[[SecureBroker], Options], str]] = {
+    "wrong password": (lambda b: scram(b, password=WRONG), "invalid credentials.*check username"),
+    "unknown user": (lambda b: scram(b, username="x"), "invalid credentials.*check username"),
+    "wrong mechanism": (
+        lambda b: scram(b, kafka={"sasl.mechanism": "PLAIN"}),
+        "PLAIN.*check username, password or token, and sasl.mechanism",
+    ),
+    "another authority": (server("another authority"), "certificate verify failed.*check"),
+    "another host name": (server("another host name"), "certificate verify failed.*host name"),
+    "certificate of a stranger": (stranger, "certificate"),
+    "no certificate": (without_certificate, "certificate"),
+    "no file of the authority": (
+        lambda b: scram(b, kafka={"ssl.ca.location": "/none.pem"}),
+        "ssl.ca.location",
+    ),
+    "no TLS": (lambda b: {"bootstrap": b.sasl, "kafka": {}}, "input: expected the cluster"),
+    "unknown host": (
+        lambda b: scram(b, bootstrap="no-such-host.invalid:9092"),
+        "no-such-host.*check the host name",
+    ),
+    "nothing there": (lambda b: scram(b, bootstrap="127.0.0.1:1"), "Connection refused"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_wrong_is_named(broker: SecureBroker, topics: list[str], case: str) -> None:
+    login, message = REFUSED[case]
+    with pytest.raises(BrokerError, match=message) as caught:
+        check_topics(as_settings(login(broker), topics))
+    assert PASSWORD not in str(caught.value)
+    assert WRONG not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "operation", "message"),
+    [
+        ("TOPIC", 0, "READ", r"input: expected the right READ on topic {}, got \['DESCRIBE"),
+        ("TOPIC", 1, "WRITE", "output: expected the right WRITE on topic {}, got"),
+        ("TOPIC", 2, "WRITE", "output: expected the right WRITE on topic {}, got"),
+        ("TOPIC", 1, "DESCRIBE", r"output: expected the topics \['{}'\], got none.*may DESCRIBE"),
+        ("GROUP", 0, "READ", "input: (group|expected the right READ on group) {}"),
+    ],
+)
+def test_a_missing_right_is_named(
+    broker: SecureBroker, kind: str, place: int, operation: str, message: str
+) -> None:
+    name = f"alerts-{uuid4().hex[:8]}"
+    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
+    create_topics(broker.open, names)
+    allow_all(broker, names, name)
+    settings = as_settings(scram(broker), names)
+    check_topics(settings)
+    broker.deny(USER, kind, names[place], operation)
+    with pytest.raises(BrokerError, match=message.format(re.escape(names[place]))):
+        check_until_refused(settings)
+
+
+def check_until_refused(settings: Settings) -> None:
+    """Brokers apply new rules a moment after they took them."""
+    for _ in range(50):
+        check_topics(settings)
+
+
+def test_a_missing_right_on_the_transactional_id_is_named(
+    broker: SecureBroker, topics: list[str]
+) -> None:
+    settings = as_settings(scram(broker), topics)
+    other = settings.output.model_copy(update={"slot": "7"})
+    with pytest.raises(BrokerError, match="ask for the right WRITE on the transactional id"):
+        KafkaSink(settings.model_copy(update={"output": other}), Metrics(CollectorRegistry()))
+
+
+def write_config(path: Path, cluster: Options, topics: list[str], artifact: Path) -> Path:
+    """Settings without the password, which comes from a file or from the environment."""
+    flat = {k: v for k, v in cluster.items() if k not in ("kafka", "password")}
+    common = "".join(f"{k} = {json.dumps(v)}\n" for k, v in flat.items())
+    kafka = "".join(f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in cluster["kafka"].items())
+    path.write_text(
+        f'[artifact]\nname = "{artifact}"\nn_samples = 32\n'
+        f'[input]\ntopics = ["{topics[0]}"]\ngroup = "{topics[0]}"\n{common}[input.kafka]\n{kafka}'
+        f'[output]\ntopic = "{topics[1]}"\n{common}[output.kafka]\n{kafka}'
+        "[http]\nport = 0\n"
+    )
+    return path
+
+
+def command(name: str, config: Path, password: str) -> tuple[list[str], dict[str, str]]:
+    secrets = {f"SEDFLOW_{section}__PASSWORD": password for section in ("INPUT", "OUTPUT")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
+    line = [sys.executable, "-m", "consumer.cli", name, "--config", str(config)]
+    return line, clean | secrets
+
+
+def test_the_daemon_runs_behind_tls_and_scram(
+    broker: SecureBroker, topics: list[str], tiny_path: Path, tmp_path: Path
+) -> None:
+    """Debug logs of librdkafka included, the password is never told."""
+    cluster = scram(broker, kafka={"debug": "security,broker"})
+    config = write_config(tmp_path / "sedflow.toml", cluster, topics, tiny_path)
+    config.write_text(config.read_text() + '[log]\nlevel = "DEBUG"\n')
+    produce(broker.open, topics[0], list(make_good(N_GOOD)))
+    line, environment = command("run", config, PASSWORD)
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(line, env=environment, stdout=output, stderr=output)
+    try:
+        assert len(read_committed(broker.open, topics[1], at_least=N_GOOD)) == N_GOOD
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    text = log.read_text()
+    assert len(text.splitlines()) > 20
+    assert PASSWORD not in text
+
+
+def test_secrets_are_not_told_by_check_config(
+    broker: SecureBroker, topics: list[str], tiny_path: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "sedflow.toml", scram(broker), topics, tiny_path)
+    line, environment = command("check-config", config, PASSWORD)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+    assert '"password": "**********"' in done.stdout
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_a_refused_daemon_is_not_ready_and_tells_why(
+    broker: SecureBroker, topics: list[str], tiny_path: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "sedflow.toml", scram(broker), topics, tiny_path)
+    line, environment = command("run", config, WRONG)
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(line, env=environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and "invalid credentials" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert process.returncode != 0  # None while it tries again
+        text = log.read_text()
+        assert "invalid credentials" in text
+        assert "ready" not in text
+        assert WRONG not in text
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_stranger_can_write_nothing(broker: SecureBroker, topics: list[str]) -> None:
+    """The truth behind the checks: the broker itself refuses."""
+    refused: list[str] = []
+    options = scram(broker)["kafka"] | {"sasl.username": USER, "sasl.password": PASSWORD}
+    producer = Producer({"bootstrap.servers": broker.sasl, **options})
+    producer.produce(topics[0], b"x", on_delivery=lambda error, _: refused.append(error.name()))
+    producer.flush(30)
+    assert refused == ["TOPIC_AUTHORIZATION_FAILED"]
