@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from consumer.container import MAGIC, MAX_BYTES, Header, read_blocks, read_header
-from consumer.errors import ConsumerError, DecodeError, EncodeError, SettingsError
+from consumer.errors import BrokerError, ConsumerError, DecodeError, EncodeError, SettingsError
 from consumer.schema_limits import MAX_SCHEMA_BYTES, longest_record
 
 Schema = dict[str, Any]
@@ -47,26 +47,42 @@ class Decoded:
     schema_name: str
 
 
+class SchemaSource(Protocol):
+    """Where schemas are found by their Confluent id."""
+
+    def schema(self, schema_id: int) -> bytes | None:
+        """Return a schema as JSON, None where the id is unknown; BrokerError without an answer."""
+
+
 class Decoder:
     """Decodes message values in any known framing; parsed schemas are kept.
 
     `schema_file` is the writer schema (.avsc) of bare bodies; `schema_folder` holds writer schemas
-    by Confluent id, `<id>.avsc` or `<id>.json`. Raises SettingsError when one cannot be used.
+    by Confluent id, `<id>.avsc` or `<id>.json`, for ids that `registry` does not know. Raises
+    SettingsError when one cannot be used.
     """
 
     def __init__(
-        self, *, schema_file: Path | None = None, schema_folder: Path | None = None
+        self,
+        *,
+        schema_file: Path | None = None,
+        schema_folder: Path | None = None,
+        registry: SchemaSource | None = None,
     ) -> None:
+        self._registry = registry
         self._bare = _load_foreign(schema_file) if schema_file else None
         self._by_id = {WIRE_ID: foreign_schema(schema_text("hostAlert"))}
         if schema_folder is not None:
             self._by_id |= dict(_load_folder(schema_folder))
 
     def decode(self, value: bytes | None, key: bytes | None = None) -> Decoded:
-        """Return the one record of a message. Raises DecodeError, and nothing else."""
+        """Return the one record of a message.
+
+        Raises DecodeError, or BrokerError where the registry does not answer, and nothing else.
+        """
         try:
             return self._decode(value, key)
-        except DecodeError:
+        except (DecodeError, BrokerError):
             raise
         except Exception as error:
             raise DecodeError(f"expected an Avro record, got {_describe(error)}") from None
@@ -88,7 +104,8 @@ class Decoder:
         if value[0] != 0 or len(value) < _WIRE.size:
             raise DecodeError(f"expected a known framing, got the first bytes {value[:5].hex()}")
         _, schema_id = _WIRE.unpack_from(value)
-        schema = self._by_id.get(schema_id)
+        found = None if self._registry is None else self._registry.schema(schema_id)
+        schema = foreign_schema(found) if found is not None else self._by_id.get(schema_id)
         if schema is None:
             raise DecodeError(
                 f"schema id: expected one of {sorted(self._by_id)}, got {schema_id}; "
@@ -97,9 +114,9 @@ class Decoder:
         return _read_body(value[_WIRE.size :], schema)
 
 
-def encode(record: Record, name: RecordName) -> bytes:
+def encode(record: Record, name: RecordName, schema_id: int = WIRE_ID) -> bytes:
     """Return the record of our own schema as Confluent wire bytes. Raises EncodeError."""
-    return _WIRE.pack(0, WIRE_ID) + encode_body(record, name)
+    return _WIRE.pack(0, schema_id) + encode_body(record, name)
 
 
 def encode_body(record: Record, name: RecordName) -> bytes:
@@ -125,10 +142,12 @@ def decode_summary(value: bytes) -> Record:
 
 
 def wire_body(value: bytes) -> bytes:
-    """Return what follows the header of our own Confluent wire bytes. Raises DecodeError."""
-    header = _WIRE.pack(0, WIRE_ID)
-    if not value.startswith(header):
-        raise DecodeError(f"expected the header {header.hex()}, got {value[:5].hex()}")
+    """Return what follows the header of Confluent wire bytes, whatever id a registry gave them.
+
+    Raises DecodeError.
+    """
+    if len(value) < _WIRE.size or value[0] != 0:
+        raise DecodeError(f"expected a header of {_WIRE.size} bytes, got {value[:5].hex()}")
     return value[_WIRE.size :]
 
 

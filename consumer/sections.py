@@ -192,6 +192,32 @@ class BreakerSettings(Section):
     """Halt when more than this fraction became dead letters; 1: never."""
 
 
+class RegistrySettings(Section):
+    """The Confluent schema registry that knows the input's schemas; none when `url` is absent."""
+
+    url: str | None = Field(default=None, pattern="^https?://[^/@]+(/.*)?$")
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    register_output: bool = False
+    """Register the schema of the summaries under `<output topic>-value`, and write its id."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    forget_unknown_s: float = Field(default=600.0, gt=0)
+    """How long an id that the registry does not know is not asked for again."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.password and self.password_file:
+            raise ValueError("expected password or password_file, got both")
+        if self.register_output and self.url is None:
+            raise ValueError("url: expected an address to register at, got none")
+        return self
+
+    def read_password(self) -> str | None:
+        """Return the password in clear: never print it. Raises SettingsError."""
+        return _read_secret(self.password, self.password_file)
+
+
 class StateSettings(Section):
     """What a worker leaves for its successor."""
 

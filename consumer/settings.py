@@ -32,6 +32,7 @@ from consumer.sections import (
     LogSettings,
     OutputSettings,
     PageSettings,
+    RegistrySettings,
     ReplaySettings,
     StateSettings,
 )
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     corrections: CorrectionSettings = CorrectionSettings()
     batch: BatchSettings = BatchSettings()
     breaker: BreakerSettings = BreakerSettings()
+    registry: RegistrySettings = RegistrySettings()
     state: StateSettings = StateSettings()
     http: HttpSettings = HttpSettings()
     page: PageSettings = PageSettings()

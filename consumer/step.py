@@ -12,10 +12,11 @@ from datetime import datetime
 import numpy as np
 
 from consumer.alerts import HostAlert, adapt
-from consumer.avro import Decoder, encode
+from consumer.avro import WIRE_ID, Decoder, encode
 from consumer.errors import EncodeError, MessageError, SettingsError
 from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window, plugin_version
 from consumer.photometry import Photometry, measure
+from consumer.registry import open_registry
 from consumer.settings import Settings
 from consumer.summaries import (
     Posterior,
@@ -53,8 +54,11 @@ class Step:
         self._artifact = artifact
         self._settings = settings
         self._decoder = Decoder(
-            schema_file=settings.input.schema_file, schema_folder=settings.input.schema_folder
+            schema_file=settings.input.schema_file,
+            schema_folder=settings.input.schema_folder,
+            registry=open_registry(settings.registry),
         )
+        self.summary_id = WIRE_ID
         self._n_samples = settings.artifact.n_samples or artifact.n_samples
         self._provenance = {
             "pluginVersion": plugin_version(),
@@ -148,6 +152,7 @@ class Step:
                     "posterior": record,
                 },
                 "posteriorSummary",
+                self.summary_id,
             )
         except MessageError as error:
             return _reject(read.message, "encode", error, times["endTimestamp"])

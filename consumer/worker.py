@@ -20,6 +20,7 @@ from threading import Event
 import torch
 from prometheus_client import CollectorRegistry
 
+from consumer.avro import schema_text
 from consumer.breaker import Breaker
 from consumer.daemon import Guard, Tally, run
 from consumer.errors import BrokerError, HaltedError, WorkerLostError
@@ -33,6 +34,7 @@ from consumer.message import Sink
 from consumer.metrics import Metrics
 from consumer.positions import TwoClusterSink
 from consumer.process import start_logging, stop_on_signals
+from consumer.registry import open_registry
 from consumer.settings import Settings
 from consumer.step import Step
 from sedflow_core import load_artifact
@@ -116,6 +118,10 @@ class Worker:
         self._step = Step(artifact, self._settings)
         self._metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
         self._clusters = check_topics(self._settings)
+        registry = open_registry(self._settings.registry)
+        if registry is not None and self._settings.registry.register_output:
+            text = schema_text("posteriorSummary")
+            self._step.summary_id = registry.register(self._settings.output.topic, text)
         self._step.warm_up()
         self.health.warmed = True
         LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})

@@ -1,0 +1,124 @@
+"""Schemas of a Confluent registry: writer schemas by id, and our own registered if asked to.
+
+What can go wrong, each decided here: an id that the registry does not know (404) makes its message
+undecodable and is remembered for a while, so that a stream of them asks once; a registry that does
+not answer, or refuses, is trouble like a broker's: nothing is skipped, reading stops until it
+answers.
+"""
+
+import base64
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from consumer.errors import BrokerError, DecodeError, SettingsError
+from consumer.schema_limits import MAX_SCHEMA_BYTES
+from consumer.sections import RegistrySettings
+
+MAX_UNKNOWN = 10_000
+CONTENT = "application/vnd.schemaregistry.v1+json"
+COMPATIBILITY = "FORWARD_TRANSITIVE"
+
+
+class RegistryError(BrokerError):
+    """The registry cannot be used; nothing may be committed."""
+
+
+class Registry:
+    """One registry; schemas are kept by id for good, unknown ids for `forget_unknown_s`."""
+
+    def __init__(
+        self, settings: RegistrySettings, url: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._url = url.rstrip("/")
+        self._clock = clock
+        self._schemas: dict[int, bytes] = {}
+        self._unknown: dict[int, float] = {}
+
+    def schema(self, schema_id: int) -> bytes | None:
+        """Return the Avro schema with an id as JSON, None where there is none.
+
+        Raises DecodeError when it is no Avro schema, RegistryError when the registry does not
+        answer.
+        """
+        if schema_id in self._schemas:
+            return self._schemas[schema_id]
+        if self._clock() < self._unknown.get(schema_id, 0.0):
+            return None
+        answer = self._ask(f"/schemas/ids/{schema_id}")
+        if answer is None:
+            if len(self._unknown) >= MAX_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[schema_id] = self._clock() + self._settings.forget_unknown_s
+            return None
+        if answer.get("schemaType", "AVRO") != "AVRO" or answer.get("references"):
+            raise DecodeError(
+                f"schema id {schema_id}: expected Avro in one piece, got {answer!r:.80}"
+            )
+        text = str(answer["schema"]).encode()
+        self._schemas[schema_id] = text
+        return text
+
+    def register(self, topic: str, schema: bytes) -> int:
+        """Register the schema of a topic's values; return its id.
+
+        The subject is kept FORWARD_TRANSITIVE: older readers read what newer writers wrote. Raises
+        SettingsError when the schema breaks that, RegistryError.
+        """
+        subject = f"{topic}-value"
+        self._ask(f"/config/{subject}", "PUT", {"compatibility": COMPATIBILITY})
+        try:
+            answer = self._ask(f"/subjects/{subject}/versions", "POST", {"schema": schema.decode()})
+        except urllib.error.HTTPError as error:
+            raise SettingsError(
+                f"registry.register: expected a schema that {subject} takes as {COMPATIBILITY}, "
+                f"got {_explain(error)}"
+            ) from None
+        return int((answer or {})["id"])
+
+    def _ask(
+        self, path: str, method: str = "GET", body: Mapping[str, str] | None = None
+    ) -> dict[str, Any] | None:
+        """Return the registry's answer, None for 404. Raises HTTPError for 409 and 422."""
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(  # noqa: S310  # the settings allow http and https alone
+            self._url + path, content, self._headers(), method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._settings.timeout_s) as answer:  # noqa: S310
+                text = answer.read(2 * MAX_SCHEMA_BYTES)
+            return dict(json.loads(text))
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                error.close()
+                return None
+            if error.code in (409, 422):
+                raise
+            raise RegistryError(self._trouble(_explain(error))) from None
+        except (OSError, ValueError) as error:
+            raise RegistryError(self._trouble(str(error))) from None
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": CONTENT, "Accept": CONTENT}
+        username, password = self._settings.username, self._settings.read_password()
+        if username is not None:
+            pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
+            headers["Authorization"] = f"Basic {pair}"
+        return headers
+
+    def _trouble(self, got: str) -> str:
+        return f"registry: expected an answer of {self._url}, got {got}"
+
+
+def open_registry(settings: RegistrySettings) -> Registry | None:
+    """Return the registry that the settings name, if any."""
+    return None if settings.url is None else Registry(settings, settings.url)
+
+
+def _explain(error: urllib.error.HTTPError) -> str:
+    with error:
+        return f"{error.code} {error.reason}: {error.read(500).decode(errors='replace')}"
