@@ -25,7 +25,7 @@ Schema = dict[str, Any]
 Record = dict[str, Any]
 RecordName = Literal["hostAlert", "posteriorSummary"]
 
-VERSION = (1, 0)
+VERSION = (1, 1)
 WIRE_ID = 100 * VERSION[0] + VERSION[1]
 """Confluent id of our own records, 100 * major + minor; a topic carries one kind of record."""
 _WIRE = struct.Struct(">bI")
@@ -71,7 +71,11 @@ class Decoder:
     ) -> None:
         self._registry = registry
         self._bare = _load_foreign(schema_file) if schema_file else None
-        self._by_id = {WIRE_ID: foreign_schema(schema_text("hostAlert"))}
+        major, latest = VERSION
+        self._by_id = {
+            100 * major + minor: foreign_schema(schema_text("hostAlert", minor))
+            for minor in range(latest + 1)
+        }
         if schema_folder is not None:
             self._by_id |= dict(_load_folder(schema_folder))
 
@@ -202,9 +206,9 @@ def schemas_path() -> Path:
 
 
 @cache
-def schema_text(name: RecordName) -> bytes:
-    """Return our current schema of a record as JSON."""
-    major, minor = VERSION
+def schema_text(name: RecordName, minor: int = VERSION[1]) -> bytes:
+    """Return our schema of a record as JSON, the current one or that of an older minor version."""
+    major = VERSION[0]
     path = schemas_path() / str(major) / str(minor) / f"sedflow.v{major}_{minor}.{name}.avsc"
     return path.read_bytes()
 

@@ -150,6 +150,7 @@ class Step:
                     "statusReasons": list(reasons),
                     "supportFlags": flags,
                     "posterior": record,
+                    "trust": posterior.trust if posterior is not None and record else None,
                 },
                 "posteriorSummary",
                 self.summary_id,

@@ -14,6 +14,7 @@ from consumer.alerts import Host, HostAlert
 from consumer.photometry import Photometry
 from sedflow_core import Summary
 from sedflow_core.summary import EVENTS
+from sedflow_core.trust import Trust
 from sedflow_core.units import njy_from_nanomaggy
 
 Record = dict[str, Any]
@@ -24,11 +25,15 @@ MOMENTS = ("mean", "std", "q025", "q16", "q50", "q84", "q975")
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """One galaxy's row of a Summary: its support flags and the record, None where not finite."""
+    """One galaxy's row of a Summary: its support flags, and the records of posterior and trust.
+
+    A record is None where it is not finite, or the artifact cannot judge.
+    """
 
     flags: int
     reasons: tuple[str, ...]
     record: Record | None
+    trust: Record | None
 
 
 def split_summary(summary: Summary, n_param: int) -> list[Posterior]:
@@ -38,6 +43,7 @@ def split_summary(summary: Summary, n_param: int) -> list[Posterior]:
     ).tolist()
     upper = np.triu_indices(n_param)
     covariance = summary.covariance[:, *upper].tolist()
+    constraint = summary.constraint().tolist()
     nothing = np.full(len(summary), np.nan)
     probabilities = {name: summary.probabilities.get(name, nothing).tolist() for name in EVENTS}
     return [
@@ -51,6 +57,7 @@ def split_summary(summary: Summary, n_param: int) -> list[Posterior]:
                 covariance[row],
                 {name: values[row] for name, values in probabilities.items()},
             ),
+            trust=_trust_record(summary, row, constraint[row]),
         )
         for row, flags in enumerate(summary.flags.tolist())
     ]
@@ -73,6 +80,24 @@ def _posterior_record(
         "paramOrder": list(names[:n_param]),
         "covariance": covariance,
         "probabilities": {name: finite(value) for name, value in probabilities.items()},
+    }
+
+
+def _trust_record(summary: Summary, row: int, constraint: Sequence[float]) -> Record | None:
+    if not summary.trust:
+        return None
+    trust = Trust(**{name: float(values[row]) for name, values in summary.trust.items()})
+    return {
+        "trusted": trust.is_trusted(),
+        "chiSquare": finite(trust.chi_square),
+        "pValue": finite(trust.p_value),
+        "efficiency": finite(trust.efficiency),
+        "paretoK": finite(trust.pareto_k),
+        "constraint": {
+            name: width
+            for name, width in zip(summary.names, constraint, strict=True)
+            if finite(width) is not None
+        },
     }
 
 

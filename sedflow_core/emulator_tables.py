@@ -58,7 +58,8 @@ def _ages(model: GalaxyModel) -> Tensor:
     edges = torch.tensor(BIN_EDGES_GYR, dtype=torch.float64)
     grid = 10.0 ** model.tables.ssp_lg_age_gyr.double()
     burst = grid[(grid > _BURST_AGE_MIN) & (grid < 1.05 * BIN_EDGES_GYR[-1])]
-    return torch.cat([0.5 * (edges[1:] + edges[:-1]), burst]).unique()
+    ages: Tensor = torch.cat([0.5 * (edges[1:] + edges[:-1]), burst]).unique()
+    return ages
 
 
 def _ssp_at(model: GalaxyModel, age_gyr: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact, read_artifact
 from sedflow_core.errors import ArtifactError, ObservationError
 from sedflow_core.observation import Observation, to_context
-from sedflow_core.prior import N_U, from_u, to_u
-from sedflow_core.sfh import calc_derived
+from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
+from sedflow_core.sfh import DERIVED_NAMES, calc_derived
 from sedflow_core.summary import Summary, empty_summary, fill_row
 from sedflow_core.support import can_encode, check_support
+from sedflow_core.trust import N_DRAWS, Trust, TrustTables, judge
+from sedflow_core.units import Array
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest accepted change of a golden quantile, in posterior standard deviations."""
@@ -89,7 +91,13 @@ def estimate(
     flags = check_support(flux, flux_err, redshift, artifact.support, artifact.bands)
     names = artifact.param_names + artifact.derived_names
     summary = empty_summary(
-        names, flags.numpy(), artifact.flag_names, n_samples=n_samples, seed=seed
+        names,
+        flags.numpy(),
+        artifact.flag_names,
+        n_samples=n_samples,
+        seed=seed,
+        judgements=() if artifact.trust is None else Trust._fields,
+        prior_width=_prior_width(artifact, names),
     )
     wanted = can_encode(flux, flux_err, redshift)
     if not include_unsupported:
@@ -98,10 +106,23 @@ def estimate(
     with torch.inference_mode():
         for i in wanted.nonzero().flatten().tolist():
             row = slice(i, i + 1)
-            theta = _sample(artifact, base, flux[row], flux_err[row], redshift[row])
+            photometry = (flux[row], flux_err[row], redshift[row])
+            u = _sample_u(artifact, base, *photometry)
+            theta = from_u(u)
             derived = calc_derived(theta, redshift[row], artifact.tables, artifact.derived_names)
             fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
+            if artifact.trust is not None:
+                _fill_trust(
+                    summary, i, _judge(artifact, artifact.trust, photometry, u[0], theta[0])
+                )
     return summary
+
+
+def _prior_width(artifact: Artifact, names: tuple[str, ...]) -> Array | None:
+    if artifact.trust is None:
+        return None
+    every = PARAM_NAMES + DERIVED_NAMES
+    return artifact.trust.prior_width[[every.index(name) for name in names]].numpy()
 
 
 def _tensors(artifact: Artifact, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,12 +136,32 @@ def _tensors(artifact: Artifact, observation: Observation) -> tuple[Tensor, Tens
     return torch.tensor(flux), torch.tensor(flux_err), torch.tensor(redshift)
 
 
-def _sample(
+def _sample_u(
     artifact: Artifact, base: Tensor, flux: Tensor, flux_err: Tensor, redshift: Tensor
 ) -> Tensor:
-    """Physical samples (n, n_sample, n_theta) of encodable rows."""
+    """Samples (n, n_sample, n_u) of encodable rows."""
     context = to_context(flux, flux_err, redshift, artifact.scale)
-    return from_u(artifact.flow.sample_u(base, context).transpose(1, 2))
+    samples: Tensor = artifact.flow.sample_u(base, context).transpose(1, 2)
+    return samples
+
+
+def _judge(
+    artifact: Artifact,
+    tables: TrustTables,
+    photometry: tuple[Tensor, Tensor, Tensor],
+    u: Tensor,
+    theta: Tensor,
+) -> Trust:
+    """Judge one galaxy by its first samples: of a Sobol set these are spread evenly as well."""
+    u, theta = u[:N_DRAWS].contiguous(), theta[:N_DRAWS].contiguous()
+    context = to_context(*photometry, artifact.scale)
+    log_q = artifact.flow(u, context.expand(len(u), -1))
+    return judge(tables, artifact.tables, photometry, (u, theta, log_q))
+
+
+def _fill_trust(summary: Summary, i: int, trust: Trust) -> None:
+    for name, value in trust._asdict().items():
+        summary.trust[name][i] = value
 
 
 def sample(
@@ -156,7 +197,8 @@ def sample(
             row = slice(i, i + 1)
             if independent:
                 base = torch.randn((N_U, n_samples), generator=generator)
-            theta[:, i] = _sample(artifact, base, flux[row], flux_err[row], redshift[row])[0]
+            u = _sample_u(artifact, base, flux[row], flux_err[row], redshift[row])
+            theta[:, i] = from_u(u)[0]
     return theta
 
 

@@ -34,6 +34,9 @@ class Summary:
         flags: (n,) int64 support flags, 0 inside.
         flag_names: name of each flag bit.
         n_samples, seed: of the posterior samples.
+        trust: judgement -> (n,), the fields of `sedflow_core.trust.Trust`; empty where the artifact
+            cannot judge.
+        prior_width: (n_name,) half of the 16-84 % range under the prior; NaN where not known.
 
     Rows without a posterior are NaN; `reasons` says why.
     """
@@ -49,6 +52,8 @@ class Summary:
     flag_names: tuple[str, ...]
     n_samples: int
     seed: int
+    trust: dict[str, Array]
+    prior_width: Array
 
     def __len__(self) -> int:
         return len(self.flags)
@@ -61,6 +66,12 @@ class Summary:
         """One quantile of one quantity: (n,)."""
         return self.quantiles[:, self.names.index(name), self.levels.index(level)]
 
+    def constraint(self) -> Array:
+        """Width of the posterior over that of the prior (n, n_name); near 1 nothing was learnt."""
+        low, high = self.levels.index(0.16), self.levels.index(0.84)
+        width = self.quantiles[..., high] - self.quantiles[..., low]
+        return np.asarray(0.5 * width / self.prior_width)
+
 
 def empty_summary(
     names: tuple[str, ...],
@@ -69,6 +80,8 @@ def empty_summary(
     *,
     n_samples: int,
     seed: int,
+    judgements: tuple[str, ...] = (),
+    prior_width: Array | None = None,
 ) -> Summary:
     """A summary of len(flags) rows that are all NaN."""
     n, n_name = len(flags), len(names)
@@ -86,6 +99,8 @@ def empty_summary(
         flag_names=flag_names,
         n_samples=n_samples,
         seed=seed,
+        trust={name: np.full(n, np.nan) for name in judgements},
+        prior_width=np.full(n_name, np.nan) if prior_width is None else prior_width,
     )
 
 
@@ -112,4 +127,5 @@ def quantiles(ordered: NDArray[Any], levels: tuple[float, ...]) -> NDArray[Any]:
     position = np.array(levels) * last
     index = position.astype(np.intp)
     low, high = ordered[:, index], ordered[:, np.minimum(index + 1, last)]
-    return low + (position - index) * (high - low)
+    values: NDArray[Any] = low + (position - index) * (high - low)
+    return values
