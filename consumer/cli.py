@@ -34,6 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands.add_parser("replay", help="archives of alerts in, summaries out"))
     _add_dead_letters(commands.add_parser("dlq", help="dead letters: list, show, replay"))
     _add_topics(commands.add_parser("topics", help="topics and rights: plan, check"))
+    top = commands.add_parser("top", help="what a daemon does, in the terminal")
+    _add_config(top)
+    top.add_argument("--url", help="of the daemon; default: the address of [http]")
+    top.set_defaults(command=_top)
     check = commands.add_parser("check-config", help="print the settings, secrets masked")
     _add_config(check)
     check.set_defaults(command=_check_config)
@@ -50,6 +54,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument(
         "--workers", type=_positive, metavar="N", help="N processes, restarted when they die"
+    )
+    parser.add_argument(
+        "--shadow", metavar="ARTIFACT", help="count what this artifact would answer otherwise"
     )
     parser.add_argument(
         "--accept-gap", action="store_true", help="go on behind messages deleted before being read"
@@ -131,11 +138,25 @@ def _check_config(options: argparse.Namespace) -> int:
     return 0
 
 
+def _top(options: argparse.Namespace) -> int:
+    from consumer.top import watch
+
+    http = load_settings(options.config).http
+    try:
+        watch((options.url or f"http://{http.host}:{http.port}").rstrip("/"))
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
     if options.accept_gap:
         source = settings.input.model_copy(update={"accept_gap": True})
         settings = settings.model_copy(update={"input": source})
+    if options.shadow is not None:
+        artifact = settings.artifact.model_copy(update={"shadow": options.shadow})
+        settings = settings.model_copy(update={"artifact": artifact})
     if options.workers is not None:
         from consumer.supervisor import run_workers
 

@@ -22,6 +22,8 @@ from prometheus_client import (
 )
 
 from consumer.message import Stage, Window
+from sedflow_core import Artifact
+from sedflow_core.summary import LEVELS
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 STAGE_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -174,9 +176,22 @@ class Metrics:
         newest_s = self._newest_s if any(lag.values()) else None
         self.lag_seconds.set(0.0 if newest_s is None else max(0.0, now.timestamp() - newest_s))
 
-    def set_artifact(self, name: str, version: str, sha256: str) -> None:
-        """Name the artifact that answers."""
-        self.artifact_info.labels(name, version, sha256).set(1)
+    def set_artifact(self, artifact: Artifact) -> None:
+        """Name the artifact that answers; its flags and bands are counted from 0."""
+        self.artifact_info.labels(artifact.name, artifact.version, artifact.sha256).set(1)
+        self.reference_width.set(calc_golden_width(artifact))
+        for flag in artifact.flag_names:
+            self.support_flags.labels(flag)
+        for band in artifact.bands.names:
+            self.missing_bands.labels(band)
+
+
+def calc_golden_width(artifact: Artifact) -> float:
+    """Return the median half width of log10 surviving mass of the golden galaxies [dex]."""
+    column = (artifact.param_names + artifact.derived_names).index("log_mstar_surviving")
+    golden = artifact.golden["quantiles"][:, column]
+    widths = golden[:, LEVELS.index(0.84)] - golden[:, LEVELS.index(0.16)]
+    return float(widths.median()) / 2.0
 
 
 def _add(counter: Counter, labels: Iterable[tuple[str, ...]]) -> None:

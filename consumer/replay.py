@@ -71,7 +71,7 @@ def replay(
     artifact = load_artifact(settings.artifact.name)
     step = Step(artifact, settings)
     metrics = metrics or Metrics(CollectorRegistry())
-    metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
+    metrics.set_artifact(artifact)
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
         sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)
         start = perf_counter()

@@ -36,6 +36,7 @@ from consumer.positions import TwoClusterSink
 from consumer.process import start_logging, stop_on_signals
 from consumer.registry import open_registry
 from consumer.settings import Settings
+from consumer.shadow import Report, Shadowed, with_shadow
 from consumer.step import Step
 from sedflow_core import load_artifact
 
@@ -81,7 +82,7 @@ def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]
         except HaltedError as error:
             worker.halt(error)
             return HALTED
-    LOG.info("stopped", extra={"fields": {"messages": worker.published}})
+    LOG.info("stopped", extra={"fields": {"messages": worker.published, **worker.compare()}})
     return 0
 
 
@@ -116,13 +117,14 @@ class Worker:
         """
         artifact = load_artifact(self._settings.artifact.name)
         self._step = Step(artifact, self._settings)
-        self._metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
+        self._metrics.set_artifact(artifact)
         self._clusters = check_topics(self._settings)
         registry = open_registry(self._settings.registry)
         if registry is not None and self._settings.registry.register_output:
             text = schema_text("posteriorSummary")
             self._step.summary_id = registry.register(self._settings.output.topic, text)
         self._step.warm_up()
+        self._answer = with_shadow(self._step, self._settings, self.registry)
         self.health.warmed = True
         LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
 
@@ -139,6 +141,10 @@ class Worker:
                 worked = time.monotonic() - begin_s > LONG_LIFE_S
                 failures = 1 if worked else failures + 1
                 self._wait(error, failures)
+
+    def compare(self) -> Report:
+        """Return what a shadow said otherwise; empty without one."""
+        return self._answer.report() if isinstance(self._answer, Shadowed) else {}
 
     def halt(self, error: HaltedError) -> None:
         """Do nothing but say so until told to stop."""
@@ -162,7 +168,7 @@ class Worker:
             return run(
                 source,
                 ShownSink(sink, self.gallery),
-                self._step,
+                self._answer,
                 self._stop,
                 max_batch=settings.batch.max_size,
                 max_delay_s=settings.batch.max_delay_s,

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.message import DeadLetter, Galaxy, Message, Result, Window
 from consumer.metrics import Metrics
+from sedflow_core import Artifact
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1e3)
@@ -53,10 +54,10 @@ def test_a_window_is_counted() -> None:
     assert values["sedflow_last_message_timestamp_seconds", ()] == NOW.timestamp() - 2
 
 
-def test_every_name_has_the_prefix() -> None:
+def test_every_name_has_the_prefix(tiny: Artifact) -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.count_window(make_window(), NOW)
-    metrics.set_artifact("tiny", "1", "0" * 64)
+    metrics.set_artifact(tiny)
     with metrics.time("step"):
         pass
     assert all(name.startswith("sedflow_") for name, _ in counted(metrics))
@@ -110,3 +111,14 @@ def test_labels_known_beforehand_start_at_zero() -> None:
     assert values["sedflow_dead_letters_total", ("produce",)] == 0
     assert values["sedflow_retries_total", ("broker",)] == 0
     assert values["sedflow_offsets_lost_total", ()] == 0
+
+
+def test_the_golden_width_is_that_of_a_summary(tiny: Artifact) -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.set_artifact(tiny)
+    values = counted(metrics)
+    golden = tiny.golden["quantiles"][:, len(tiny.param_names)]
+    widths = sorted(((golden[:, 3] - golden[:, 1]) / 2.0).tolist())
+    assert widths[0] < values["sedflow_reference_log_mass_width_dex", ()] < widths[-1]
+    assert values["sedflow_missing_band_total", ("u",)] == 0
+    assert values["sedflow_support_flags_total", (tiny.flag_names[0],)] == 0

@@ -9,13 +9,14 @@ from consumer.gather import Gathered
 from consumer.health import Health, serve
 from consumer.message import DeadLetter, Galaxy, Message, Result, Window
 from consumer.metrics import Metrics
+from sedflow_core import Artifact
 
 from .promtool import promtool
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def make_metrics() -> Metrics:
+def make_metrics(tiny: Artifact) -> Metrics:
     """Metrics with a sample of every name."""
     metrics = Metrics(CollectorRegistry())
     message = Message(value=b"", topic="hosts", timestamp_ms=int(NOW.timestamp() * 1e3))
@@ -23,22 +24,24 @@ def make_metrics() -> Metrics:
     letter = DeadLetter(message, "decode", "DecodeError", "bad", NOW)
     metrics.count_window(Window((message, message), (result,), (letter,)), NOW)
     metrics.set_lag({("hosts", 0): 3}, NOW)
-    metrics.set_artifact("tiny", "1", "0" * 64)
+    metrics.set_artifact(tiny)
     with metrics.time("step"):
         pass
     return metrics
 
 
-def test_one_process() -> None:
-    text = generate_latest(make_metrics().registry).decode()
+def test_one_process(tiny: Artifact) -> None:
+    text = generate_latest(make_metrics(tiny).registry).decode()
     assert promtool("check", "metrics", text=text).strip() == ""
 
 
-def test_several_processes() -> None:
+def test_several_processes(tiny: Artifact) -> None:
     registry = CollectorRegistry()
     with ExitStack() as stack:
         ports = {
-            str(i): stack.enter_context(serve(Health(), make_metrics().registry, "127.0.0.1", 0))
+            str(i): stack.enter_context(
+                serve(Health(), make_metrics(tiny).registry, "127.0.0.1", 0)
+            )
             for i in range(2)
         }
         registry.register(Gathered(lambda: ports))

@@ -25,7 +25,7 @@ class Stream:
         settings = Settings.model_validate({"artifact": {"n_samples": n_samples}})
         self.health, self.metrics, self.gallery = Health(), Metrics(CollectorRegistry()), Gallery()
         self._step = Step(artifact, settings)
-        self.metrics.set_artifact(artifact.name, artifact.version, artifact.sha256)
+        self.metrics.set_artifact(artifact)
         self.page = Page(self.metrics.registry, Follower(self.gallery), self.health)
         self.health.warmed = self.health.assigned = True
 

@@ -1,0 +1,137 @@
+"""A second artifact that sees the live stream and publishes nothing: what would it change?
+
+Before an artifact is swapped, run the new one as the shadow of the old one. Both answer each
+message; the old one's answer is published, the difference is counted, and logged at the end.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from consumer.avro import Record, decode_summary
+from consumer.message import Message, Result, Window
+from consumer.settings import Settings
+from consumer.step import Step
+from sedflow_core import load_artifact
+
+QUANTITIES = ("log_mstar_surviving", "log_sfr_1gyr", "a_v")
+BUCKETS = (-3.0, -1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0, 3.0)
+
+
+Report = dict[str, object]
+
+
+class StepFunction(Protocol):
+    """What answers messages; see `consumer.daemon`."""
+
+    def __call__(
+        self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
+    ) -> Window:
+        """Return one result or dead letter for each message."""
+
+
+class Difference(NamedTuple):
+    """What the shadow says otherwise about one galaxy."""
+
+    statuses: tuple[str, str]
+    shifts: dict[str, float]
+    """Shadow's median less the published one, in published standard deviations, by quantity."""
+
+
+class Shadowed:
+    """A step whose messages are answered by a shadow too; returns what the step returns."""
+
+    def __init__(
+        self, step: StepFunction, shadow: StepFunction, registry: CollectorRegistry
+    ) -> None:
+        self._step = step
+        self._shadow = shadow
+        self._tally: Tally[str] = Tally()
+        self._largest: dict[str, float] = {}
+        self.statuses = Counter(
+            "sedflow_shadow_status_total",
+            "Galaxies by published status and the shadow's",
+            ("status", "shadow"),
+            registry=registry,
+        )
+        self.shifts = Histogram(
+            "sedflow_shadow_shift_sigma",
+            "Shadow's median less the published one, in published standard deviations",
+            ("quantity",),
+            buckets=BUCKETS,
+            registry=registry,
+        )
+
+    def __call__(
+        self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
+    ) -> Window:
+        """Return the step's window, after the shadow answered as well."""
+        window = self._step(messages, replay=replay, now=now)
+        other = self._shadow(messages, replay=replay, now=now)
+        for difference in compare(window.results, other.results):
+            self.statuses.labels(*difference.statuses).inc()
+            for quantity, shift in difference.shifts.items():
+                self.shifts.labels(quantity).observe(shift)
+            self._note(difference)
+        return window
+
+    def report(self) -> Report:
+        """Return the galaxies compared, those with another status, and the largest shifts."""
+        return {
+            "shadow_compared": self._tally["compared"],
+            "shadow_other_status": self._tally["other_status"],
+            "shadow_largest_shift_sigma": dict(self._largest),
+        }
+
+    def _note(self, difference: Difference) -> None:
+        published, shadow = difference.statuses
+        self._tally.update(compared=1, other_status=int(published != shadow))
+        for quantity, shift in difference.shifts.items():
+            if abs(shift) >= abs(self._largest.get(quantity, 0.0)):
+                self._largest[quantity] = shift
+
+
+def with_shadow(step: Step, settings: Settings, registry: CollectorRegistry) -> Step | Shadowed:
+    """Return the step, with the shadow that the settings name, if any.
+
+    Raises ArtifactError when that artifact cannot be used.
+    """
+    name = settings.artifact.shadow
+    if name is None:
+        return step
+    artifact = settings.artifact.model_copy(update={"name": name, "sha256": None})
+    shadow = Step(load_artifact(name), settings.model_copy(update={"artifact": artifact}))
+    shadow.warm_up()
+    return Shadowed(step, shadow, registry)
+
+
+def compare(published: Sequence[Result], shadow: Sequence[Result]) -> list[Difference]:
+    """Return the difference for each message that both answered.
+
+    A message that only one of them could answer is a dead letter of the other, and left out.
+    """
+    theirs = {_place(record): record for record in map(_decode, shadow)}
+    ours = map(_decode, published)
+    return [_differ(a, theirs[_place(a)]) for a in ours if _place(a) in theirs]
+
+
+def _decode(result: Result) -> Record:
+    return decode_summary(result.value)
+
+
+def _place(summary: Record) -> tuple[str, int, int]:
+    source = summary["provenance"]
+    return source["inputTopic"], source["inputPartition"], source["inputOffset"]
+
+
+def _differ(a: Record, b: Record) -> Difference:
+    shifts = {}
+    if a["posterior"] and b["posterior"]:
+        for name in QUANTITIES:
+            ours, theirs = (record["posterior"]["derived"].get(name) for record in (a, b))
+            if ours and theirs and ours["std"] > 0:
+                shifts[name] = (theirs["q50"] - ours["q50"]) / ours["std"]
+    return Difference((a["status"], b["status"]), shifts)
