@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +21,26 @@ class Usage:
 
 
 def read_usage(pid: int) -> Usage:
-    """Usage of one process. Raises FileNotFoundError once it is gone."""
+    """Usage of one process. Raises ProcessLookupError once it has ended."""
     folder = Path(f"/proc/{pid}")
-    command = folder.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode()
-    fields = folder.joinpath("stat").read_text().rpartition(")")[2].split()
-    memory = dict(line.split(":", 1) for line in folder.joinpath("status").read_text().splitlines())
+    try:
+        command = folder.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode()
+        fields = folder.joinpath("stat").read_text().rpartition(")")[2].split()
+        status = folder.joinpath("status").read_text().splitlines()
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
+    memory = dict(line.split(":", 1) for line in status)
+    if "VmRSS" not in memory:  # ended, and nobody has asked for its exit code yet
+        raise ProcessLookupError(pid)
     resident, peak = (int(memory[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
     return Usage(pid, command, (int(fields[11]) + int(fields[12])) / _TICKS, resident, peak)
 
 
 def children(pid: int) -> Iterator[int]:
-    """Processes that a process started, of any thread of it."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, task.joinpath("children").read_text().split())
+    """Processes that a process started, of any thread of it; none once it has ended."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, task.read_text().split())
 
 
 def descendants(pid: int) -> Iterator[int]:

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from subprocess import Popen
@@ -21,7 +21,7 @@ from threading import Event, Thread
 import numpy as np
 from confluent_kafka import Consumer, Producer
 
-from sedflow_core import Artifact, load_artifact
+from sedflow_core import Observation, load_artifact
 from tests.bench.load import LOADS, Load, make_alerts, wait_until
 from tests.bench.processes import Usage, descendants, read_usage
 from tests.bench.pure import supported
@@ -33,7 +33,7 @@ from tests.integration.conftest import run_consumer
 READY_TIMEOUT_S = 300.0
 STALL_S = 120.0
 """Nothing came out for so long: the run has failed."""
-N_GALAXY = 2_000
+N_GALAXY = 500
 LOOK_EVERY_S = 5.0
 ALERTS, SUMMARIES = "bench.hostAlert", "bench.posteriorSummary"
 SETTINGS = """
@@ -80,13 +80,15 @@ class Arrivals:
 class Watch:
     """Usage of the workers and the broker over the run."""
 
-    supervisor: int
     seen: list[list[Usage]] = field(default_factory=list)
 
     def look(self) -> None:
         """Note everything now."""
-        pids = descendants(os.getpid())
-        self.seen.append([read_usage(pid) for pid in pids])
+        usages = []
+        for pid in descendants(os.getpid()):
+            with suppress(ProcessLookupError):
+                usages.append(read_usage(pid))
+        self.seen.append(usages)
 
     def follow(self, done: Event) -> None:
         """Look every few seconds."""
@@ -130,10 +132,10 @@ def _wait_until_ready(process: Popen[bytes], port: int, log: Path) -> None:
     raise RuntimeError(f"expected ready workers within {READY_TIMEOUT_S} s, got\n{log.read_text()}")
 
 
-def send(bootstrap: str, load: Load, artifact: Artifact, arrivals: Arrivals) -> None:
+def send(bootstrap: str, load: Load, galaxies: Observation, arrivals: Arrivals) -> None:
     """Produce the alerts of the load, each when it is due."""
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
-    alerts = make_alerts(supported(artifact, N_GALAXY), load.n_alerts)
+    alerts = make_alerts(galaxies, load.n_alerts)
     started = time.monotonic()
     for i, ((key, value), due_s) in enumerate(zip(alerts, load.times_s(), strict=True)):
         wait_until(started + due_s)
@@ -150,26 +152,26 @@ def send(bootstrap: str, load: Load, artifact: Artifact, arrivals: Arrivals) -> 
 
 def run_load(load: Load, artifact_name: str, n_workers: int) -> dict[str, float]:
     """Figures of one load through a broker and workers of its own."""
-    artifact, arrivals, done = load_artifact(artifact_name), Arrivals(load.n_alerts), Event()
+    galaxies = supported(load_artifact(artifact_name), N_GALAXY)
+    arrivals, watch, done = Arrivals(load.n_alerts), Watch(), Event()
     with kafka_broker() as bootstrap:
         create_topics(bootstrap, [ALERTS, SUMMARIES, f"{ALERTS}.sedflow.dlq"])
-        with running_workers(bootstrap, artifact_name, n_workers) as daemon:
-            watch = Watch(daemon.pid)
+        with running_workers(bootstrap, artifact_name, n_workers):
             watch.look()
             reader = committed_consumer(bootstrap, SUMMARIES)
-            threads = [
-                Thread(target=arrivals.follow, args=(reader, done)),
-                Thread(target=watch.follow, args=(done,)),
-            ]
-            for thread in threads:
-                thread.start()
-            send(bootstrap, load, artifact, arrivals)
-            _wait_for(threads[0], arrivals)
-            watch.look()
-            done.set()
-            for thread in threads:
-                thread.join()
-            reader.close()
+            follow = Thread(target=arrivals.follow, args=(reader, done))
+            threads = [follow, Thread(target=watch.follow, args=(done,))]
+            try:
+                for thread in threads:
+                    thread.start()
+                send(bootstrap, load, galaxies, arrivals)
+                _wait_for(follow, arrivals)
+                watch.look()
+            finally:
+                done.set()
+                for thread in threads:
+                    thread.join()
+                reader.close()
     return summarise(arrivals, watch, n_workers)
 
 
