@@ -9,7 +9,6 @@ import argparse
 import os
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -127,7 +126,7 @@ def _wait_until_ready(process: Popen[bytes], port: int, log: Path) -> None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
                 return
-        except (urllib.error.URLError, TimeoutError):
+        except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"expected ready workers within {READY_TIMEOUT_S} s, got\n{log.read_text()}")
 
