@@ -4,7 +4,8 @@
   Where messages behind it are gone, `OffsetsLostError` names them, unless the gap was accepted.
 - It has none, but other partitions of its topic have: it was added later; it is read from its
   beginning.
-- Nothing of its topic was ever read: it begins where `input.start` says.
+- Nothing of its topic was ever read: it begins where `input.start` says. So does a topic that was
+  deleted and made anew, if the group keeps the positions: the broker forgets them with the topic.
 """
 
 from collections.abc import Collection, Mapping

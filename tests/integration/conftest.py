@@ -18,6 +18,7 @@ STOP_TIMEOUT_S = 60.0
 SETTINGS = """
 [artifact]
 name = "{artifact}"
+allow_unvalidated = true
 n_samples = 32
 [input]
 bootstrap = "{bootstrap}"
@@ -85,20 +86,25 @@ def topics(bootstrap: str) -> Topics:
 def start_from(bootstrap: str, tiny_path: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Return a function that starts the daemon from one broker to that of `bootstrap`.
 
-    `more` is TOML that follows the settings; `options` go to the command. What still runs at the
-    end is killed.
+    `more` is TOML that follows the settings, `environment` wins over them; `options` go to the
+    command. What still runs at the end is killed.
     """
     started: list[Daemon] = []
 
     def start(
-        source: str, topics: Topics, *options: str, slot: str = "0", more: str = ""
+        source: str,
+        topics: Topics,
+        *options: str,
+        slot: str = "0",
+        more: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> Daemon:
         (port,) = free_ports(1)
         config, log = (tmp_path / f"{len(started)}.{suffix}" for suffix in ("toml", "log"))
         names = {"topics": topics, "slot": slot, "port": port, "artifact": tiny_path}
         config.write_text(SETTINGS.format(bootstrap=source, **names) + more)
-        output = {"SEDFLOW_OUTPUT__BOOTSTRAP": bootstrap}
-        started.append(Daemon(run_consumer(config, log, *options, more=output), port, log))
+        changes = {"SEDFLOW_OUTPUT__BOOTSTRAP": bootstrap, **(environment or {})}
+        started.append(Daemon(run_consumer(config, log, *options, more=changes), port, log))
         return started[-1]
 
     yield start
@@ -113,8 +119,8 @@ def start_daemon(
 ) -> Callable[..., Daemon]:
     """Return a function that starts the daemon in a slot, its topics on one broker."""
 
-    def start(slot: str = "0", *options: str, more: str = "") -> Daemon:
-        return start_from(bootstrap, topics, *options, slot=slot, more=more)
+    def start(slot: str = "0", *options: str, **more: Any) -> Daemon:
+        return start_from(bootstrap, topics, *options, slot=slot, **more)
 
     return start
 

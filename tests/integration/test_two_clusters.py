@@ -3,24 +3,69 @@
 import os
 import random
 import signal
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
+from prometheus_client import CollectorRegistry
 
 from consumer.avro import decode_summary
+from consumer.errors import OffsetsLostError
+from consumer.health import Health
+from consumer.kafka import KafkaSource
+from consumer.message import Message, Result, Window
+from consumer.metrics import Metrics
+from consumer.positions import TwoClusterSink
+from consumer.settings import Settings
 
 from .broker import BrokerUnavailableError, create_topics, java_broker
 from .conftest import Daemon, Topics
-from .test_daemon_process import fetch, wait_for
+from .test_daemon_process import READY_TIMEOUT_S, fetch, wait_for
 from .test_supervisor import worker_pids
-from .traffic import make_good, make_malformed, produce, read_committed
+from .traffic import Sent, make_good, make_malformed, produce, read_committed
 
-N_GOOD, N_BAD = 4_000, 20
+N_GOOD, N_BAD = 2_000, 20
 N_KILLED = 2
+
+
+def read_and_publish(settings: Settings) -> int:
+    """Publish what there is to read, as the daemon between two clusters does; returns how much."""
+    metrics = Metrics(CollectorRegistry())
+    with ExitStack() as open_ends:
+        source = open_ends.enter_context(closing(KafkaSource(settings, metrics, Health())))
+        sink = TwoClusterSink(settings, metrics, source, "elsewhere")
+        open_ends.enter_context(closing(sink))
+        source.subscribe(sink)
+        messages: Sequence[Message] = ()
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not messages and time.monotonic() < deadline:
+            messages = source.poll(1000, 2.0)
+        results = tuple(Result(None, m.value or b"", (), "OK", "ZTF") for m in messages)
+        sink.publish(Window(tuple(messages), results, ()))
+    return len(messages)
+
+
+def test_a_topic_made_anew(bootstrap: str, topics: Topics) -> None:
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    source = {"bootstrap": bootstrap, "topics": [topics.alerts], "group": topics.alerts}
+    sink = {"bootstrap": bootstrap, "topic": topics.summaries}
+    settings = Settings.model_validate({"input": source, "output": sink})
+    produce(bootstrap, topics.alerts, [Sent(b"k", b"%d" % i, [], 1) for i in range(10)])
+    assert read_and_publish(settings) == 10
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.delete_topics([topics.alerts])[topics.alerts].result()
+    wait_for(lambda: topics.alerts not in client.list_topics(timeout=10).topics, "no topic")
+    create_topics(bootstrap, [topics.alerts])
+    produce(bootstrap, topics.alerts, [Sent(b"k", b"%d" % i, [], 1) for i in range(30)])
+    with pytest.raises(OffsetsLostError, match="the topic was made anew"):
+        read_and_publish(settings)
+    source["accept_gap"] = True
+    assert read_and_publish(Settings.model_validate({"input": source, "output": sink})) == 30
 
 
 @pytest.fixture(scope="module")
