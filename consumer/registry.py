@@ -78,7 +78,9 @@ class Registry:
                 f"registry.register: expected a schema that {subject} takes as {COMPATIBILITY}, "
                 f"got {_explain(error)}"
             ) from None
-        return int((answer or {})["id"])
+        if answer is None:
+            raise RegistryError(self._trouble("404 for a registration"))
+        return int(answer["id"])
 
     def _ask(
         self, path: str, method: str = "GET", body: Mapping[str, str] | None = None
