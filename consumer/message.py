@@ -44,6 +44,8 @@ class Galaxy(NamedTuple):
     """Median of log10 surviving mass [Msun]."""
     log_mass_width: float
     """Its standard deviation [dex]."""
+    trusted: bool | None = None
+    """The verdict on its posterior; None where the artifact cannot judge."""
 
 
 @dataclass(frozen=True, slots=True)

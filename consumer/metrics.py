@@ -32,6 +32,8 @@ LOG_MASS_BUCKETS = (7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0, 10.5, 11.0, 11.5, 12.0)
 WIDTH_BUCKETS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 LATENCY_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
 
+VERDICTS = {True: "trusted", False: "doubted", None: "not_judged"}
+
 Lag = Mapping[tuple[str, int], int]
 """Messages behind, by topic and partition."""
 
@@ -67,11 +69,14 @@ class Metrics:
         self.retries = counter("retries_total", "Calls made again after an error", "target")
         self.support_flags = counter("support_flags_total", "Support flags set, by flag", "flag")
         self.missing_bands = counter("missing_band_total", "Bands without a flux, by band", "band")
+        self.trust = counter("trust_verdicts_total", "Posteriors by the verdict on them", "verdict")
         self.offsets_lost = counter(
             "offsets_lost_total", "Messages the broker deleted before they were read"
         )
         for stage in get_args(Stage):
             self.dead_letters.labels(stage)
+        for verdict in VERDICTS.values():
+            self.trust.labels(verdict)
         self.retries.labels("broker")
 
     def _declare_histograms(self, registry: CollectorRegistry) -> None:
@@ -152,7 +157,9 @@ class Metrics:
         _add(self.missing_bands, ((band,) for result in results for band in result.missing_bands))
         _add(self.dead_letters, ((letter.stage,) for letter in window.rejected))
         self.published.inc(len(results))
-        for galaxy in (result.galaxy for result in results if result.galaxy):
+        galaxies = [result.galaxy for result in results if result.galaxy]
+        _add(self.trust, ((VERDICTS[galaxy.trusted],) for galaxy in galaxies))
+        for galaxy in galaxies:
             self.redshift.observe(galaxy.redshift)
             self.log_mass.observe(galaxy.log_mass)
             self.log_mass_width.observe(galaxy.log_mass_width)

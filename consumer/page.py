@@ -158,6 +158,7 @@ def describe_briefly(summary: Record, number: int) -> Brief:
         "z": inputs.get("redshift"),
         "status": summary["status"],
         "reasons": summary["statusReasons"],
+        "trusted": summary["trust"] and summary["trust"]["trusted"],
         "mass": _interval(derived.get("log_mstar_surviving")),
         "sfr": _interval(derived.get("log_sfr_1gyr")),
     }

@@ -167,7 +167,7 @@ class Step:
             survey=survey,
             flags=flag_names,
             missing_bands=_find_missing(reasons),
-            galaxy=_galaxy(read.photometry.redshift, record),
+            galaxy=_galaxy(read.photometry.redshift, record, posterior),
         )
 
     def _describe(self, read: _Read, times: Record) -> Record:
@@ -189,9 +189,13 @@ class Step:
         }
 
 
-def _galaxy(redshift: float, record: Record | None) -> Galaxy | None:
+def _galaxy(redshift: float, record: Record | None, posterior: Posterior | None) -> Galaxy | None:
     mass = record and record["derived"].get("log_mstar_surviving")
-    return Galaxy(redshift, mass["q50"], mass["std"]) if mass else None
+    if not mass:
+        return None
+    trust = posterior.trust if posterior is not None else None
+    trusted = None if trust is None else bool(trust["trusted"])
+    return Galaxy(redshift, mass["q50"], mass["std"], trusted)
 
 
 def _find_missing(reasons: Sequence[str]) -> tuple[str, ...]:

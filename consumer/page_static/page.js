@@ -113,7 +113,8 @@ function row(galaxy) {
   name.append(label);
   const status = cell("");
   status.className = "reasons";
-  status.textContent = [galaxy.status, ...galaxy.reasons].join(", ");
+  const doubt = galaxy.trusted === false ? ["doubted"] : [];
+  status.textContent = [galaxy.status, ...galaxy.reasons, ...doubt].join(", ");
   const known = galaxy.ra !== null && galaxy.dec !== null;
   tr.append(name,
     cell(known ? `${galaxy.ra.toFixed(5)}, ${galaxy.dec.toFixed(5)}` : "–"),
