@@ -14,7 +14,6 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from consumer.message import ERROR_HEADER_PREFIX
 
-from .broker import create_topics
 from .conftest import Daemon, Topics
 from .test_daemon_process import fetch, scrape, wait_for
 from .traffic import Sent, make_good, make_malformed, produce, read_committed
@@ -56,23 +55,6 @@ def test_messages_deleted_unread(
     run_until(resumed, bootstrap, topics.summaries, 140)
     assert len(resumed.lines("gap accepted")) == 4
     assert len(read_committed(bootstrap, topics.summaries)) == 140
-
-
-def test_a_topic_made_anew(
-    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
-) -> None:
-    produce(bootstrap, topics.alerts, list(make_good(100)))
-    run_until(start_daemon(), bootstrap, topics.summaries, 100)
-    client = AdminClient({"bootstrap.servers": bootstrap})
-    client.delete_topics([topics.alerts])[topics.alerts].result()
-    wait_for(lambda: topics.alerts not in client.list_topics(timeout=5).topics, "no topic")
-    create_topics(bootstrap, [topics.alerts])
-    produce(bootstrap, topics.alerts, list(make_good(300)))
-    halted = start_daemon()
-    assert "made anew" in reason_of_halt(halted)
-    assert halted.stop() == 3
-    run_until(start_daemon("0", "--accept-gap"), bootstrap, topics.summaries, 400)
-    assert len(read_committed(bootstrap, topics.summaries)) == 400
 
 
 def test_a_wrong_stream_is_not_dead_lettered(
