@@ -82,6 +82,20 @@ class Artifact:
         """Name of every support-flag bit."""
         return flag_names(self.bands)
 
+    def check_validated(self) -> None:
+        """Raise ArtifactError unless a validation was recorded that did not fail."""
+        validation = self.manifest["validation"]
+        if validation is None:
+            raise ArtifactError(
+                f"{self.name}: expected a recorded validation, got none: run `sedflow validate "
+                "ARTIFACT --out DIR --record`, or set artifact.allow_unvalidated"
+            )
+        if not validation.get("passed", True):
+            raise ArtifactError(
+                f"{self.name}: expected a passed validation, got {validation.get('failures')}; "
+                "artifact.allow_unvalidated serves it all the same"
+            )
+
     def luminosity_distance_mpc(self, redshift: Array) -> Array:
         """Luminosity distance [Mpc] in the artifact's cosmology; redshift (n,)."""
         tables = self.tables

@@ -1,4 +1,4 @@
-"""The `sedflow` command: simulate, train, build, validate, fit."""
+"""The `sedflow` command: simulate, train, build, validate, fit, plot, mcmc."""
 
 import argparse
 import json
@@ -29,6 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from sedflow_core.fit import add_fit_arguments, run_fit
+    from sedflow_core.one_galaxy import (
+        add_mcmc_arguments,
+        add_plot_arguments,
+        run_mcmc,
+        run_plot,
+    )
 
     parser = argparse.ArgumentParser(
         prog="sedflow", description="Train, validate and apply posteriors of galaxy SED models."
@@ -46,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_build(command("build", run_build, "turn a training run into an artifact"))
     _add_validate(command("validate", run_validate, "measure an artifact's calibration"))
     add_fit_arguments(command("fit", run_fit, "summarise the posteriors of a catalogue"))
+    add_plot_arguments(command("plot", run_plot, "draw the posterior of one galaxy"))
+    add_mcmc_arguments(command("mcmc", run_mcmc, "sample the exact posterior of one galaxy"))
     return parser
 
 
@@ -189,6 +197,7 @@ def run_validate(args: argparse.Namespace) -> int:
     from sedflow_core.artifact import find_artifact, write_manifest
     from sedflow_core.estimation import load_artifact
     from sedflow_core.figures import pp_plot
+    from sedflow_core.report import render_report
     from sedflow_core.validate import validate
 
     artifact = load_artifact(args.artifact)
@@ -203,12 +212,13 @@ def run_validate(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.document, indent=2)
     (args.out / "validation.json").write_text(text + "\n")
-    calibration = report.calibration
-    pp_plot(calibration.ranks, calibration.names).savefig(args.out / "pp.png")
     if args.record:
         manifest = {**artifact.manifest, "validation": report.document}
         write_manifest(find_artifact(args.artifact), manifest)
     print(text)
+    calibration = report.calibration
+    pp_plot(calibration.ranks, calibration.names).savefig(args.out / "pp.png")
+    (args.out / "report.html").write_text(render_report(artifact, report))
     return 0
 
 

@@ -80,8 +80,8 @@ def mass_sfr(
         label=f"median and 68 % interval, {len(few)} of them",
     )
     _lines_of_constant_ssfr(axes)
-    axes.set_xlabel("surviving stellar mass  " + _label("log_mstar_surviving"))
-    axes.set_ylabel("star formation rate  " + _label("log_sfr_1gyr"))
+    axes.set_xlabel("surviving stellar mass  " + label_of("log_mstar_surviving"))
+    axes.set_ylabel("star formation rate  " + label_of("log_sfr_1gyr"))
     axes.set_title(f"{len(mass):,} galaxies inside the support", fontsize=12)
     axes.legend(loc="upper left", framealpha=0.95)
     return figure
@@ -96,7 +96,7 @@ def corner_plot(samples: ArrayLike, names: Sequence[str], *, title: str = "") ->
     values = np.asarray(samples, dtype=np.float64)
     ranges = [_plot_range(column) for column in values.T]
     n = len(names)
-    figure = _empty_figure(1.75 * n + 1.0, 1.75 * n + 1.0)
+    figure = empty_figure(1.75 * n + 1.0, 1.75 * n + 1.0)
     grid = figure.subplots(n, n, sharex="col", squeeze=False)
     for row, col in product(range(n), range(n)):
         axes = grid[row, col]
@@ -104,14 +104,14 @@ def corner_plot(samples: ArrayLike, names: Sequence[str], *, title: str = "") ->
             axes.remove()
             continue
         if col == row:
-            _diagonal(axes, values[:, row], ranges[row], _symbol(names[row]))
+            _diagonal(axes, values[:, row], ranges[row], symbol_of(names[row]))
         else:
             _off_diagonal(axes, values[:, col], values[:, row], ranges[col], ranges[row])
         _corner_ticks(axes, first=col == 0 and row > 0, last=row == n - 1)
         if row == n - 1:
-            axes.set_xlabel(_label(names[col], "\n"), fontsize=13)
+            axes.set_xlabel(label_of(names[col], "\n"), fontsize=13)
         if col == 0 and row > 0:
-            axes.set_ylabel(_label(names[row], "\n"), fontsize=13)
+            axes.set_ylabel(label_of(names[row], "\n"), fontsize=13)
     figure.align_labels()
     figure.text(0.98, 0.98, title, ha="right", va="top", fontsize=16)
     return figure
@@ -147,7 +147,7 @@ def pp_plot(ranks: ArrayLike, names: Sequence[str]) -> Figure:
     """
     ordered = np.sort(np.asarray(ranks, dtype=np.float64), axis=0)
     n = len(ordered)
-    figure = _empty_figure(9.0, 8.0)
+    figure = empty_figure(9.0, 8.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.0, 1.0))
     diagonal, band = np.array([0.0, 1.0]), KS_95 / np.sqrt(n)
     upper.fill_between(diagonal, diagonal - band, diagonal + band, color=GREY, alpha=0.35, lw=0)
@@ -157,7 +157,7 @@ def pp_plot(ranks: ArrayLike, names: Sequence[str]) -> Figure:
     for name, column, style in zip(names, ordered.T, _line_styles(), strict=False):
         distance = max(np.max(cumulative - column), np.max(column - cumulative + 1.0 / n))
         below = np.searchsorted(column, grid, side="right") / n
-        upper.plot(grid, below, label=f"{distance:.3f}  {_symbol(name)}", **style)
+        upper.plot(grid, below, label=f"{distance:.3f}  {symbol_of(name)}", **style)
         lower.plot(grid, below - grid, **style)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="fraction of galaxies with a lower rank")
     lower.set(xlabel="rank of the truth in its posterior", ylabel="distance from the diagonal")
@@ -183,22 +183,25 @@ def loss_curve(train_loss: ArrayLike, validation_loss: ArrayLike) -> Figure:
     return figure
 
 
-def _empty_figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure of this size [inch] that belongs to no window."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     return figure
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = _empty_figure(width, height)
+    figure = empty_figure(width, height)
     return figure, figure.add_subplot()
 
 
-def _symbol(name: str) -> str:
+def symbol_of(name: str) -> str:
+    """Symbol of a quantity, or its name."""
     return SYMBOLS.get(name, (name, ""))[0]
 
 
-def _label(name: str, separator: str = " ") -> str:
+def label_of(name: str, separator: str = " ") -> str:
+    """Symbol and unit of a quantity."""
     symbol, unit = SYMBOLS.get(name, (name, ""))
     return f"{symbol}{separator}[{unit}]" if unit else symbol
 

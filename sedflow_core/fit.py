@@ -128,7 +128,7 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     add("--n-samples", type=int, help="posterior samples per galaxy (default: the artifact's)")
     add("--seed", type=int, default=0)
     add("--samples", type=Path, metavar="FILE.h5", help="also write the samples to this HDF5 file")
-    _add_column_arguments(parser.add_argument_group("columns", _COLUMNS_HELP))
+    add_column_arguments(parser)
 
 
 _COLUMNS_HELP = """\
@@ -137,8 +137,9 @@ columns: say them here. A name that stands for all bands is 'u=COL1,g=COL2,...',
 such as 'flux_{band}', or an array column that ends in u g r i z."""
 
 
-def _add_column_arguments(group: Any) -> None:
-    add = group.add_argument
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which columns of a catalogue hold what."""
+    add = parser.add_argument_group("columns", _COLUMNS_HELP).add_argument
     add("--layout", choices=("columns", "nsa", "sdss"), default="columns")
     add("--flux-columns", help="fluxes or magnitudes; with nsa or sdss: which of theirs")
     add("--err-columns", help="their errors")

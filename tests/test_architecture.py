@@ -33,7 +33,7 @@ ALLOWED = {
     "fastavro": {"avro"},
     "fsps": {"fsps_grid"},
     "h5py": {"fit"},
-    "matplotlib": {"figures", "demo"},
+    "matplotlib": {"figures", "demo", "report", "report_figures"},
     "nflows": {"nflows_bridge"},
     "pyarrow": {"tables", "writers"},
     "sbi": {"nflows_bridge"},

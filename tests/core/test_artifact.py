@@ -61,6 +61,16 @@ def test_the_manifest_says_what_a_user_must_know(tiny: Artifact) -> None:
     assert 0 < manifest["provenance"]["support"]["flagged_fraction"] < 0.15
 
 
+def test_only_a_validated_artifact_may_serve(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="expected a recorded validation, got none"):
+        load_artifact(folder).check_validated()
+    edit_manifest(folder, signed=True, validation={"passed": False, "failures": ["ks: got 0.5"]})
+    with pytest.raises(ArtifactError, match=r"expected a passed validation, got \['ks: got 0.5'\]"):
+        load_artifact(folder).check_validated()
+    edit_manifest(folder, signed=True, validation={"passed": True})
+    load_artifact(folder).check_validated()
+
+
 def test_a_folder_holds_two_files_and_no_code(tiny_path: Path) -> None:
     assert sorted(path.name for path in tiny_path.iterdir()) == [ARRAYS, MANIFEST]
     data = (tiny_path / ARRAYS).read_bytes()

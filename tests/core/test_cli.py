@@ -27,6 +27,9 @@ def test_from_simulations_to_a_validated_artifact(tmp_path: Path) -> None:
     sizes = ["--n-simulations", "30", "--n-samples", "40", "--n-importance", "2", "--record"]
     assert main(["validate", str(artifact), "--out", str(report), *sizes]) == 0
     assert (report / "pp.png").read_bytes().startswith(b"\x89PNG")
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 6
+    assert "http" not in page
     document = json.loads((report / "validation.json").read_text())
     assert document["n_simulations"] == 30
     validated = load_artifact(artifact)

@@ -1,0 +1,133 @@
+"""`sedflow mcmc` and `sedflow plot`: one galaxy of a catalogue, looked at closely."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sedflow_core.artifact import Artifact
+from sedflow_core.catalog import read_catalog
+from sedflow_core.errors import CatalogError
+from sedflow_core.estimation import estimate, load_artifact, sample
+from sedflow_core.fit import add_column_arguments, column_map
+from sedflow_core.observation import Observation
+from sedflow_core.prior import PARAM_NAMES, U_NAMES
+from sedflow_core.sfh import calc_derived
+from sedflow_core.simulated import forward_model
+from sedflow_core.trust import Trust
+from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
+
+SHOWN = ("log_mstar_surviving", "log_sfr_1gyr", "t_age_mw", "z_mw", "tau_ism", "fburst")
+_N_FIT = 500
+
+
+def add_mcmc_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sedflow mcmc`."""
+    _add_galaxy_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="samples and diagnostics, .npz")
+    parser.add_argument("--start", choices=("flow", "prior"), default="flow")
+    parser.add_argument("--min-ess", type=float, default=1_000.0, metavar="N")
+    parser.add_argument("--max-seconds", type=float, default=60.0)
+    parser.add_argument("--n-samples", type=int, default=2_000)
+
+
+def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sedflow plot`."""
+    _add_galaxy_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
+
+
+def _add_galaxy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("catalog", type=Path, help="FITS, Parquet or CSV table")
+    parser.add_argument("--row", type=int, required=True, help="which galaxy, from 0")
+    parser.add_argument("--artifact", default="sdss-ugriz", help="a shipped artifact, or a folder")
+    parser.add_argument("--seed", type=int, default=0)
+    add_column_arguments(parser)
+
+
+def _read_galaxy(args: argparse.Namespace, artifact: Artifact) -> Observation:
+    catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
+    if not 0 <= args.row < len(catalog):
+        raise CatalogError(f"--row: expected 0 to {len(catalog) - 1}, got {args.row}")
+    return catalog.observation.rows(slice(args.row, args.row + 1))
+
+
+def run_mcmc(args: argparse.Namespace) -> int:
+    """Sample the exact posterior of one galaxy; exit status 1 where it has not converged."""
+    from sedflow_core.emulator_tables import build_emulator
+    from sedflow_core.mcmc import sample_exact
+
+    artifact = load_artifact(args.artifact)
+    model = forward_model(artifact)
+    exact = sample_exact(
+        model,
+        build_emulator(model.galaxy),
+        _read_galaxy(args, artifact),
+        artifact=artifact if args.start == "flow" else None,
+        n_samples=args.n_samples,
+        min_ess=args.min_ess,
+        max_seconds=args.max_seconds,
+        seed=args.seed,
+    )
+    chains = exact.chains
+    np.savez(args.out, theta=exact.theta(), names=PARAM_NAMES, r_hat=chains.r_hat, ess=chains.ess)
+    for name, r_hat, ess in zip(U_NAMES, chains.r_hat, chains.ess, strict=True):
+        print(f"{name:<10} R-hat {r_hat:.4f}  effective samples {ess:7.0f}")
+    print(
+        f"{chains.n_calls:,} evaluations in {chains.seconds:.1f} s, acceptance "
+        f"{chains.acceptance:.2f}, efficiency of the emulator's correction {exact.correction:.3f}"
+    )
+    if not chains.converged(args.min_ess):
+        print("not converged: raise --max-seconds")
+        return 1
+    return 0
+
+
+def run_plot(args: argparse.Namespace) -> int:
+    """Draw corner.png and sed.png, and print the summary of one galaxy."""
+    from sedflow_core.figures import corner_plot
+    from sedflow_core.report_figures import sed_fit
+
+    artifact = load_artifact(args.artifact)
+    observation = _read_galaxy(args, artifact)
+    theta = torch.tensor(sample(artifact, observation, seed=args.seed)).transpose(0, 1)
+    redshift = torch.tensor(observation.redshift)
+    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
+    names = PARAM_NAMES + artifact.derived_names
+    samples = torch.cat([theta, derived], dim=-1)[0].double().numpy()
+    shown = [name for name in SHOWN if name in names]
+    args.out.mkdir(parents=True, exist_ok=True)
+    title = f"{args.catalog.name}, row {args.row}"
+    columns = [names.index(name) for name in shown]
+    corner_plot(samples[:, columns], shown, title=title).savefig(args.out / "corner.png")
+    wave, model_mag = _predict(artifact, theta[0, :_N_FIT], float(redshift[0]))
+    flux, flux_err = observation.flux[0], observation.flux_err[0]
+    mag, mag_err = mag_from_nanomaggy(flux), mag_err_from_flux(flux, flux_err)
+    figure = sed_fit(wave, mag, mag_err, model_mag, artifact.bands.names)
+    figure.savefig(args.out / "sed.png")
+    _print_summary(artifact, observation, args.seed)
+    return 0
+
+
+def _predict(artifact: Artifact, theta: torch.Tensor, redshift: float) -> tuple[Array, Array]:
+    """Mean wavelengths (n_band,) [Angstrom] and magnitudes (n_sample, n_band) of samples."""
+    from sedflow_core.galaxy import calc_band_flux
+
+    galaxy = forward_model(artifact).galaxy
+    z = torch.full((len(theta),), redshift, dtype=torch.float64)
+    flux = calc_band_flux(galaxy, theta, z).numpy()
+    response = galaxy.photometry[0].view(-1, flux.shape[1]).double()
+    wave = (response * galaxy.wave[:, None]).sum(dim=0) / response.sum(dim=0)
+    return wave.numpy(), mag_from_nanomaggy(flux)
+
+
+def _print_summary(artifact: Artifact, observation: Observation, seed: int) -> None:
+    summary = estimate(artifact, observation, seed=seed, include_unsupported=True)
+    print("support:", ", ".join(summary.reasons(0)) or "inside")
+    for i, name in enumerate(summary.names):
+        low, median, high = summary.quantiles[0, i, 1:4]
+        print(f"{name:<20} {median:10.4g}  {low:10.4g} .. {high:.4g}")
+    if summary.trust:
+        trust = Trust(**{name: float(values[0]) for name, values in summary.trust.items()})
+        print(f"{'trusted' if trust.is_trusted() else 'NOT trusted'}: {trust}")

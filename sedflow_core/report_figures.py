@@ -1,0 +1,123 @@
+"""Figures of the validation report, beside those of `sedflow_core.figures`. Needs extra `plot`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from sedflow_core.figures import (
+    BLACK,
+    BLUE,
+    GREY,
+    KS_95,
+    ORANGE,
+    VERMILION,
+    empty_figure,
+    label_of,
+    symbol_of,
+)
+from sedflow_core.units import Array
+
+_N_BIN = 20
+
+
+def rank_histograms(ranks: ArrayLike, names: Sequence[str]) -> Figure:
+    """SBC: histogram of the truth's ranks (n, n_name) per quantity; grey: 99 % of uniform ones."""
+    values = np.asarray(ranks, dtype=np.float64)
+    expected = len(values) / _N_BIN
+    band = 2.576 * np.sqrt(expected * (1.0 - 1.0 / _N_BIN))
+    n_row = -(-len(names) // 4)
+    figure = empty_figure(11.0, 1.9 * n_row + 0.6)
+    grid = figure.subplots(n_row, 4, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    for axes, name, column in zip(grid.flat, names, values.T, strict=False):
+        axes.axhspan(expected - band, expected + band, color=GREY, alpha=0.35, lw=0)
+        axes.hist(column, bins=_N_BIN, range=(0, 1), histtype="step", color=BLUE, lw=1.3)
+        axes.set_title(symbol_of(name), fontsize=11)
+        axes.set(xlim=(0, 1), ylim=(0, 2.0 * expected))
+    figure.supxlabel("rank of the truth in its posterior", fontsize=11)
+    figure.supylabel("simulations per bin", fontsize=11)
+    return figure
+
+
+def coverage_curves(levels: Mapping[str, Array]) -> Figure:
+    """Fraction of truths inside regions of each credibility, per test; levels (n,) in [0, 1]."""
+    figure = empty_figure(6.0, 5.4)
+    axes = figure.add_subplot()
+    grid = np.linspace(0, 1, 201)
+    n_least = min(len(values) for values in levels.values())
+    band = KS_95 / np.sqrt(n_least)
+    axes.fill_between(grid, grid - band, grid + band, color=GREY, alpha=0.35, lw=0)
+    styles = zip((BLUE, VERMILION, ORANGE), ("-", "--", ":"), strict=True)
+    for (name, values), (color, line) in zip(levels.items(), styles, strict=False):
+        inside = np.searchsorted(np.sort(values), grid, side="right") / len(values)
+        axes.plot(grid, inside, color=color, ls=line, label=f"{name}, {len(values):,} simulations")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="credibility", ylabel="fraction of truths inside")
+    axes.set_title(f"Coverage; grey: 95 % band of {n_least:,}", fontsize=12)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def flow_against_exact(
+    samples: Array, weights: Array, truth: Array, names: Sequence[str]
+) -> Figure:
+    """Marginals of one galaxy: the flow's samples, the same weighted to be exact, and the truth.
+
+    Args:
+        samples: (n_sample, n_name); weights: (n_sample,) that sum to 1; truth: (n_name,).
+        names: of the quantities.
+    """
+    n_row = -(-len(names) // 4)
+    figure = empty_figure(11.0, 2.3 * n_row + 0.5)
+    grid = figure.subplots(n_row, 4, squeeze=False)
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    for axes, name, column, true in zip(grid.flat, names, samples.T, truth, strict=False):
+        low, high = np.quantile(column, [0.002, 0.998])
+        bins = np.linspace(low, high, 31) if high > low else 10
+        style = {"bins": bins, "density": True, "histtype": "step", "lw": 1.4}
+        axes.hist(column, color=BLUE, label="flow", **style)
+        axes.hist(column, weights=weights, color=VERMILION, ls="--", label="exact", **style)
+        axes.axvline(true, color=BLACK, lw=1.0, label="truth")
+        axes.set(yticks=[], xlabel=label_of(name))
+    grid[0, 0].legend(fontsize=8)
+    return figure
+
+
+def sed_fit(
+    wave: Array, mag: Array, mag_err: Array, model_mag: Array, bands: Sequence[str]
+) -> Figure:
+    """Photometry (n_band,) against what posterior samples predict, model_mag (n_sample, n_band)."""
+    figure = empty_figure(7.0, 5.0)
+    axes, residual = figure.subplots(2, 1, sharex=True, height_ratios=(2.0, 1.0))
+    low, median, high = np.quantile(model_mag, [0.025, 0.5, 0.975], axis=0)
+    axes.errorbar(wave, mag, mag_err, fmt="o", color=BLACK, label="observed", zorder=3)
+    axes.plot(wave, median, "-", color=BLUE, lw=0.8)
+    axes.fill_between(wave, low, high, color=BLUE, alpha=0.3, lw=0, label="posterior, 95 %")
+    axes.invert_yaxis()
+    axes.set_ylabel("AB magnitude")
+    axes.legend()
+    residual.axhline(0.0, color=GREY, lw=0.8)
+    residual.fill_between(wave, low - mag, high - mag, color=BLUE, alpha=0.3, lw=0)
+    residual.errorbar(wave, np.zeros_like(mag), mag_err, fmt="o", color=BLACK)
+    residual.set(xlabel=r"observed wavelength [$\rm\AA$]", ylabel="model - observed")
+    for x, band in zip(wave, bands, strict=True):
+        axes.annotate(band, (x, mag[bands.index(band)]), xytext=(6, 6), textcoords="offset points")
+    return figure
+
+
+def support_plane(
+    mag: Array, mag_err: Array, limits: tuple[Array, Array], flagged: NDArray[np.bool_]
+) -> Figure:
+    """Magnitude errors (n,) against magnitudes of one band, with the upper limit of the support."""
+    figure = empty_figure(7.0, 4.6)
+    axes = figure.add_subplot()
+    axes.plot(mag[~flagged], mag_err[~flagged], ".", ms=2, color=BLUE, label="inside")
+    axes.plot(mag[flagged], mag_err[flagged], "x", ms=4, color=VERMILION, label="flagged, any rule")
+    axes.plot(*limits, "-", color=BLACK, lw=1.2, label="limit of the sigma rule")
+    axes.set(yscale="log", xlabel="AB magnitude", ylabel="magnitude error")
+    axes.set_xlim(mag.min() - 0.2, mag.max() + 0.2)
+    axes.legend()
+    return figure
