@@ -32,6 +32,7 @@ SILENCE_TIMEOUT_S = 120.0
 SETTINGS = """\
 [artifact]
 name = "{artifact}"
+allow_unvalidated = true
 [input]
 bootstrap = "{bootstrap}"
 topics = ["{alerts}"]

@@ -38,6 +38,8 @@ class ArtifactSettings(Section):
     n_samples: int | None = Field(default=None, ge=2, le=1_048_576)
     """Samples per galaxy; the artifact's own number when absent."""
     seed: int = Field(default=0, ge=0)
+    allow_unvalidated: bool = False
+    """Serve with `run` an artifact whose validation is missing or failed."""
     shadow: str | None = None
     """Another artifact that answers too, unpublished; the differences are counted."""
 

@@ -116,6 +116,8 @@ class Worker:
         Raises SettingsError, ArtifactError or BrokerError.
         """
         artifact = load_artifact(self._settings.artifact.name)
+        if not self._settings.artifact.allow_unvalidated:
+            artifact.check_validated()
         self._step = Step(artifact, self._settings)
         self._metrics.set_artifact(artifact)
         self._clusters = check_topics(self._settings)

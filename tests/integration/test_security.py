@@ -232,7 +232,7 @@ def write_config(path: Path, cluster: Options, topics: list[str], artifact: Path
     common = "".join(f"{k} = {json.dumps(v)}\n" for k, v in flat.items())
     kafka = "".join(f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in cluster["kafka"].items())
     path.write_text(
-        f'[artifact]\nname = "{artifact}"\nn_samples = 32\n'
+        f'[artifact]\nname = "{artifact}"\nallow_unvalidated = true\nn_samples = 32\n'
         f'[input]\ntopics = ["{topics[0]}"]\ngroup = "{topics[0]}"\n{common}[input.kafka]\n{kafka}'
         f'[output]\ntopic = "{topics[1]}"\n{common}[output.kafka]\n{kafka}'
         "[http]\nport = 0\n"
