@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench bench-stream bench-samples fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-samples chaos fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
@@ -38,6 +38,12 @@ bench-stream: $(INSTALLED)
 # Error of every published quantile against the number of samples, and the figure of it.
 bench-samples: $(INSTALLED)
 	$(BIN)/python -m tests.bench.sample_count --out bench-output
+
+# Alerts in each trial, and how often the most violent scenarios strike.
+ALERTS ?= 20000
+FAULTS ?= 10
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --alerts $(ALERTS) --faults $(FAULTS)
 
 # Inputs tried; what was learnt stays in .fuzz, so that the next run goes on from there.
 RUNS ?= 200000

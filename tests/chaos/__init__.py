@@ -1,0 +1,1 @@
+"""What really happens to brokers, networks and workers, done on purpose: `make chaos`."""
