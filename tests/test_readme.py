@@ -22,6 +22,8 @@ ELSEWHERE = {
     "make test": "continuous integration",
     "make bench": "continuous integration does not time; the table in the README is its output",
     "pip install .": "tests/test_architecture.py imports the serving part alone",
+    "sedflow mcmc galaxies.csv --row 0 --out exact.npz --flux-columns 'flux_{band}' "
+    "--err-columns 'flux_err_{band}' --redshift-column z": "tests/core/test_mcmc.py samples",
     "sedflow-consumer topics plan --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer topics check --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer run --config sedflow.toml --workers 2": "tests/integration",
