@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench bench-stream bench-samples chaos fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-samples screenshots chaos fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
@@ -42,6 +42,10 @@ bench-samples: $(INSTALLED)
 # Alerts in each trial, and how often the most violent scenarios strike.
 ALERTS ?= 20000
 FAULTS ?= 10
+# Pictures of the live page, to be looked at; needs chromium and chromedriver.
+screenshots: $(INSTALLED)
+	$(BIN)/python -m tests.screenshots screenshots
+
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --alerts $(ALERTS) --faults $(FAULTS)
 

@@ -27,6 +27,11 @@ ELSEWHERE = {
     "sedflow-consumer topics plan --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer topics check --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer run --config sedflow.toml --workers 2": "tests/integration",
+    "pip install '.[page,top]'": "tests/integration/test_page.py needs both",
+    "SEDFLOW_PAGE__PORT=9109 sedflow-consumer run --config sedflow.toml": (
+        "tests/integration/test_live_daemon.py"
+    ),
+    "sedflow-consumer top --config sedflow.toml": "tests/consumer/test_top.py",
 }
 SMALLER = {
     "--n-rows 1000000": "--n-rows 20000",
