@@ -157,7 +157,7 @@ def test_a_message_that_kills_its_process(bootstrap: str, topics: Topics, tmp_pa
     codes = []
     while 0 not in codes and len(codes) < 6:
         command = [sys.executable, "-c", DEADLY_PROCESS, str(config)]
-        codes.append(subprocess.run(command, cwd=ROOT, check=False, timeout=150).returncode)
+        codes.append(subprocess.run(command, cwd=ROOT, check=False, timeout=300).returncode)
     assert codes == [-signal.SIGKILL] * 3 + [0]
     (letter,) = read_committed(bootstrap, topics.dead_letters)
     assert letter.value() == b"deadly"
