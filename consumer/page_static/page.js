@@ -6,6 +6,9 @@ const NAMES = {
   log_mstar_surviving: "log M★ [M☉]", log_sfr_1gyr: "log SFR [M☉/yr]",
   t50: "half formed [Gyr ago]", a_v: "A<sub>V</sub> [mag]",
 };
+const SHORT = {
+  log_mstar_surviving: "log M★", log_sfr_1gyr: "log SFR", t50: "t<sub>50</sub>", a_v: "A<sub>V</sub>",
+};
 const at = (id) => document.getElementById(id);
 const state = { history: [], galaxies: [], numbers: null };
 let opened = null;
@@ -114,10 +117,11 @@ function row(galaxy) {
   const status = cell("");
   status.className = "reasons";
   const doubt = galaxy.trusted === false ? ["doubted"] : [];
-  status.textContent = [galaxy.status, ...galaxy.reasons, ...doubt].join(", ");
+  const reasons = galaxy.reasons.filter((reason) => reason !== galaxy.status.toLowerCase());
+  status.textContent = [galaxy.status, ...reasons, ...doubt].join(", ");
   const known = galaxy.ra !== null && galaxy.dec !== null;
   tr.append(name,
-    cell(known ? `${galaxy.ra.toFixed(5)}, ${galaxy.dec.toFixed(5)}` : "–"),
+    cell(known ? `${galaxy.ra.toFixed(4)}, ${galaxy.dec.toFixed(4)}` : "–"),
     cell(galaxy.z === null || galaxy.z === undefined ? "–" : galaxy.z.toFixed(4), "z"),
     cell(withErrors(galaxy.mass), "log M★"), cell(withErrors(galaxy.sfr), "log SFR"), status);
   return tr;
@@ -204,9 +208,9 @@ function drawCorner({ names, samples }) {
   const side = 1 / n, gap = 0.02;
   for (let r = 0; r < n; r++) for (let c = 0; c <= r; c++) {
     const id = r * n + c + 1, x = `x${id}`, y = `y${id}`;
-    const common = { showgrid: false, zeroline: false, nticks: 4, linecolor: color("--line"),
-      showline: true, tickfont: { size: narrow ? 9 : 11 } };
-    const title = (k) => ({ text: NAMES[names[k]], font: { size: narrow ? 9 : 13 } });
+    const common = { showgrid: false, zeroline: false, nticks: narrow ? 3 : 4, linecolor: color("--line"),
+      showline: true, tickangle: 0, tickfont: { size: narrow ? 9 : 11 } };
+    const title = (k) => ({ text: (narrow ? SHORT : NAMES)[names[k]], font: { size: narrow ? 9 : 13 } });
     axes[`xaxis${id}`] = { ...common, anchor: y, domain: [c * side + gap, (c + 1) * side - gap],
       range: span(c), showticklabels: r === n - 1, title: r === n - 1 ? title(c) : undefined };
     axes[`yaxis${id}`] = { ...common, anchor: x, domain: [1 - (r + 1) * side + gap, 1 - r * side - gap],
