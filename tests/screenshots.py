@@ -67,7 +67,8 @@ def load(window: WebDriver, address: str) -> None:
     """Open the page and wait for its first numbers."""
     window.get(address)
     wait_until(window, "numbers", lambda w: script(w, "state.numbers !== null"))
-    wait_until(window, "a chart", lambda w: script(w, "!!document.querySelector('#history .main-svg')"))
+    drawn = "!!document.querySelector('#history .main-svg')"
+    wait_until(window, "a chart", lambda w: script(w, drawn))
 
 
 def open_newest(window: WebDriver) -> None:
