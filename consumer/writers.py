@@ -63,8 +63,8 @@ class ParquetWriter:
     """A Parquet table with a row per summary and a column per number.
 
     Columns are named as in the record, `host_` before the host's and `inputs_` before the inputs';
-    posteriors are `<parameter>_<mean|std|q025|q16|q50|q84|q975>`, probabilities `p_<name>`. Raises
-    MissingExtraError without pyarrow.
+    posteriors are `<parameter>_<mean|std|q025|q16|q50|q84|q975>`, probabilities `p_<name>`, and the
+    judgements of a posterior begin with `trust_`. Raises MissingExtraError without pyarrow.
     """
 
     def __init__(self, path: Path, artifact: Artifact) -> None:
@@ -76,6 +76,7 @@ class ParquetWriter:
         map_keys = {
             "parameters": artifact.param_names,
             "derived": artifact.derived_names,
+            "constraint": artifact.param_names + artifact.derived_names,
             "probabilities": tuple(EVENTS),
             "assumptions": tuple(artifact.manifest["assumptions"]),
         }
