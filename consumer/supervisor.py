@@ -121,7 +121,8 @@ class Crew(Gathered):
 
     def run(self) -> int:
         """Start all, replace those that die, and return the exit code once stopped."""
-        self._slots = {name: self._start(name) for name in self._names}
+        for name in self._names:
+            self._slots[name] = self._start(name)
         while not self.stop.is_set():
             alive = [slot for slot in self._slots.values() if slot.due_s is None]
             silent = [slot.says for slot in alive if slot.port is None]
@@ -230,6 +231,8 @@ def _hear_port(says: Connection) -> int | None:
 def _kill_on_second_signal(crew: Crew) -> None:
     def receive(number: int, _: FrameType | None) -> None:
         if crew.stop.is_set():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             crew.kill()
             os._exit(128 + number)
         crew.stop.set()

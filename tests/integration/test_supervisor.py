@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -57,6 +58,7 @@ def test_second_signal_leaves_at_once(start_daemon: Callable[..., Daemon]) -> No
     daemon.process.terminate()
     while daemon.process.poll() is None:  # equal signals may arrive as one
         daemon.process.terminate()
+        time.sleep(0.1)
     assert daemon.process.wait(READY_TIMEOUT_S) == 128 + signal.SIGTERM
     wait_for(lambda: not is_running(pid), "no worker")
 
