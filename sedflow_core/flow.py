@@ -2,14 +2,17 @@
 
 Each block is a MADE (Germain et al. 2015) with two hidden layers and the affine transform
 z_d = scale_d u_d + shift_d, where scale and shift depend on u_1..u_{d-1} and the context
-(Papamakarios et al. 2017); a fixed permutation follows each block. Layer by layer the arithmetic is
-that of nflows, so networks convert both ways (`sedflow_core.nflows_bridge`).
+(Papamakarios et al. 2017); a fixed permutation follows each block. The context enters each block as
+a `Modulation`: what it adds to the layers and by how much it scales them. It is computed once per
+galaxy, so its network may be as large as training affords. For one galaxy the arithmetic is that of
+nflows, layer by layer, so networks convert (`sedflow_core.nflows_bridge`).
 
 Hidden units are sorted by their MADE degree. A unit of degree d sees u_1..u_d only, so the inverse
 computes every unit once, degree by degree, as products of contiguous row blocks: one pass in all
 where the usual inverse makes one pass per dimension.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -21,14 +24,18 @@ SCALE_FLOOR = 1e-3
 _SCALE_ONE = 0.5403
 """softplus(0.5403) + 1e-3 = 1: blocks start near the identity."""
 
+EMBEDDING_WIDTH = 256
+EMBEDDING_DEPTH = 2
+
 
 class FlowConfig(NamedTuple):
     """Size of a flow.
 
     Attributes:
         n_block, n_hidden: number of MADE blocks and width of their two hidden layers.
-        activation: "relu", "silu" or "tanh".
-        n_embedding: features that a small network adds to the context, once per galaxy; 0: none.
+        activation: "relu", "hardswish", "silu" or "tanh".
+        n_embedding: features that a network adds to the context; they modulate every layer. 0: no
+            such network, and the context enters the first layer alone, as in nflows.
         n_u, n_context: dimensions of u and of the context.
         seed: of the permutations and the initial weights.
     """
@@ -46,6 +53,8 @@ def activate_(x: Tensor, activation: str) -> Tensor:
     """Apply an activation by name, in place."""
     if activation == "relu":
         return x.relu_()
+    if activation == "hardswish":
+        return functional.hardswish(x, inplace=True)
     if activation == "silu":
         return functional.silu(x, inplace=True)
     return x.tanh_()
@@ -56,27 +65,149 @@ def hidden_degrees(n_hidden: int, n_u: int) -> Tensor:
     return (torch.arange(n_hidden) % max(1, n_u - 1) + 1).sort().values
 
 
+def _ends(n_hidden: int, n_u: int) -> list[int]:
+    """Hidden units of degree <= d fill the rows before ends[d], d = 0..n_u - 1."""
+    degrees = hidden_degrees(n_hidden, n_u)
+    return [int((degrees <= d).sum()) for d in range(n_u)]
+
+
+class Modulation(NamedTuple):
+    """What the context does to a block's layers: gain * (weight @ h) + bias + shift.
+
+    Attributes:
+        shift_0, shift_1, shift_2: (n, n_hidden) of the three hidden layers.
+        gain_1, gain_2: (n, n_hidden) of the second and third.
+        shift_out: (n, 2 n_u) of the output layer.
+    """
+
+    shift_0: Tensor
+    shift_1: Tensor
+    shift_2: Tensor
+    gain_1: Tensor
+    gain_2: Tensor
+    shift_out: Tensor
+
+
+class FirstLayerContext(nn.Module):
+    """The context of nflows: an activated linear layer added to the first hidden layer."""
+
+    def __init__(self, n_context: int, n_hidden: int, n_u: int, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+        self.n_out = 2 * n_u
+        self.linear = nn.Linear(n_context, n_hidden)
+
+    def forward(self, context: Tensor) -> Modulation:
+        """The modulation of n galaxies; context (n, n_context)."""
+        shift = activate_(self.linear(context), self.activation)
+        zero, one = torch.zeros_like(shift), torch.ones_like(shift)
+        return Modulation(shift, zero, zero, one, one, shift.new_zeros((len(shift), self.n_out)))
+
+
+class EveryLayerContext(nn.Module):
+    """A linear layer from the context's features to the shifts and gains of all layers."""
+
+    def __init__(self, n_context: int, n_hidden: int, n_u: int) -> None:
+        super().__init__()
+        self.sizes = [n_hidden] * 5 + [2 * n_u]
+        self.linear = nn.Linear(n_context, sum(self.sizes))
+        with torch.no_grad():
+            self.linear.weight[n_hidden:].mul_(0.3)
+            self.linear.bias[n_hidden:].zero_()
+
+    def forward(self, context: Tensor) -> Modulation:
+        """The modulation of n galaxies; context (n, n_context)."""
+        shift_0, shift_1, shift_2, gain_1, gain_2, shift_out = self.linear(context).split(
+            self.sizes, dim=1
+        )
+        return Modulation(shift_0, shift_1, shift_2, gain_1 + 1.0, gain_2 + 1.0, shift_out)
+
+
+class WeightBlocks(NamedTuple):
+    """The weights of a MADE that its masks leave, by degree.
+
+    Attributes:
+        first, second, third: of each hidden layer, for the units of degree d + 1:
+            (n_unit, d + 1) and twice (n_unit, n_unit_up_to_that_degree).
+        out: for dimension d: (2, n_unit_up_to_degree_d).
+    """
+
+    first: list[Tensor]
+    second: list[Tensor]
+    third: list[Tensor]
+    out: list[Tensor]
+
+
+class Buffers(NamedTuple):
+    """Where the inverse keeps u and the hidden layers of one block, and the views it works on.
+
+    Attributes:
+        u: (n_u, n_sample); u_rows: its rows; known_u: its first 1, 2, .. rows.
+        out: (2, n_sample) of the output layer, for one dimension of u.
+        new_0, new_1, new_2: of each hidden layer, the rows of the units of each degree.
+        known_0, known_1, known_2: the rows of the units up to each degree, from degree 0 on.
+    """
+
+    u: Tensor
+    u_rows: list[Tensor]
+    known_u: list[Tensor]
+    out: Tensor
+    new_0: list[Tensor]
+    new_1: list[Tensor]
+    new_2: list[Tensor]
+    known_0: list[Tensor]
+    known_1: list[Tensor]
+    known_2: list[Tensor]
+
+
+def make_buffers(like: Tensor, ends: list[int]) -> Buffers:
+    """Buffers for base points `like` (n_u, n_sample) and hidden units that end as `_ends` says."""
+    n_u, n_sample = like.shape
+    u = torch.empty_like(like)
+    hidden = like.new_empty((3, ends[-1], n_sample))
+    sizes = [ends[d + 1] - ends[d] for d in range(n_u - 1)]
+    return Buffers(
+        u,
+        list(u.unbind()),
+        [u[: d + 1] for d in range(n_u)],
+        like.new_empty((2, n_sample)),
+        list(hidden[0].split(sizes)),
+        list(hidden[1].split(sizes)),
+        list(hidden[2].split(sizes)),
+        [hidden[0, :end] for end in ends],
+        [hidden[1, :end] for end in ends],
+        [hidden[2, :end] for end in ends],
+    )
+
+
 class MADE(nn.Module):
-    """One block: u (n, n_u), context (n, n_context) -> z = scale * u + shift, and ln det."""
+    """One block: u (n, n_u) -> z = scale * u + shift, and ln det, for n galaxies' contexts.
+
+    Args:
+        n_u, n_hidden: dimensions of u, and width of the hidden layers.
+        context_layer: context (n, n_context) -> `Modulation`.
+        activation: by name, see `FlowConfig`.
+    """
 
     n_u: int
     activation: str
     scale_floor: float
     ends: list[int]
+    sizes: list[int]
     input_mask: Tensor
     hidden_mask: Tensor
     output_mask: Tensor
 
-    def __init__(self, n_u: int, n_hidden: int, n_context: int, activation: str) -> None:
+    def __init__(self, n_u: int, n_hidden: int, context_layer: nn.Module, activation: str) -> None:
         super().__init__()
         self.n_u = n_u
         self.activation = activation
         self.scale_floor = SCALE_FLOOR  # TorchScript reads attributes, not globals
         degrees = hidden_degrees(n_hidden, n_u)
         inputs = torch.arange(1, n_u + 1)
-        # Units with degree <= d fill the rows before ends[d].
-        self.ends = [int((degrees <= d).sum()) for d in range(n_u)]
-        self.context_layer = nn.Linear(n_context, n_hidden)
+        self.ends = _ends(n_hidden, n_u)
+        self.sizes = [end - start for start, end in itertools.pairwise(self.ends)]
+        self.context_layer = context_layer
         self.input_layer = nn.Linear(n_u, n_hidden)
         self.hidden_layer_1 = nn.Linear(n_hidden, n_hidden)
         self.hidden_layer_2 = nn.Linear(n_hidden, n_hidden)
@@ -100,102 +231,122 @@ class MADE(nn.Module):
         self.hidden_layer_2.weight.mul_(self.hidden_mask)
         self.output_layer.weight.mul_(self.output_mask)
 
-    def context_bias(self, context: Tensor) -> Tensor:
-        """What the context adds to the first hidden layer: (n, n_hidden)."""
-        return activate_(self.context_layer(context), self.activation)
-
     def forward(self, u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """z (n, n_u) and ln |det dz/du| (n,)."""
-        inputs = self.input_layer
-        h = functional.linear(u, inputs.weight * self.input_mask, inputs.bias)
-        h = activate_(h + self.context_bias(context), self.activation)
+        m: Modulation = self.context_layer(context)
+        layer = self.input_layer
+        h = functional.linear(u, layer.weight * self.input_mask, layer.bias) + m.shift_0
+        h = activate_(h, self.activation)
         layer = self.hidden_layer_1
-        h = functional.linear(h, layer.weight * self.hidden_mask, layer.bias)
-        h = activate_(h, self.activation)
+        h = functional.linear(h, layer.weight * self.hidden_mask)
+        h = activate_(torch.addcmul(m.shift_1 + layer.bias, m.gain_1, h), self.activation)
         layer = self.hidden_layer_2
-        h = functional.linear(h, layer.weight * self.hidden_mask, layer.bias)
-        h = activate_(h, self.activation)
+        h = functional.linear(h, layer.weight * self.hidden_mask)
+        h = activate_(torch.addcmul(m.shift_2 + layer.bias, m.gain_2, h), self.activation)
         layer = self.output_layer
-        out = functional.linear(h, layer.weight * self.output_mask, layer.bias)
+        out = functional.linear(h, layer.weight * self.output_mask, layer.bias) + m.shift_out
         out = out.view(u.shape[0], self.n_u, 2)
         scale = functional.softplus(out[:, :, 0]) + self.scale_floor
         return scale * u + out[:, :, 1], scale.log().sum(dim=1)
 
     @torch.jit.export
-    def invert(self, z: Tensor, context: Tensor) -> Tensor:
-        """u (n_u, n_sample) from z (n_u, n_sample), for one galaxy's context (1, n_context).
+    def weight_blocks(self) -> WeightBlocks:
+        """The parts of the masked weights that are not zero.
 
         Needs `apply_masks` to have been called.
         """
-        n_sample = z.shape[1]
-        n_hidden = self.ends[-1]
-        bias_0 = (self.input_layer.bias + self.context_bias(context)[0])[:, None]
-        bias_1 = self.hidden_layer_1.bias[:, None]
-        bias_2 = self.hidden_layer_2.bias[:, None]
-        bias_out = self.output_layer.bias[:, None]
-        w_0, w_1 = self.input_layer.weight, self.hidden_layer_1.weight
-        w_2, w_out = self.hidden_layer_2.weight, self.output_layer.weight
-        u = torch.empty_like(z)
-        h_0 = z.new_empty((n_hidden, n_sample))
-        h_1, h_2 = torch.empty_like(h_0), torch.empty_like(h_0)
+        first = self.input_layer.weight.split(self.sizes)
+        second = self.hidden_layer_1.weight.split(self.sizes)
+        third = self.hidden_layer_2.weight.split(self.sizes)
+        last = self.output_layer.weight.split(2)
+        return WeightBlocks(
+            [rows[:, : d + 1] for d, rows in enumerate(first)],
+            [rows[:, : self.ends[d + 1]] for d, rows in enumerate(second)],
+            [rows[:, : self.ends[d + 1]] for d, rows in enumerate(third)],
+            [rows[:, : self.ends[d]] for d, rows in enumerate(last)],
+        )
+
+    @torch.jit.export
+    def invert(self, z: Tensor, context: Tensor, weights: WeightBlocks, buffers: Buffers) -> Tensor:
+        """u (n_u, n_sample) from z (n_u, n_sample), for one galaxy's context (1, n_context).
+
+        The result lies in the buffers.
+        """
+        m: Modulation = self.context_layer(context)
+        bias_0 = (self.input_layer.bias + m.shift_0).t().split(self.sizes)
+        bias_1 = (self.hidden_layer_1.bias + m.shift_1).t().split(self.sizes)
+        bias_2 = (self.hidden_layer_2.bias + m.shift_2).t().split(self.sizes)
+        bias_out = (self.output_layer.bias + m.shift_out).t().split(2)
+        gain_1, gain_2 = m.gain_1.t().split(self.sizes), m.gain_2.t().split(self.sizes)
+        z_rows, out = z.unbind(), buffers.out
+        raw_scale, shift = out.unbind()
+        floor = z.new_full((), self.scale_floor)  # TorchScript would make one at every addition
         for d in range(self.n_u):
-            known = self.ends[d]
-            rows = slice(2 * d, 2 * d + 2)
-            out = torch.addmm(bias_out[rows], w_out[rows, :known], h_2[:known])
-            scale = functional.softplus(out[0]) + self.scale_floor
-            torch.div(z[d] - out[1], scale, out=u[d])
+            torch.addmm(bias_out[d], weights.out[d], buffers.known_2[d], out=out)
+            scale = functional.softplus(raw_scale).add_(floor)
+            torch.div(z_rows[d] - shift, scale, out=buffers.u_rows[d])
             if d + 1 < self.n_u:
-                new = slice(known, self.ends[d + 1])
-                end = self.ends[d + 1]
-                torch.addmm(bias_0[new], w_0[new, : d + 1], u[: d + 1], out=h_0[new])
-                activate_(h_0[new], self.activation)
-                torch.addmm(bias_1[new], w_1[new, :end], h_0[:end], out=h_1[new])
-                activate_(h_1[new], self.activation)
-                torch.addmm(bias_2[new], w_2[new, :end], h_1[:end], out=h_2[new])
-                activate_(h_2[new], self.activation)
-        return u
+                h_0, h_1, h_2 = buffers.new_0[d], buffers.new_1[d], buffers.new_2[d]
+                torch.addmm(bias_0[d], weights.first[d], buffers.known_u[d], out=h_0)
+                activate_(h_0, self.activation)
+                weight = weights.second[d] * gain_1[d]
+                torch.addmm(bias_1[d], weight, buffers.known_0[d + 1], out=h_1)
+                activate_(h_1, self.activation)
+                weight = weights.third[d] * gain_2[d]
+                torch.addmm(bias_2[d], weight, buffers.known_1[d + 1], out=h_2)
+                activate_(h_2, self.activation)
+        return buffers.u
 
 
 class Embedding(nn.Module):
-    """The context, and features of it from a small network: (n, n_context + n_embedding)."""
+    """The context, and features of it from a residual network: (n, n_context + n_embedding)."""
 
     def __init__(self, n_context: int, n_embedding: int) -> None:
         super().__init__()
-        self.network = nn.Sequential(
-            nn.Linear(n_context, 256),
-            nn.SiLU(),
-            nn.Linear(256, 256),
-            nn.SiLU(),
-            nn.Linear(256, n_embedding),
+        self.input_layer = nn.Linear(n_context, EMBEDDING_WIDTH)
+        self.hidden_layers = nn.ModuleList(
+            nn.Linear(EMBEDDING_WIDTH, EMBEDDING_WIDTH) for _ in range(EMBEDDING_DEPTH)
         )
+        self.output_layer = nn.Linear(EMBEDDING_WIDTH, n_embedding)
 
     def forward(self, context: Tensor) -> Tensor:
         """Embed context (n, n_context)."""
-        return torch.cat([context, self.network(context)], dim=1)
+        h = self.input_layer(context)
+        for layer in self.hidden_layers:
+            h = h + functional.silu(layer(h))
+        return torch.cat([context, self.output_layer(h)], dim=1)
+
+
+def _context_layer(config: FlowConfig) -> nn.Module:
+    if config.n_embedding:
+        n_features = config.n_context + config.n_embedding
+        return EveryLayerContext(n_features, config.n_hidden, config.n_u)
+    return FirstLayerContext(config.n_context, config.n_hidden, config.n_u, config.activation)
 
 
 class MaskedAutoregressiveFlow(nn.Module):
     """p(u | context): log density forward, exact cached samples backward."""
 
     n_u: int
+    ends: list[int]
     permutations: Tensor
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            n_features = config.n_context + config.n_embedding
             self.embedding: nn.Module = (
                 Embedding(config.n_context, config.n_embedding)
                 if config.n_embedding
                 else nn.Identity()
             )
             self.blocks = nn.ModuleList(
-                MADE(config.n_u, config.n_hidden, n_features, config.activation)
+                MADE(config.n_u, config.n_hidden, _context_layer(config), config.activation)
                 for _ in range(config.n_block)
             )
             permutations = [torch.randperm(config.n_u) for _ in range(config.n_block)]
         self.n_u = config.n_u
+        self.ends = _ends(config.n_hidden, config.n_u)
         self.log_norm = 0.5 * config.n_u * math.log(2.0 * math.pi)
         self.register_buffer("permutations", torch.stack(permutations))
 
@@ -220,6 +371,8 @@ class MaskedAutoregressiveFlow(nn.Module):
     def sample_u(self, base: Tensor, context: Tensor) -> Tensor:
         """Samples u (n, n_u, n_sample) for context (n, n_context).
 
+        Needs `apply_masks` to have been called.
+
         Args:
             base: (n_u, n_sample) standard-normal points, shared by all galaxies, or
                 (n, n_u, n_sample) points of their own.
@@ -228,14 +381,17 @@ class MaskedAutoregressiveFlow(nn.Module):
         """
         n = context.shape[0]
         samples = base.new_empty((n, self.n_u, base.shape[-1]))
+        buffers = make_buffers(base[0] if base.dim() == 3 else base, self.ends)
+        weights = [block.weight_blocks() for block in self.blocks]  # type: ignore[operator]
+        orders = [permutation.argsort() for permutation in self.permutations]
         for i in range(n):
             features = self.embedding(context[i : i + 1].clone())
             z = base if base.dim() == 2 else base[i]
             k = len(self.blocks)
             for block in self.blocks[::-1]:
                 k -= 1
-                z = z[self.permutations[k].argsort()]
-                z = block.invert(z, features)  # type: ignore[operator]
+                z = z[orders[k]]
+                z = block.invert(z, features, weights[k], buffers)  # type: ignore[operator]
             samples[i] = z
         return samples
 

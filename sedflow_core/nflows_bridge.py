@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sedflow_core.errors import MissingExtraError
-from sedflow_core.flow import MADE, FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.flow import MADE, FirstLayerContext, FlowConfig, MaskedAutoregressiveFlow
 
 
 class SbiFlow(nn.Module):
@@ -83,7 +83,9 @@ def from_nflows(transform: Any, config: FlowConfig) -> MaskedAutoregressiveFlow:
 
 def _copy_made(net: Any, block: nn.Module, order: Tensor) -> None:
     assert isinstance(block, MADE)
-    _set(block.context_layer, net.context_layer.weight[order], net.context_layer.bias[order])
+    assert isinstance(block.context_layer, FirstLayerContext)
+    context = net.context_layer
+    _set(block.context_layer.linear, context.weight[order], context.bias[order])
     initial, final = net.initial_layer, net.final_layer
     _set(block.input_layer, (initial.weight * initial.mask)[order], initial.bias[order])
     for layer, hidden in zip((block.hidden_layer_1, block.hidden_layer_2), net.blocks, strict=True):
@@ -108,15 +110,21 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
 
 
 @torch.no_grad()
-def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig) -> Any:
-    """An nflows transform with the arithmetic of our flow, given the embedded context.
+def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig, context: Tensor) -> Any:
+    """An nflows transform with the arithmetic of our flow for one galaxy's context (1, n_context).
 
     Used to check the cached inverse against an independent implementation.
     """
     from nflows import transforms
     from torch.nn import functional
 
-    activation = {"tanh": torch.tanh, "relu": functional.relu, "silu": functional.silu}
+    activation = {
+        "tanh": torch.tanh,
+        "relu": functional.relu,
+        "silu": functional.silu,
+        "hardswish": functional.hardswish,
+    }
+    features = flow.embedding(context)
     steps = []
     inverse = _degree_order(config.n_hidden, config.n_u).argsort()
     for k, block in enumerate(flow.blocks):
@@ -124,20 +132,31 @@ def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig) -> Any:
         step = transforms.MaskedAffineAutoregressiveTransform(
             features=config.n_u,
             hidden_features=config.n_hidden,
-            context_features=block.context_layer.in_features,
             num_blocks=2,
             use_residual_blocks=False,
             activation=activation[config.activation],
-        )
-        _fill_nflows(step.autoregressive_net, block, inverse)
+        ).to(context)
+        _fill_nflows(step.autoregressive_net, _layers(block, features), inverse)
         steps += [step, transforms.Permutation(flow.permutations[k])]
     return transforms.CompositeTransform(steps).to(flow.permutations.device)
 
 
-def _fill_nflows(net: Any, block: MADE, inverse: Tensor) -> None:
-    _set(net.context_layer, block.context_layer.weight[inverse], block.context_layer.bias[inverse])
-    _set(net.initial_layer, block.input_layer.weight[inverse], block.input_layer.bias[inverse])
-    layers = (block.hidden_layer_1, block.hidden_layer_2)
-    for hidden, layer in zip(net.blocks, layers, strict=True):
-        _set(hidden.linear, layer.weight[inverse][:, inverse], layer.bias[inverse])
-    _set(net.final_layer, block.output_layer.weight[:, inverse], block.output_layer.bias)
+def _layers(block: MADE, features: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of the four layers, with one galaxy's modulation folded in."""
+    m = block.context_layer(features)
+    first, second = block.input_layer, block.hidden_layer_1
+    third, last = block.hidden_layer_2, block.output_layer
+    return [
+        (first.weight, first.bias + m.shift_0[0]),
+        (m.gain_1.T * second.weight, second.bias + m.shift_1[0]),
+        (m.gain_2.T * third.weight, third.bias + m.shift_2[0]),
+        (last.weight, last.bias + m.shift_out[0]),
+    ]
+
+
+def _fill_nflows(net: Any, layers: list[tuple[Tensor, Tensor]], inverse: Tensor) -> None:
+    first, *hidden, last = layers
+    _set(net.initial_layer, first[0][inverse], first[1][inverse])
+    for block, (weight, bias) in zip(net.blocks, hidden, strict=True):
+        _set(block.linear, weight[inverse][:, inverse], bias[inverse])
+    _set(net.final_layer, last[0][:, inverse], last[1])

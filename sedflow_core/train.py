@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sedflow_core.batches import Batch, noisy_batches, split_rows
 from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.muon import Muon
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
 from sedflow_core.observation import ContextScale, fit_context_scale, to_context
 from sedflow_core.simulation import TrainingSet, stream_generator
@@ -34,7 +35,9 @@ class TrainConfig:
 
     Attributes:
         flow: size of the network; `library` "sbi" builds it through sbi's `posterior_nn`.
-        learning_rate, batch_size, gradient_clip: of Adam.
+        learning_rate: of Adam, which trains everything but what Muon trains.
+        hidden_learning_rate: of Muon, which trains the square matrices; None: Adam trains all.
+        batch_size, gradient_clip: of both.
         warm_up_steps, cosine: linear warm-up, then cosine decay over `max_epochs`, or constant.
         max_epochs, patience: stop early after `patience` epochs without a better validation loss.
         validation_fraction: share of the rows held out.
@@ -43,7 +46,8 @@ class TrainConfig:
 
     flow: FlowConfig
     library: str = "sedflow"
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    hidden_learning_rate: float | None = 0.01
     batch_size: int = 1024
     gradient_clip: float = 5.0
     warm_up_steps: int = 500
@@ -55,11 +59,12 @@ class TrainConfig:
 
 
 PRESETS: dict[str, TrainConfig] = {
-    "streaming": TrainConfig(FlowConfig(6, 192, "silu", n_embedding=64), max_epochs=16),
+    "streaming": TrainConfig(FlowConfig(5, 128, "hardswish", n_embedding=64), max_epochs=12),
     "paper": TrainConfig(
         FlowConfig(15, 500, "tanh"),
         library="sbi",
         learning_rate=5e-4,
+        hidden_learning_rate=None,
         batch_size=50,
         warm_up_steps=0,
         cosine=False,
@@ -104,12 +109,25 @@ def asinh_softening(noise: NoiseModel) -> Tensor:
     return softening
 
 
-def learning_rate(config: TrainConfig, step: int, n_step: int) -> float:
-    """Learning rate at a step of n_step: linear warm-up, then constant or cosine decay."""
+def schedule(config: TrainConfig, step: int, n_step: int) -> float:
+    """Share of the learning rates at a step of n_step: warm-up, then constant or cosine decay."""
     warm_up = min(1.0, (step + 1) / config.warm_up_steps) if config.warm_up_steps else 1.0
     progress = min(1.0, step / n_step)
     decay = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.cosine else 1.0
-    return config.learning_rate * warm_up * decay
+    return warm_up * decay
+
+
+def build_optimizers(flow: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the square matrices of hidden layers if asked for, Adam for all the rest."""
+    params = list(flow.parameters())
+    if config.hidden_learning_rate is None:
+        return [torch.optim.Adam(params, lr=config.learning_rate)]
+    hidden = [p for p in params if p.ndim == 2 and p.shape[0] == p.shape[1]]
+    rest = [p for p in params if all(p is not h for h in hidden)]
+    return [
+        Muon(hidden, lr=config.hidden_learning_rate),
+        torch.optim.Adam(rest, lr=config.learning_rate),
+    ]
 
 
 class _Run:
@@ -136,7 +154,8 @@ class _Run:
         self.n_epoch_before = 0
         if start is not None:
             self._start_from(start)
-        self.optimizer = torch.optim.Adam(self.flow.parameters(), lr=config.learning_rate)
+        self.optimizers = build_optimizers(self.flow, config)
+        self.full_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.history: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.steps_per_epoch = math.ceil(accepted * len(self.training.u) / config.batch_size)
@@ -173,23 +192,28 @@ class _Run:
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> Epoch:
         self.flow.train()
-        total, n_rows, rate = 0.0, 0, 0.0
+        total, n_rows, share = 0.0, 0, 0.0
         n_step = self.steps_per_epoch * self.config.max_epochs
         stream = 2 * (epoch + self.n_epoch_before) + 2
         batches = self.batches(self.training, stream, self.config.batch_size)
         for i, batch in enumerate(batches):
-            rate = learning_rate(self.config, epoch * self.steps_per_epoch + i, n_step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            share = schedule(self.config, epoch * self.steps_per_epoch + i, n_step)
             loss = -self.flow(batch.u, batch.context).mean()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.flow.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
-            self.optimizer.step()
+            norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
+            if norm.isfinite():  # else one far outlier would end the run
+                self._step(share)
             total += loss.item() * len(batch.u)
             n_rows += len(batch.u)
             on_step(len(batch.u), total / n_rows)
+        rate = share * self.config.learning_rate
         return Epoch(epoch, total / n_rows, self.validation_loss(), rate)
+
+    def _step(self, share: float) -> None:
+        for optimizer, rate in zip(self.optimizers, self.full_rates, strict=True):
+            optimizer.param_groups[0]["lr"] = share * rate
+            optimizer.step()
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -217,7 +241,7 @@ class _Run:
     def _save(self) -> None:
         state = {
             "flow": self.flow.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "best": self.best,
             "scale": self.scale._asdict(),
             "history": [tuple(e) for e in self.history],
@@ -241,7 +265,8 @@ class _Run:
                 f"got {state['config']}"
             )
         self.flow.load_state_dict(state["flow"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.best = state["best"]
         self.history = [Epoch(*e) for e in state["history"]]
 

@@ -5,7 +5,14 @@ import torch
 
 from sedflow_core import Artifact, simulate
 from sedflow_core.artifact import compile_flow
-from sedflow_core.flow import MADE, FlowConfig, MaskedAutoregressiveFlow, count_parameters
+from sedflow_core.flow import (
+    MADE,
+    EveryLayerContext,
+    FirstLayerContext,
+    FlowConfig,
+    MaskedAutoregressiveFlow,
+    count_parameters,
+)
 from sedflow_core.nflows_bridge import SbiFlow, to_nflows
 from sedflow_core.observation import to_context
 from sedflow_core.train import PRESETS
@@ -16,6 +23,7 @@ RANDOM_NETS = [
     FlowConfig(2, 20, "relu"),
     FlowConfig(3, 37, "silu", n_embedding=8, seed=1),
     FlowConfig(4, 64, "tanh", seed=2),
+    FlowConfig(3, 40, "hardswish", n_embedding=8, seed=4),
     FlowConfig(2, 10, "relu", n_u=4, n_context=3, seed=3),
 ]
 
@@ -48,19 +56,28 @@ def both_ways(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """10,000 samples of ours and of nflows, and the log density of the latter by both."""
     flow = flow.to(dtype)
-    reference = to_nflows(flow, config).to(dtype)
     generator = torch.Generator().manual_seed(11)
     base = torch.randn(N_CONTEXT, config.n_u, N_BASE, generator=generator).to(dtype)
     context = context.to(dtype)
     with torch.no_grad():
         u = compile_flow(flow).sample_u(base, context).transpose(1, 2).reshape(-1, config.n_u)
-        features = flow.embedding(context).repeat_interleave(N_BASE, dim=0)
-        z = base.transpose(1, 2).reshape(-1, config.n_u)
-        expected, _ = reference.inverse(z, features)
-        z_again, log_det = reference.forward(expected, features)
-        log_prob = flow(expected, context.repeat_interleave(N_BASE, dim=0))
-    normal = torch.distributions.Normal(torch.zeros((), dtype=dtype), 1.0)
-    return u, expected, log_prob, normal.log_prob(z_again).sum(dim=1) + log_det
+        expected, density = zip(
+            *(nflows_samples(flow, config, *galaxy) for galaxy in zip(context, base, strict=True)),
+            strict=True,
+        )
+        log_prob = flow(torch.cat(expected), context.repeat_interleave(N_BASE, dim=0))
+    return u, torch.cat(expected), log_prob, torch.cat(density)
+
+
+def nflows_samples(
+    flow: MaskedAutoregressiveFlow, config: FlowConfig, context: torch.Tensor, base: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One galaxy's samples (n_sample, n_u) by nflows, and their log density."""
+    reference = to_nflows(flow, config, context[None]).to(base.dtype)
+    u, _ = reference.inverse(base.T)
+    z_again, log_det = reference.forward(u)
+    normal = torch.distributions.Normal(base.new_zeros(()), 1.0)
+    return u, normal.log_prob(z_again).sum(dim=1) + log_det
 
 
 PRECISIONS = pytest.mark.parametrize(
@@ -138,8 +155,13 @@ def test_density_integrates_to_one() -> None:
     assert abs(mass.item() - 1.0) < 1e-3
 
 
-def test_jacobian_is_triangular_and_gives_the_log_determinant() -> None:
-    block = MADE(5, 16, 2, "tanh").double()
+@pytest.mark.parametrize(
+    "context_layer", [FirstLayerContext(2, 16, 5, "tanh"), EveryLayerContext(2, 16, 5)]
+)
+def test_jacobian_is_triangular_and_gives_the_log_determinant(
+    context_layer: torch.nn.Module,
+) -> None:
+    block = MADE(5, 16, context_layer, "tanh").double()
     u = torch.randn(5, dtype=torch.float64)
     context = torch.randn(1, 2, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda x: block(x[None], context)[0][0], u)

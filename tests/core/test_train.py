@@ -18,8 +18,8 @@ from sedflow_core.train import (
     TrainConfig,
     TrainedFlow,
     fit,
-    learning_rate,
     load_run,
+    schedule,
 )
 from sedflow_core.validate import PRIOR_LOSS
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 def test_training_stops_when_the_validation_loss_stops_falling(
     training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, learning_rate=0.0, max_epochs=50, patience=2)
+    config = replace(CONFIG, learning_rate=0.0, hidden_learning_rate=0.0, max_epochs=50, patience=2)
     history = fit(training_set, noise, config=config, folder=tmp_path).history
     assert len(history) == 3
     assert len({epoch.validation_loss for epoch in history}) == 1
@@ -120,7 +120,14 @@ def test_the_best_epoch_is_kept_not_the_last(
 ) -> None:
     flows = []
     # The rate grows without end, so that the loss falls first and rises later.
-    config = replace(CONFIG, learning_rate=10.0, warm_up_steps=10_000, max_epochs=5, cosine=False)
+    config = replace(
+        CONFIG,
+        learning_rate=10.0,
+        hidden_learning_rate=None,
+        warm_up_steps=10_000,
+        max_epochs=5,
+        cosine=False,
+    )
     result = fit(
         training_set,
         noise,
@@ -138,7 +145,9 @@ def test_the_best_epoch_is_kept_not_the_last(
 def test_a_loss_that_is_never_finite_is_an_error(
     training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, learning_rate=1e30, max_epochs=1, warm_up_steps=0)
+    config = replace(
+        CONFIG, learning_rate=1e30, hidden_learning_rate=None, max_epochs=1, warm_up_steps=0
+    )
     with pytest.raises(SimulationError, match=r"expected a finite validation loss, got \[nan\]"):
         fit(training_set, noise, config=config, folder=tmp_path)
 
@@ -165,7 +174,8 @@ def test_the_papers_configuration() -> None:
     assert (paper.library, paper.cosine, paper.warm_up_steps) == ("sbi", False, 0)
     assert (paper.learning_rate, paper.batch_size) == (5e-4, 50)
     assert (paper.validation_fraction, paper.patience) == (0.1, 20)
-    assert learning_rate(paper, 0, 1000) == learning_rate(paper, 999, 1000) == 5e-4
+    assert paper.hidden_learning_rate is None
+    assert schedule(paper, 0, 1000) == schedule(paper, 999, 1000) == 1.0
 
 
 def test_the_papers_network_trains_through_sbi(
@@ -186,8 +196,8 @@ TENSORS = ("u", "redshift", "flux")
 
 
 def test_learning_rate_warms_up_and_decays_to_zero() -> None:
-    config = replace(CONFIG, learning_rate=1.0, warm_up_steps=100)
-    rates = [learning_rate(config, step, 10_000) for step in range(10_000)]
+    config = replace(CONFIG, warm_up_steps=100)
+    rates = [schedule(config, step, 10_000) for step in range(10_000)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == pytest.approx(1.0, abs=1e-3)
     assert 95 <= rates.index(max(rates)) <= 105
@@ -239,7 +249,7 @@ def test_a_run_goes_on_from_another(
     trained: TrainedFlow, training_set: TrainingSet, noise: NoiseModel, folder: Path, tmp_path: Path
 ) -> None:
     start = load_run(folder)
-    idle = replace(CONFIG, learning_rate=0.0, max_epochs=1)
+    idle = replace(CONFIG, learning_rate=0.0, hidden_learning_rate=0.0, max_epochs=1)
     result = fit(training_set, noise, config=idle, folder=tmp_path / "idle", start=start)
     assert_same_weights(result.flow, trained.flow)
     assert result.history[0].validation_loss == min(e.validation_loss for e in trained.history)
