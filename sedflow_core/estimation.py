@@ -1,10 +1,12 @@
 """The function in the middle: observations in, posterior summaries out.
 
-support -> context -> flow -> summary. Every galaxy passes through arrays of one fixed shape, and
-all share the same scrambled-Sobol base points, so a galaxy's result depends on nothing but its
-photometry, the artifact, the number of samples and the seed.
+support -> context -> flow -> summary. Every galaxy passes through arrays of one fixed shape, with
+one of `N_SETS` sets of scrambled-Sobol base points that its own photometry chooses, so a galaxy's
+result depends on nothing but its photometry, the artifact, the number of samples and the seed. One
+set for all would give all galaxies a common error, which no average over galaxies removes.
 """
 
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,7 +55,18 @@ def load_artifact(path: str | Path) -> Artifact:
     return artifact
 
 
-@lru_cache(maxsize=8)
+N_SETS = 64
+"""Sets of base points; the error that galaxies share falls with the square root."""
+
+
+def choose_base(observation: Observation, i: int, n_samples: int, seed: int) -> Tensor:
+    """Base points (n_u, n_samples) of galaxy i, chosen by a checksum of its photometry."""
+    row = (observation.flux[i], observation.flux_err[i], observation.redshift[i])
+    checksum = zlib.crc32(b"".join(values.tobytes() for values in row))
+    return sobol_normal(n_samples, seed * N_SETS + checksum % N_SETS)
+
+
+@lru_cache(maxsize=4 * N_SETS)
 def sobol_normal(n_samples: int, seed: int) -> Tensor:
     """Scrambled-Sobol points mapped to a standard normal: (n_u, n_samples) float32."""
     engine = torch.quasirandom.SobolEngine(N_U, scramble=True, seed=seed)
@@ -77,7 +90,7 @@ def estimate(
         artifact: see `load_artifact`.
         observation: photometry in the artifact's bands.
         n_samples: posterior samples per galaxy; None for the artifact's number.
-        seed: of the Sobol base points.
+        seed: of the Sobol base points; seeds share no set.
         include_unsupported: summarise galaxies outside the training support too.
 
     Returns:
@@ -102,10 +115,10 @@ def estimate(
     wanted = can_encode(flux, flux_err, redshift)
     if not include_unsupported:
         wanted &= flags == 0
-    base = sobol_normal(n_samples, seed)
     with torch.inference_mode():
         for i in wanted.nonzero().flatten().tolist():
             row = slice(i, i + 1)
+            base = choose_base(observation, i, n_samples, seed)
             photometry = (flux[row], flux_err[row], redshift[row])
             u = _sample_u(artifact, base, *photometry)
             theta = from_u(u)
@@ -155,7 +168,7 @@ def _judge(
     """Judge one galaxy by its first samples: of a Sobol set these are spread evenly as well."""
     u, theta = u[:N_DRAWS].contiguous(), theta[:N_DRAWS].contiguous()
     context = to_context(*photometry, artifact.scale)
-    log_q = artifact.flow(u, context.expand(len(u), -1))
+    log_q = artifact.flow(u, context)
     return judge(tables, artifact.tables, photometry, (u, theta, log_q))
 
 
@@ -178,8 +191,7 @@ def sample(
         observation: photometry in the artifact's bands; support flags are not applied.
         n_samples: samples per galaxy.
         seed: of the base points.
-        independent: independent draws for every galaxy instead of shared Sobol points; needed
-            for calibration tests, where shared points leave a pattern of their own.
+        independent: independent draws instead of Sobol points, which are more even than chance.
 
     Returns:
         float32; NaN for rows whose flux, error or redshift cannot be encoded.
@@ -191,12 +203,13 @@ def sample(
     wanted = can_encode(flux, flux_err, redshift).nonzero().flatten()
     theta = np.full((n_samples, len(flux), len(artifact.param_names)), np.nan, dtype=np.float32)
     generator = torch.Generator().manual_seed(seed)
-    base = sobol_normal(n_samples, seed)
     with torch.inference_mode():
         for i in wanted.tolist():
             row = slice(i, i + 1)
             if independent:
                 base = torch.randn((N_U, n_samples), generator=generator)
+            else:
+                base = choose_base(observation, i, n_samples, seed)
             u = _sample_u(artifact, base, flux[row], flux_err[row], redshift[row])
             theta[:, i] = from_u(u)[0]
     return theta
@@ -232,5 +245,5 @@ def log_prob(
             row = slice(i, i + 1)
             context = to_context(flux[row], flux_err[row], redshift[row], artifact.scale)
             u = to_u(torch.as_tensor(theta[:, i]).double()).float()
-            result[:, i] = artifact.flow(u, context.expand(len(u), -1))
+            result[:, i] = artifact.flow(u, context)
     return result

@@ -358,7 +358,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 module.apply_masks()
 
     def forward(self, u: Tensor, context: Tensor) -> Tensor:
-        """ln p(u | context), (n,), for u (n, n_u) and context (n, n_context)."""
+        """ln p(u | context), (n,), for u (n, n_u) and context (n, n_context) or (1, n_context)."""
         features = self.embedding(context)
         log_det = torch.zeros_like(u[:, 0])
         for k, block in enumerate(self.blocks):

@@ -7,7 +7,7 @@ from scipy import stats
 
 from sedflow_core import Artifact, Observation, estimate, log_prob, sample, simulate
 from sedflow_core.errors import ObservationError
-from sedflow_core.estimation import sobol_normal
+from sedflow_core.estimation import N_SETS, choose_base, sobol_normal
 from sedflow_core.prior import N_U, from_u, to_u
 from sedflow_core.sfh import calc_derived
 from sedflow_core.summary import LEVELS, Summary
@@ -145,6 +145,14 @@ def test_sobol_points_are_shared_and_independent_draws_are_not(tiny, clean) -> N
     np.testing.assert_array_equal(shared[:, 0], shared[:, 1])
     own = sample(tiny, twins, 50, independent=True)
     assert not np.isin(own[:, 0], own[:, 1]).any()
+
+
+def test_galaxies_spread_over_the_sets_of_base_points(clean: Observation) -> None:
+    sets = {id(choose_base(clean, i, 16, seed=0)) for i in range(len(clean))}
+    assert len(sets) > 0.9 * N_SETS  # all but 1 % of the sets, were the choice random
+    again = clean.rows(np.array([5]))
+    assert choose_base(again, 0, 16, seed=0) is choose_base(clean, 5, 16, seed=0)
+    assert choose_base(again, 0, 16, seed=1) is not choose_base(clean, 5, 16, seed=0)
 
 
 def photometry_of(observation: Observation) -> tuple[np.ndarray, ...]:
