@@ -22,7 +22,7 @@ from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
 from sedflow_core.sfh import DERIVED_NAMES, calc_derived
 from sedflow_core.summary import Summary, empty_summary, fill_row
 from sedflow_core.support import can_encode, check_support
-from sedflow_core.trust import N_DRAWS, Trust, TrustTables, judge
+from sedflow_core.trust import N_DRAWS, Trust, judge
 from sedflow_core.units import Array
 
 GOLDEN_TOLERANCE = 1e-3
@@ -120,14 +120,16 @@ def estimate(
             row = slice(i, i + 1)
             base = choose_base(observation, i, n_samples, seed)
             photometry = (flux[row], flux_err[row], redshift[row])
-            u = _sample_u(artifact, base, *photometry)
+            u, log_q = _sample_u(artifact, base, *photometry)
             theta = from_u(u)
             derived = calc_derived(theta, redshift[row], artifact.tables, artifact.derived_names)
             fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
             if artifact.trust is not None:
-                _fill_trust(
-                    summary, i, _judge(artifact, artifact.trust, photometry, u[0], theta[0])
-                )
+                # Of a Sobol set the first points are spread evenly as well.
+                u, theta, log_q = (t[0, :N_DRAWS].contiguous() for t in (u, theta, log_q))
+                trust = judge(artifact.trust, artifact.tables, photometry, (u, theta, log_q))
+                for name, value in trust._asdict().items():
+                    summary.trust[name][i] = value
     return summary
 
 
@@ -151,30 +153,11 @@ def _tensors(artifact: Artifact, observation: Observation) -> tuple[Tensor, Tens
 
 def _sample_u(
     artifact: Artifact, base: Tensor, flux: Tensor, flux_err: Tensor, redshift: Tensor
-) -> Tensor:
-    """Samples (n, n_sample, n_u) of encodable rows."""
+) -> tuple[Tensor, Tensor]:
+    """Samples (n, n_sample, n_u) of encodable rows, and their ln q (n, n_sample)."""
     context = to_context(flux, flux_err, redshift, artifact.scale)
-    samples: Tensor = artifact.flow.sample_u(base, context).transpose(1, 2)
-    return samples
-
-
-def _judge(
-    artifact: Artifact,
-    tables: TrustTables,
-    photometry: tuple[Tensor, Tensor, Tensor],
-    u: Tensor,
-    theta: Tensor,
-) -> Trust:
-    """Judge one galaxy by its first samples: of a Sobol set these are spread evenly as well."""
-    u, theta = u[:N_DRAWS].contiguous(), theta[:N_DRAWS].contiguous()
-    context = to_context(*photometry, artifact.scale)
-    log_q = artifact.flow(u, context)
-    return judge(tables, artifact.tables, photometry, (u, theta, log_q))
-
-
-def _fill_trust(summary: Summary, i: int, trust: Trust) -> None:
-    for name, value in trust._asdict().items():
-        summary.trust[name][i] = value
+    samples, log_q = artifact.flow.sample_u(base, context)
+    return samples.transpose(1, 2), log_q
 
 
 def sample(
@@ -210,7 +193,7 @@ def sample(
                 base = torch.randn((N_U, n_samples), generator=generator)
             else:
                 base = choose_base(observation, i, n_samples, seed)
-            u = _sample_u(artifact, base, flux[row], flux_err[row], redshift[row])
+            u, _ = _sample_u(artifact, base, flux[row], flux_err[row], redshift[row])
             theta[:, i] = from_u(u)[0]
     return theta
 

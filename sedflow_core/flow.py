@@ -143,6 +143,7 @@ class Buffers(NamedTuple):
 
     Attributes:
         u: (n_u, n_sample); u_rows: its rows; known_u: its first 1, 2, .. rows.
+        scale: (n_u, n_sample) scales of dz = scale du; scale_rows: its rows.
         out: (2, n_sample) of the output layer, for one dimension of u.
         new_0, new_1, new_2: of each hidden layer, the rows of the units of each degree.
         known_0, known_1, known_2: the rows of the units up to each degree, from degree 0 on.
@@ -151,6 +152,8 @@ class Buffers(NamedTuple):
     u: Tensor
     u_rows: list[Tensor]
     known_u: list[Tensor]
+    scale: Tensor
+    scale_rows: list[Tensor]
     out: Tensor
     new_0: list[Tensor]
     new_1: list[Tensor]
@@ -163,13 +166,15 @@ class Buffers(NamedTuple):
 def make_buffers(like: Tensor, ends: list[int]) -> Buffers:
     """Buffers for base points `like` (n_u, n_sample) and hidden units that end as `_ends` says."""
     n_u, n_sample = like.shape
-    u = torch.empty_like(like)
+    u, scale = torch.empty_like(like), torch.empty_like(like)
     hidden = like.new_empty((3, ends[-1], n_sample))
     sizes = [ends[d + 1] - ends[d] for d in range(n_u - 1)]
     return Buffers(
         u,
         list(u.unbind()),
         [u[: d + 1] for d in range(n_u)],
+        scale,
+        list(scale.unbind()),
         like.new_empty((2, n_sample)),
         list(hidden[0].split(sizes)),
         list(hidden[1].split(sizes)),
@@ -270,7 +275,7 @@ class MADE(nn.Module):
     def invert(self, z: Tensor, context: Tensor, weights: WeightBlocks, buffers: Buffers) -> Tensor:
         """u (n_u, n_sample) from z (n_u, n_sample), for one galaxy's context (1, n_context).
 
-        The result lies in the buffers.
+        The result lies in the buffers, and so do the scales.
         """
         m: Modulation = self.context_layer(context)
         bias_0 = (self.input_layer.bias + m.shift_0).t().split(self.sizes)
@@ -283,7 +288,7 @@ class MADE(nn.Module):
         floor = z.new_full((), self.scale_floor)  # TorchScript would make one at every addition
         for d in range(self.n_u):
             torch.addmm(bias_out[d], weights.out[d], buffers.known_2[d], out=out)
-            scale = functional.softplus(raw_scale).add_(floor)
+            scale = torch.add(functional.softplus(raw_scale), floor, out=buffers.scale_rows[d])
             torch.div(z_rows[d] - shift, scale, out=buffers.u_rows[d])
             if d + 1 < self.n_u:
                 h_0, h_1, h_2 = buffers.new_0[d], buffers.new_1[d], buffers.new_2[d]
@@ -368,8 +373,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         return log_det - 0.5 * u.square().sum(dim=1) - self.log_norm
 
     @torch.jit.export
-    def sample_u(self, base: Tensor, context: Tensor) -> Tensor:
-        """Samples u (n, n_u, n_sample) for context (n, n_context).
+    def sample_u(self, base: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples u (n, n_u, n_sample) for context (n, n_context), and their ln p (n, n_sample).
 
         Needs `apply_masks` to have been called.
 
@@ -379,21 +384,24 @@ class MaskedAutoregressiveFlow(nn.Module):
             context: galaxies are treated one at a time, in arrays of fixed shape, so that a
                 galaxy's samples do not depend on its batch.
         """
-        n = context.shape[0]
-        samples = base.new_empty((n, self.n_u, base.shape[-1]))
+        n, n_sample = context.shape[0], base.shape[-1]
+        samples = base.new_empty((n, self.n_u, n_sample))
+        log_prob = base.new_empty((n, n_sample))
         buffers = make_buffers(base[0] if base.dim() == 3 else base, self.ends)
         weights = [block.weight_blocks() for block in self.blocks]  # type: ignore[operator]
         orders = [permutation.argsort() for permutation in self.permutations]
         for i in range(n):
             features = self.embedding(context[i : i + 1].clone())
             z = base if base.dim() == 2 else base[i]
+            log_prob[i] = -0.5 * z.square().sum(dim=0) - self.log_norm
             k = len(self.blocks)
             for block in self.blocks[::-1]:
                 k -= 1
                 z = z[orders[k]]
                 z = block.invert(z, features, weights[k], buffers)  # type: ignore[operator]
+                log_prob[i] += buffers.scale.log().sum(dim=0)
             samples[i] = z
-        return samples
+        return samples, log_prob
 
 
 def count_parameters(flow: nn.Module) -> int:

@@ -59,7 +59,7 @@ def samples_of(artifact: Artifact, galaxy: Observation, base: Tensor) -> np.ndar
     context = to_context(flux, flux_err, redshift, artifact.scale)
     parts = []
     for chunk in base.split(N_CHUNK, dim=1):
-        theta = from_u(artifact.flow.sample_u(chunk.contiguous(), context).transpose(1, 2))
+        theta = from_u(artifact.flow.sample_u(chunk.contiguous(), context)[0].transpose(1, 2))
         derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
         parts.append(torch.cat([theta[0].T, derived[0].T]))
     return np.sort(torch.cat(parts, dim=1).numpy(), axis=1)

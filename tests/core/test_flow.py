@@ -60,7 +60,8 @@ def both_ways(
     base = torch.randn(N_CONTEXT, config.n_u, N_BASE, generator=generator).to(dtype)
     context = context.to(dtype)
     with torch.no_grad():
-        u = compile_flow(flow).sample_u(base, context).transpose(1, 2).reshape(-1, config.n_u)
+        samples, _ = compile_flow(flow).sample_u(base, context)
+        u = samples.transpose(1, 2).reshape(-1, config.n_u)
         expected, density = zip(
             *(nflows_samples(flow, config, *galaxy) for galaxy in zip(context, base, strict=True)),
             strict=True,
@@ -174,6 +175,19 @@ def test_samples_do_not_depend_on_the_batch() -> None:
     config = FlowConfig(3, 40, "silu", n_embedding=8)
     flow = compile_flow(random_flow(config))
     base, context = torch.randn(11, 128), torch.randn(9, 11)
-    together = flow.sample_u(base, context)
-    alone = torch.cat([flow.sample_u(base, context[i : i + 1]) for i in range(9)])
+    together, _ = flow.sample_u(base, context)
+    alone = torch.cat([flow.sample_u(base, context[i : i + 1])[0] for i in range(9)])
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("config", RANDOM_NETS, ids=str)
+def test_samples_come_with_their_density(config: FlowConfig) -> None:
+    flow = random_flow(config).double()
+    generator = torch.Generator().manual_seed(6)
+    base = torch.randn(config.n_u, 50, generator=generator, dtype=torch.float64)
+    context = torch.randn(1, config.n_context, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        samples, log_prob = compile_flow(flow).sample_u(base, context)
+        _, expected = nflows_samples(flow, config, context[0], base)
+        torch.testing.assert_close(log_prob[0], expected)
+        torch.testing.assert_close(flow(samples[0].T, context), expected)
