@@ -96,11 +96,8 @@ def test_masses_agree_with_the_published_ones(
 
 
 def test_masses_scatter_little_about_the_published_ones(
-    request: pytest.FixtureRequest, galaxies: Galaxies, summary: Summary
+    galaxies: Galaxies, summary: Summary
 ) -> None:
-    if galaxies.source == "nsa_v0_1_2_lcs":
-        reason = "half-width .157 dex: wide posteriors of dusty solutions lie .4 dex high"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     _, width_bound = BOUNDS[galaxies.source]
     change = summary.quantile("log_mstar_surviving", 0.5) - galaxies.published
     assert half_width(change) <= width_bound
