@@ -25,7 +25,7 @@ from sedflow_core.corrections import (
     apply_ab_factors,
     deredden,
 )
-from sedflow_core.units import nanomaggy_from_njy
+from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
 
 Status = Literal[
     "OK",
@@ -68,7 +68,21 @@ def measure(alert: HostAlert, artifact: Artifact, settings: CorrectionSettings) 
     status, reasons = _judge(host, artifact, settings)
     redshift = math.nan if host.redshift is None else host.redshift
     raw = Photometry(status, reasons, flux, flux_err, redshift)
-    return raw if status != "OK" else _correct(host, artifact, settings, raw)
+    if status != "OK":
+        return raw
+    corrected = _correct(host, artifact, settings, raw)
+    return replace(
+        corrected,
+        flux=_as_published(corrected.flux),
+        flux_err=_as_published(corrected.flux_err),
+    )
+
+
+def _as_published(flux: Array) -> Array:
+    """The flux as the output tells it, so that what is published leads to the same posterior."""
+    with np.errstate(over="ignore"):
+        told = njy_from_nanomaggy(flux).astype(np.float32)
+    return np.where(np.isfinite(told), nanomaggy_from_njy(told), flux)
 
 
 def _judge(

@@ -82,3 +82,15 @@ def orthogonal_factor(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def split_params(
+    params: Iterable[nn.Parameter],
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The square matrices, which are those between hidden layers, and all the rest."""
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for param in params:
+        is_square = param.ndim == 2 and param.shape[0] == param.shape[1]
+        (hidden if is_square else rest).append(param)
+    return hidden, rest

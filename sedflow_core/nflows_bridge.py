@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sedflow_core.errors import MissingExtraError
-from sedflow_core.flow import MADE, FirstLayerContext, FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.made import MADE, FirstLayerContext
 
 
 class SbiFlow(nn.Module):

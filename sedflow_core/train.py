@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sedflow_core.batches import Batch, noisy_batches, split_rows
 from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
-from sedflow_core.muon import Muon
+from sedflow_core.muon import Muon, split_params
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
 from sedflow_core.observation import ContextScale, fit_context_scale, to_context
 from sedflow_core.simulation import TrainingSet, stream_generator
@@ -105,8 +105,7 @@ def build_flow(config: TrainConfig) -> nn.Module:
 def asinh_softening(noise: NoiseModel) -> Tensor:
     """Asinh softening (n_band,) [nanomaggies]: a quarter of the error at the faint limit."""
     faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
-    softening: Tensor = 0.25 * faint_flux * noise.mean[:, -1] / POGSON
-    return softening
+    return torch.as_tensor(0.25 * faint_flux * noise.mean[:, -1] / POGSON)
 
 
 def schedule(config: TrainConfig, step: int, n_step: int) -> float:
@@ -119,15 +118,10 @@ def schedule(config: TrainConfig, step: int, n_step: int) -> float:
 
 def build_optimizers(flow: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the square matrices of hidden layers if asked for, Adam for all the rest."""
-    params = list(flow.parameters())
     if config.hidden_learning_rate is None:
-        return [torch.optim.Adam(params, lr=config.learning_rate)]
-    hidden = [p for p in params if p.ndim == 2 and p.shape[0] == p.shape[1]]
-    rest = [p for p in params if all(p is not h for h in hidden)]
-    return [
-        Muon(hidden, lr=config.hidden_learning_rate),
-        torch.optim.Adam(rest, lr=config.learning_rate),
-    ]
+        return [torch.optim.Adam(flow.parameters(), lr=config.learning_rate)]
+    hidden, rest = split_params(flow.parameters())
+    return [Muon(hidden, config.hidden_learning_rate), torch.optim.Adam(rest, config.learning_rate)]
 
 
 class _Run:
@@ -185,9 +179,9 @@ class _Run:
     def _encode(self, flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
         return to_context(flux, flux_err, redshift, self.scale)
 
-    def batches(self, rows: TrainingSet, stream: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, rows: TrainingSet, stream: int, size: int) -> Iterator[Batch]:
         generator = stream_generator(self.config.seed, stream)
-        for batch in noisy_batches(rows, self.noise, generator, self._encode, batch_size):
+        for batch in noisy_batches(rows, self.noise, generator, self._encode, size):
             yield Batch(*(t.to(self.device) for t in batch))
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> Epoch:
@@ -251,8 +245,8 @@ class _Run:
         partial = self.folder / (_CHECKPOINT + ".partial")
         torch.save(state, partial)
         os.replace(partial, self.folder / _CHECKPOINT)
-        history = [e._asdict() for e in self.history]
-        (self.folder / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+        history = json.dumps([e._asdict() for e in self.history], indent=1)
+        (self.folder / "history.json").write_text(history + "\n")
 
     def resume(self) -> None:
         path = self.folder / _CHECKPOINT
@@ -280,12 +274,10 @@ class _Run:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
-    document: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return document
+    return dict(json.loads(json.dumps(asdict(config))))
 
 
-def _ignore(*_: object) -> None:
-    """Progress that nobody watches."""
+def _ignore(*_: object) -> None: ...
 
 
 class FinishedRun(NamedTuple):

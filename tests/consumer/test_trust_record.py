@@ -13,6 +13,7 @@ from consumer.message import Message
 from consumer.settings import Settings
 from consumer.step import Step
 from sedflow_core import Artifact, Observation, estimate
+from sedflow_core.units import nanomaggy_from_njy
 
 Record = dict[str, Any]
 
@@ -32,8 +33,8 @@ def test_every_posterior_is_judged(summarise: Callable[..., Record], tiny: Artif
     record = summarise()
     trust, inputs = record["trust"], record["inputs"]
     observation = Observation(
-        np.array([inputs["flux"]]) / 3631.0,
-        np.array([inputs["fluxErr"]]) / 3631.0,
+        nanomaggy_from_njy([inputs["flux"]]),
+        nanomaggy_from_njy([inputs["fluxErr"]]),
         [inputs["redshift"]],
     )
     summary = estimate(tiny, observation, n_samples=64)

@@ -5,14 +5,8 @@ import torch
 
 from sedflow_core import Artifact, simulate
 from sedflow_core.artifact import compile_flow
-from sedflow_core.flow import (
-    MADE,
-    EveryLayerContext,
-    FirstLayerContext,
-    FlowConfig,
-    MaskedAutoregressiveFlow,
-    count_parameters,
-)
+from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow, count_parameters
+from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext
 from sedflow_core.nflows_bridge import SbiFlow, to_nflows
 from sedflow_core.observation import to_context
 from sedflow_core.train import PRESETS

@@ -122,7 +122,7 @@ def test_the_best_epoch_is_kept_not_the_last(
     # The rate grows without end, so that the loss falls first and rises later.
     config = replace(
         CONFIG,
-        learning_rate=10.0,
+        learning_rate=0.3,
         hidden_learning_rate=None,
         warm_up_steps=10_000,
         max_epochs=5,
