@@ -3,18 +3,20 @@
 import numpy as np
 
 from consumer.portrait import CORNER, LEVELS, draw
-from sedflow_core import Artifact, estimate, simulate
-from sedflow_core.units import njy_from_nanomaggy
+from sedflow_core import Artifact, Observation, estimate, simulate
+from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
 
 
 def test_it_agrees_with_the_summary(shipped: Artifact) -> None:
-    galaxy = simulate(shipped, 8, seed=3).observation
+    seen = simulate(shipped, 8, seed=3).observation
+    told, told_err = (njy_from_nanomaggy(f).astype(np.float32) for f in (seen.flux, seen.flux_err))
+    galaxy = Observation(nanomaggy_from_njy(told), nanomaggy_from_njy(told_err), seen.redshift)
     summary = estimate(shipped, galaxy, n_samples=1024, include_unsupported=True)
     row = int(np.argmin(summary.flags))
     inputs = {
         "bands": list(shipped.bands.names),
-        "flux": njy_from_nanomaggy(galaxy.flux[row]).tolist(),
-        "fluxErr": njy_from_nanomaggy(galaxy.flux_err[row]).tolist(),
+        "flux": told[row].tolist(),
+        "fluxErr": told_err[row].tolist(),
         "redshift": float(galaxy.redshift[row]),
     }
     portrait = draw("sdss-ugriz", inputs)
