@@ -191,7 +191,7 @@ class KafkaSource:
         if self._trouble is not None:
             trouble, self._trouble = self._trouble, None
             raise trouble
-        messages = [_message(event) for event in events if self._is_message(event)]
+        messages = [to_message(event) for event in events if self._is_message(event)]
         self._taken += [m for m in messages if (m.topic, m.partition) in self._held]
 
     def _lag(self) -> dict[Place, int]:
@@ -295,7 +295,8 @@ def places_of(partitions: Iterable[TopicPartition]) -> set[Place]:
     return {(p.topic, p.partition) for p in partitions}
 
 
-def _message(message: Any) -> Message:
+def to_message(message: Any) -> Message:
+    """Return a message of librdkafka as ours."""
     kind, stamp = message.timestamp()
     return Message(
         value=message.value(),

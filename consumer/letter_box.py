@@ -12,6 +12,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError
+from consumer.kafka import to_message
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, client_config, foreign_errors
 from consumer.message import ERROR_HEADER_PREFIX, Message, Place
 from consumer.sections import ClientOption
@@ -93,7 +94,7 @@ class LetterBox:
         while self._open:
             with foreign_errors("output: dead letters"):
                 events = self._consumer.consume(max_letters, POLL_S)
-            letters = [Letter(_message(event)) for event in events if self._is_letter(event)]
+            letters = [Letter(to_message(event)) for event in events if self._is_letter(event)]
             if letters:
                 return letters
             silent_s = 0.0 if events else silent_s + POLL_S
@@ -161,16 +162,3 @@ def _patiently(call: Callable[..., Any], *arguments: object) -> Any:
             if time.monotonic() > deadline:
                 raise
         time.sleep(POLL_S / 10)
-
-
-def _message(event: Any) -> Message:
-    kind, stamp = event.timestamp()
-    return Message(
-        value=event.value(),
-        key=event.key(),
-        headers=tuple(event.headers() or ()),
-        topic=event.topic(),
-        partition=event.partition(),
-        offset=event.offset(),
-        timestamp_ms=stamp if kind else None,
-    )

@@ -93,7 +93,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="streaming")
     parser.add_argument("--epochs", type=int, help="default: the preset's")
     parser.add_argument("--learning-rate", type=float, help="default: the preset's")
-    parser.add_argument("--start", type=Path, metavar="RUN", help="go on from a finished run")
     parser.add_argument("--n-rows", type=int, help="use the first rows only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -103,7 +102,7 @@ def run_train(args: argparse.Namespace) -> int:
     """`sedflow train`."""
     from sedflow_core.noise import load_noise
     from sedflow_core.simulation import load_training_set
-    from sedflow_core.train import PRESETS, Epoch, fit, load_run
+    from sedflow_core.train import PRESETS, Epoch, fit
 
     torch.set_num_threads(args.threads)
     training_set = load_training_set(args.training_set, args.n_rows)
@@ -132,7 +131,6 @@ def run_train(args: argparse.Namespace) -> int:
             noise,
             config=config,
             folder=args.out,
-            start=load_run(args.start) if args.start else None,
             on_step=on_step,
             on_epoch=on_epoch,
         )

@@ -105,7 +105,8 @@ def build_flow(config: TrainConfig) -> nn.Module:
 def asinh_softening(noise: NoiseModel) -> Tensor:
     """Asinh softening (n_band,) [nanomaggies]: a quarter of the error at the faint limit."""
     faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
-    return torch.as_tensor(0.25 * faint_flux * noise.mean[:, -1] / POGSON)
+    softening: Tensor = 0.25 * faint_flux * noise.mean[:, -1] / POGSON
+    return softening
 
 
 def schedule(config: TrainConfig, step: int, n_step: int) -> float:
@@ -133,7 +134,6 @@ class _Run:
         noise: NoiseModel,
         config: TrainConfig,
         folder: Path,
-        start: "FinishedRun | None",
     ) -> None:
         self.config = config
         self.folder = folder
@@ -145,9 +145,6 @@ class _Run:
         )
         self.scale, accepted = self._fit_scale()
         self.flow = build_flow(config).to(self.device)
-        self.n_epoch_before = 0
-        if start is not None:
-            self._start_from(start)
         self.optimizers = build_optimizers(self.flow, config)
         self.full_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.history: list[Epoch] = []
@@ -166,16 +163,6 @@ class _Run:
         scale = fit_context_scale(flux[keep], flux_err[keep], redshift, softening)
         return scale, float(keep.double().mean())
 
-    def _start_from(self, start: "FinishedRun") -> None:
-        if start.flow_config != self.config.flow or self.config.library != "sedflow":
-            raise SimulationError(
-                f"start: expected a run of the flow {self.config.flow}, got {start.flow_config}"
-            )
-        self.flow.load_state_dict(start.flow.state_dict())
-        self.scale = start.scale
-        self.n_epoch_before = len(start.provenance["losses"])
-        self.provenance["start"] = start.provenance
-
     def _encode(self, flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
         return to_context(flux, flux_err, redshift, self.scale)
 
@@ -188,7 +175,7 @@ class _Run:
         self.flow.train()
         total, n_rows, share = 0.0, 0, 0.0
         n_step = self.steps_per_epoch * self.config.max_epochs
-        stream = 2 * (epoch + self.n_epoch_before) + 2
+        stream = 2 * epoch + 2
         batches = self.batches(self.training, stream, self.config.batch_size)
         for i, batch in enumerate(batches):
             share = schedule(self.config, epoch * self.steps_per_epoch + i, n_step)
@@ -274,10 +261,12 @@ class _Run:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
-    return dict(json.loads(json.dumps(asdict(config))))
+    document: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return document
 
 
-def _ignore(*_: object) -> None: ...
+def _ignore(*_: object) -> None:
+    """Progress that nobody watches."""
 
 
 class FinishedRun(NamedTuple):
@@ -321,7 +310,6 @@ def fit(
     *,
     config: TrainConfig,
     folder: Path,
-    start: FinishedRun | None = None,
     on_step: Callable[[int, float], None] = _ignore,
     on_epoch: Callable[[Epoch], None] = _ignore,
 ) -> TrainedFlow:
@@ -332,16 +320,15 @@ def fit(
         noise: the noise drawn for every epoch.
         config: network, optimiser and schedule.
         folder: receives the checkpoint and history.json after every epoch.
-        start: a finished run to go on from, with its weights and context constants.
         on_step: called with the batch's number of rows and the epoch's mean loss so far.
         on_epoch: called with each finished epoch.
 
     Raises:
-        SimulationError: the folder holds a checkpoint of another configuration, `start` is a run
-            of another flow, or the loss is not finite in any epoch.
+        SimulationError: the folder holds a checkpoint of another configuration, or the loss is not
+            finite in any epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(training_set, noise, config, folder, start)
+    run = _Run(training_set, noise, config, folder)
     run.resume()
     while not run.should_stop():
         epoch = run.train_epoch(len(run.history), on_step)

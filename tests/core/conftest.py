@@ -1,12 +1,17 @@
 """Expensive things that several tests of the core share."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
+from sedflow_core import Observation
 from sedflow_core.bands import BandSet, parse_band_set
-from sedflow_core.galaxy import GalaxyModel, build_galaxy_model
+from sedflow_core.galaxy import GalaxyModel, build_galaxy_model, calc_band_flux
+from sedflow_core.prior import draw_u, from_u
 from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,
@@ -28,6 +33,52 @@ def ugriz() -> BandSet:
 def forward() -> ForwardModel:
     """A forward model of synthetic stars in ugriz."""
     return SYNTHETIC.build()
+
+
+VAGUE_MEAN, VAGUE_WIDTH, VAGUE_FLOOR = 0.6, 0.2, 0.05
+"""Magnitude errors so large that draws from the prior meet the posterior."""
+
+
+@pytest.fixture(scope="session")
+def vague(forward: ForwardModel) -> ForwardModel:
+    noise = forward.noise
+    return forward._replace(
+        noise=noise._replace(
+            mean=torch.full_like(noise.mean, VAGUE_MEAN),
+            width=torch.full_like(noise.width, VAGUE_WIDTH),
+            floor=torch.full_like(noise.floor, VAGUE_FLOOR),
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def vague_observation() -> Observation:
+    flux = 10 ** (0.4 * (22.5 - np.array([[19.0, 17.6, 17.0, 16.7, 16.5]])))
+    return Observation(flux, 0.55 * flux, [0.08])
+
+
+class PriorDraws(NamedTuple):
+    """Draws u (n, n_u) from the prior, and the ln likelihoods (n,) of `vague_observation`."""
+
+    u: torch.Tensor
+    exact: np.ndarray
+    gaussian: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def prior_draws(vague: ForwardModel, vague_observation: Observation) -> PriorDraws:
+    """The posterior by brute force, its likelihood written with scipy."""
+    u = draw_u(60_000, torch.Generator().manual_seed(7))
+    redshift = torch.full((len(u),), 0.08, dtype=torch.float64)
+    model_flux = calc_band_flux(vague.galaxy, from_u(u), redshift).numpy()
+    flux, flux_err = vague_observation.flux, vague_observation.flux_err
+    gaussian = stats.norm(model_flux, flux_err).logpdf(flux).sum(axis=1)
+    error = stats.truncnorm(
+        (VAGUE_FLOOR - VAGUE_MEAN) / VAGUE_WIDTH, np.inf, VAGUE_MEAN, VAGUE_WIDTH
+    )
+    mag_err = 2.5 / np.log(10.0) * flux_err / model_flux
+    exact = gaussian + (error.logpdf(mag_err) - np.log(model_flux)).sum(axis=1)
+    return PriorDraws(u, exact, gaussian)
 
 
 @pytest.fixture(scope="session")

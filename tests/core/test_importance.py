@@ -2,41 +2,18 @@
 
 import numpy as np
 import pytest
-import torch
-from scipy import stats
 
 from sedflow_core import Artifact, Observation
-from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.importance import Weighted, weigh, weighted_quantile
-from sedflow_core.prior import PARAM_NAMES, draw_u, from_u
+from sedflow_core.prior import PARAM_NAMES, from_u
 from sedflow_core.simulation import ForwardModel
 
-POGSON = 2.5 / np.log(10.0)
-MEAN, WIDTH, FLOOR = 0.6, 0.2, 0.05
+from .conftest import PriorDraws
 
 
 @pytest.fixture(scope="module")
-def vague(forward: ForwardModel) -> ForwardModel:
-    """Errors of 0.6 mag, so that draws from the prior meet the posterior."""
-    noise = forward.noise
-    return forward._replace(
-        noise=noise._replace(
-            mean=torch.full_like(noise.mean, MEAN),
-            width=torch.full_like(noise.width, WIDTH),
-            floor=torch.full_like(noise.floor, FLOOR),
-        )
-    )
-
-
-@pytest.fixture(scope="module")
-def observation() -> Observation:
-    flux = 10 ** (0.4 * (22.5 - np.array([[19.0, 17.6, 17.0, 16.7, 16.5]])))
-    return Observation(flux, 0.55 * flux, [0.08])
-
-
-@pytest.fixture(scope="module")
-def weighted(tiny: Artifact, vague: ForwardModel, observation: Observation) -> Weighted:
-    return weigh(tiny, vague, observation, n_samples=20_000, seed=1)
+def weighted(tiny: Artifact, vague: ForwardModel, vague_observation: Observation) -> Weighted:
+    return weigh(tiny, vague, vague_observation, n_samples=20_000, seed=1)
 
 
 def test_weights_are_finite_and_sum_to_one(weighted: Weighted) -> None:
@@ -48,22 +25,12 @@ def test_weights_are_finite_and_sum_to_one(weighted: Weighted) -> None:
     assert 0 < weighted.efficiency()[0] <= 1
 
 
-def test_weighted_samples_are_the_posterior(
-    weighted: Weighted, vague: ForwardModel, observation: Observation
-) -> None:
+def test_weighted_samples_are_the_posterior(weighted: Weighted, prior_draws: PriorDraws) -> None:
     """The untrained flow is close to the prior; the truth here is the prior itself, weighted."""
-    theta = from_u(draw_u(60_000, torch.Generator().manual_seed(7)))
-    redshift = torch.full((60_000,), 0.08, dtype=torch.float64)
-    model_flux = calc_band_flux(vague.galaxy, theta, redshift).numpy()
-    flux, flux_err = observation.flux, observation.flux_err
-    gaussian = stats.norm(model_flux, flux_err).logpdf(flux).sum(axis=1)
-    error = stats.truncnorm((FLOOR - MEAN) / WIDTH, np.inf, MEAN, WIDTH)
-    exact = gaussian + (error.logpdf(POGSON * flux_err / model_flux) - np.log(model_flux)).sum(
-        axis=1
-    )
+    theta = from_u(prior_draws.u)
     for log_likelihood, weights in (
-        (exact, weighted.weights),
-        (gaussian, weighted.gaussian_weights),
+        (prior_draws.exact, weighted.weights),
+        (prior_draws.gaussian, weighted.gaussian_weights),
     ):
         brute = np.exp(log_likelihood - log_likelihood.max())
         for name in map(PARAM_NAMES.index, ("log_mstar", "tau_ism")):

@@ -2,32 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
 from sedflow_core import Observation
 from sedflow_core.emulator_tables import build_emulator
 from sedflow_core.errors import ObservationError
-from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.mcmc import autocorrelation_time, run_ensembles, sample_exact, split_r_hat
-from sedflow_core.prior import draw_u, from_u
 from sedflow_core.simulation import ForwardModel
 
-POGSON = 2.5 / np.log(10.0)
-MEAN, WIDTH, FLOOR = 0.6, 0.2, 0.05
-
-
-@pytest.fixture(scope="module")
-def vague(forward: ForwardModel) -> ForwardModel:
-    """Errors of 0.6 mag, so that draws from the prior meet the posterior."""
-    noise = forward.noise
-    return forward._replace(
-        noise=noise._replace(
-            mean=torch.full_like(noise.mean, MEAN),
-            width=torch.full_like(noise.width, WIDTH),
-            floor=torch.full_like(noise.floor, FLOOR),
-        )
-    )
+from .conftest import PriorDraws
 
 
 def correlated(points: np.ndarray) -> np.ndarray:
@@ -61,25 +44,20 @@ def test_moments_of_a_normal_are_found(with_proposals: bool) -> None:
     assert np.corrcoef(flat[:, 0], flat[:, 1])[0, 1] == pytest.approx(0.9, abs=0.02)
 
 
-def test_the_exact_posterior_is_that_of_weighted_prior_draws(vague: ForwardModel) -> None:
-    flux = 10 ** (0.4 * (22.5 - np.array([[19.0, 17.6, 17.0, 16.7, 16.5]])))
-    observation = Observation(flux, 0.55 * flux, [0.08])
+def test_the_exact_posterior_is_that_of_weighted_prior_draws(
+    vague: ForwardModel, vague_observation: Observation, prior_draws: PriorDraws
+) -> None:
     emulator = build_emulator(vague.galaxy)
     exact = sample_exact(
-        vague, emulator, observation, n_samples=1_000, min_ess=400, n_walkers=64, seed=3
+        vague, emulator, vague_observation, n_samples=1_000, min_ess=400, n_walkers=64, seed=3
     )
     assert exact.chains.r_hat.max() < 1.05
     assert exact.correction > 0.98
-    u = draw_u(60_000, torch.Generator().manual_seed(7))
-    redshift = torch.full((len(u),), 0.08, dtype=torch.float64)
-    model_flux = calc_band_flux(vague.galaxy, from_u(u), redshift).numpy()
-    error = stats.truncnorm((FLOOR - MEAN) / WIDTH, np.inf, MEAN, WIDTH)
-    log_like = stats.norm(model_flux, observation.flux_err).logpdf(flux)
-    log_like += error.logpdf(POGSON * observation.flux_err / model_flux) - np.log(model_flux)
-    weight = np.exp(log_like.sum(axis=1) - log_like.sum(axis=1).max())
+    u = prior_draws.u.numpy()
+    weight = np.exp(prior_draws.exact - prior_draws.exact.max())
     weight /= weight.sum()
-    truth = weight @ u.numpy()
-    spread = np.sqrt(weight @ (u.numpy() - truth) ** 2)
+    truth = weight @ u
+    spread = np.sqrt(weight @ (u - truth) ** 2)
     error_of_truth = spread * np.sqrt((weight**2).sum())
     ours = exact.u.mean(axis=0)
     error_of_ours = exact.u.std(axis=0) / np.sqrt(np.minimum(exact.chains.ess, 1_000))

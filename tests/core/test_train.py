@@ -243,18 +243,3 @@ def test_every_epoch_draws_noise_anew_and_cuts_on_it(
     same, other = (photometry(training_set, noise, seed)[0][0] for seed in (1, 2))
     assert torch.equal(same, flux)
     assert not torch.equal(other[:100], flux[:100])
-
-
-def test_a_run_goes_on_from_another(
-    trained: TrainedFlow, training_set: TrainingSet, noise: NoiseModel, folder: Path, tmp_path: Path
-) -> None:
-    start = load_run(folder)
-    idle = replace(CONFIG, learning_rate=0.0, hidden_learning_rate=0.0, max_epochs=1)
-    result = fit(training_set, noise, config=idle, folder=tmp_path / "idle", start=start)
-    assert_same_weights(result.flow, trained.flow)
-    assert result.history[0].validation_loss == min(e.validation_loss for e in trained.history)
-    provenance = load_run(tmp_path / "idle").provenance
-    assert provenance["training_set"]["start"]["losses"] == start.provenance["losses"]
-    other = replace(CONFIG, flow=FlowConfig(2, 25, "silu"))
-    with pytest.raises(SimulationError, match=r"start: expected a run of the flow"):
-        fit(training_set, noise, config=other, folder=tmp_path / "other", start=start)
