@@ -72,6 +72,7 @@ class KafkaSource:
         self._next: dict[Place, int] = {}
         self._position: dict[Place, int] = {}
         self._trouble: Exception | None = None
+        self._leaving = False
         self._last_poll_s = time.monotonic()
         config = consumer_config(settings)
         with foreign_errors("input: consumer"):
@@ -159,6 +160,7 @@ class KafkaSource:
 
     def close(self) -> None:
         """Leave the group, so that other members take the partitions over at once."""
+        self._leaving = True
         with foreign_errors("input: close"):
             self._consumer.close()
 
@@ -229,6 +231,9 @@ class KafkaSource:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = places_of(partitions)
         assign = consumer.incremental_assign if self._settings.cooperative else consumer.assign
+        if self._leaving:  # what a rebalance gives in this moment, the next one takes
+            assign([])
+            return
         try:
             if self._follower is not None:
                 self._follower.take_over(places)

@@ -106,6 +106,7 @@ def test_killed_workers_lose_and_repeat_nothing(
     daemon = start_from(elsewhere, topics, "--workers", "2")
     for i in range(N_KILLED):
         read_committed(bootstrap, topics.summaries, at_least=(i + 1) * N_GOOD // 5)
+        wait_for(lambda n=i: len(worker_pids(daemon)) == 2 + n, "a worker in the dead one's place")
         os.kill(worker_pids(daemon)[-1], signal.SIGKILL)
     read_committed(bootstrap, topics.summaries, at_least=3 * N_GOOD // 5)
     assert daemon.stop() == 0, daemon.log.read_text()
