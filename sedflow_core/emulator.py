@@ -75,12 +75,18 @@ def fix_redshift(
     emulator: EmulatorTables, tables: PopulationTables, redshift: Tensor
 ) -> FixedRedshift:
     """The emulator at redshift (1,) within its range, to be called many times."""
+    return fix_bins(emulator, tables, redshift, calc_time_bins(redshift, tables))
+
+
+def fix_bins(
+    emulator: EmulatorTables, tables: PopulationTables, redshift: Tensor, bins: TimeBins
+) -> FixedRedshift:
+    """As `fix_redshift`, for time bins at hand."""
     at = locate(redshift.double(), emulator.redshift)
     low, fraction = int(at.low), float(at.fraction)
     flux = torch.lerp(emulator.band_flux[low], emulator.band_flux[low + 1], fraction)
     # Ages descend in age**-0.8: flipped, the nodes ascend.
     nodes, flux = _fading(emulator.age_gyr).flip(0), flux.flip(1)
-    bins = calc_time_bins(redshift, tables)
     position = locate(_fading(bins.center[0].double().clamp_min(1e-6)), nodes)
     weight = position.fraction.float()[:, None]
     of_bins = torch.lerp(flux[:, position.low], flux[:, position.low + 1], weight)
@@ -112,6 +118,13 @@ def _interpolate_distance(tables: PopulationTables, redshift: Tensor) -> Tensor:
 def emulate(fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, n_band: int) -> Tensor:
     """Noiseless flux (n, n_band) [nanomaggies, AB] of theta (n, n_theta), float32."""
     history = calc_history(theta[None], fixed.bins, tables)
+    return emulate_history(fixed, tables, theta, history, n_band)
+
+
+def emulate_history(
+    fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, history: History, n_band: int
+) -> Tensor:
+    """As `emulate`, for the histories of theta at hand."""
     light = _bin_weights(history, fixed, tables) @ fixed.bin_flux
     young, old = light.chunk(2, dim=-1)
     burst = history.burst[0][:, None] * _burst_flux(history, fixed, tables)

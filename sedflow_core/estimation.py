@@ -19,7 +19,7 @@ from sedflow_core.artifact import Artifact, read_artifact
 from sedflow_core.errors import ArtifactError, ObservationError
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
-from sedflow_core.sfh import DERIVED_NAMES, calc_derived
+from sedflow_core.sfh import DERIVED_NAMES, calc_history, calc_time_bins, derive
 from sedflow_core.summary import Summary, empty_summary, fill_row
 from sedflow_core.support import can_encode, check_support
 from sedflow_core.trust import N_DRAWS, Trust, judge
@@ -55,6 +55,8 @@ def load_artifact(path: str | Path) -> Artifact:
     return artifact
 
 
+N_TOGETHER = 16
+"""Galaxies sampled in one call of the flow, which keep their samples in memory together."""
 N_SETS = 64
 """Sets of base points; the error that galaxies share falls with the square root."""
 
@@ -112,25 +114,43 @@ def estimate(
         judgements=() if artifact.trust is None else Trust._fields,
         prior_width=_prior_width(artifact, names),
     )
-    wanted = can_encode(flux, flux_err, redshift)
+    is_wanted = can_encode(flux, flux_err, redshift)
     if not include_unsupported:
-        wanted &= flags == 0
+        is_wanted &= flags == 0
+    wanted = is_wanted.nonzero().flatten()
     with torch.inference_mode():
-        for i in wanted.nonzero().flatten().tolist():
-            row = slice(i, i + 1)
-            base = choose_base(observation, i, n_samples, seed)
-            photometry = (flux[row], flux_err[row], redshift[row])
-            u, log_q = _sample_u(artifact, base, *photometry)
-            theta = from_u(u)
-            derived = calc_derived(theta, redshift[row], artifact.tables, artifact.derived_names)
-            fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
-            if artifact.trust is not None:
-                # Of a Sobol set the first points are spread evenly as well.
-                u, theta, log_q = (t[0, :N_DRAWS].contiguous() for t in (u, theta, log_q))
-                trust = judge(artifact.trust, artifact.tables, photometry, (u, theta, log_q))
-                for name, value in trust._asdict().items():
-                    summary.trust[name][i] = value
+        for start in range(0, len(wanted), N_TOGETHER):
+            rows = wanted[start : start + N_TOGETHER]
+            base = torch.stack([choose_base(observation, int(i), n_samples, seed) for i in rows])
+            u, log_q = _sample_u(artifact, base, flux[rows], flux_err[rows], redshift[rows])
+            for k, i in enumerate(rows.tolist()):
+                row, drawn = slice(i, i + 1), slice(k, k + 1)
+                photometry = (flux[row], flux_err[row], redshift[row])
+                _summarise(artifact, summary, i, photometry, (u[drawn], log_q[drawn]))
     return summary
+
+
+def _summarise(
+    artifact: Artifact,
+    summary: Summary,
+    i: int,
+    photometry: tuple[Tensor, Tensor, Tensor],
+    samples: tuple[Tensor, Tensor],
+) -> None:
+    """Fill row i from samples u (1, n_sample, n_u) of one galaxy and their ln q (1, n_sample)."""
+    u, log_q = samples
+    theta = from_u(u)
+    history = calc_history(theta, calc_time_bins(photometry[2], artifact.tables), artifact.tables)
+    derived = derive(theta, history, artifact.tables, artifact.derived_names)
+    fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
+    if artifact.trust is None:
+        return
+    # Of a Sobol set the first points are spread evenly as well.
+    u, theta, log_q = (t[0, :N_DRAWS].contiguous() for t in (u, theta, log_q))
+    few = u, theta, log_q
+    trust = judge(artifact.trust, artifact.tables, photometry, few, history.first(N_DRAWS))
+    for name, value in trust._asdict().items():
+        summary.trust[name][i] = value
 
 
 def _prior_width(artifact: Artifact, names: tuple[str, ...]) -> Array | None:

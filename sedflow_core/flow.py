@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext, hidden_ends, make_buffers
+from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext, hidden_ends
+from sedflow_core.workspace import PANEL, make_workspace
 
 EMBEDDING_WIDTH = 256
 EMBEDDING_DEPTH = 2
@@ -77,6 +78,7 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     n_u: int
     ends: list[int]
+    panel: int
     permutations: Tensor
 
     def __init__(self, config: FlowConfig) -> None:
@@ -95,6 +97,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             permutations = [torch.randperm(config.n_u) for _ in range(config.n_block)]
         self.n_u = config.n_u
         self.ends = hidden_ends(config.n_hidden, config.n_u)
+        self.panel = PANEL
         self.log_norm = 0.5 * config.n_u * math.log(2.0 * math.pi)
         self.register_buffer("permutations", torch.stack(permutations))
 
@@ -130,8 +133,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         n, n_sample = context.shape[0], base.shape[-1]
         samples = base.new_empty((n, self.n_u, n_sample))
         log_prob = base.new_empty((n, n_sample))
-        buffers = make_buffers(base[0] if base.dim() == 3 else base, self.ends)
-        weights = [block.weight_blocks() for block in self.blocks]  # type: ignore[operator]
+        workspace = make_workspace(base[0] if base.dim() == 3 else base, self.ends, self.panel)
         orders = [permutation.argsort() for permutation in self.permutations]
         for i in range(n):
             features = self.embedding(context[i : i + 1].clone())
@@ -140,9 +142,11 @@ class MaskedAutoregressiveFlow(nn.Module):
             k = len(self.blocks)
             for block in self.blocks[::-1]:
                 k -= 1
-                z = z[orders[k]]
-                z = block.invert(z, features, weights[k], buffers)  # type: ignore[operator]
-                log_prob[i] += buffers.scale.log().sum(dim=0)
+                torch.index_select(z, 0, orders[k], out=workspace.z)
+                block.enter(features, workspace)  # type: ignore[operator]
+                block.invert(workspace)  # type: ignore[operator]
+                log_prob[i] += workspace.det.log()
+                z = workspace.u
             samples[i] = z
         return samples, log_prob
 

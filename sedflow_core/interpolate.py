@@ -22,6 +22,19 @@ def locate(x: Tensor, nodes: Tensor) -> Position:
     return Position(low, fraction.clamp_(0.0, 1.0))
 
 
+def interpolate_rows(x: Tensor, nodes: Tensor, *tables: Tensor) -> list[Tensor]:
+    """Values (n_row, n) of each table at x (n_row, n), every row among nodes of its own.
+
+    Args:
+        nodes: (n_row, n_node) ascending; tables: (n_row, n_node) each. Clamped at the ends.
+    """
+    low = torch.searchsorted(nodes, x, right=True).sub_(1).clamp_(0, nodes.shape[1] - 2)
+    high = low + 1
+    start = nodes.gather(1, low)
+    fraction = (x - start).div_(nodes.gather(1, high).sub_(start)).clamp_(0.0, 1.0)
+    return [torch.lerp(t.gather(1, low), t.gather(1, high), fraction) for t in tables]
+
+
 def interpolate(x: Tensor, nodes: Tensor, table: Tensor) -> Tensor:
     """Values (..., *x.shape) at x of the columns of table (..., n_node), clamped at the ends."""
     position = locate(x, nodes)

@@ -1,11 +1,12 @@
 """One block of the flow: a MADE with two hidden layers, its modulation, and its inverse."""
 
-import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from sedflow_core.workspace import PANEL, Workspace
 
 SCALE_FLOOR = 1e-3
 _SCALE_ONE = 0.5403
@@ -86,68 +87,6 @@ class EveryLayerContext(nn.Module):
         return Modulation(shift_0, shift_1, shift_2, gain_1 + 1.0, gain_2 + 1.0, shift_out)
 
 
-class WeightBlocks(NamedTuple):
-    """The weights of a MADE that its masks leave, by degree.
-
-    Attributes:
-        first, second, third: of each hidden layer, for the units of degree d + 1:
-            (n_unit, d + 1) and twice (n_unit, n_unit_up_to_that_degree).
-        out: for dimension d: (2, n_unit_up_to_degree_d).
-    """
-
-    first: list[Tensor]
-    second: list[Tensor]
-    third: list[Tensor]
-    out: list[Tensor]
-
-
-class Buffers(NamedTuple):
-    """Where the inverse keeps u and the hidden layers of one block, and the views it works on.
-
-    Attributes:
-        u: (n_u, n_sample); u_rows: its rows; known_u: its first 1, 2, .. rows.
-        scale: (n_u, n_sample) scales of dz = scale du; scale_rows: its rows.
-        out: (2, n_sample) of the output layer, for one dimension of u.
-        new_0, new_1, new_2: of each hidden layer, the rows of the units of each degree.
-        known_0, known_1, known_2: the rows of the units up to each degree, from degree 0 on.
-    """
-
-    u: Tensor
-    u_rows: list[Tensor]
-    known_u: list[Tensor]
-    scale: Tensor
-    scale_rows: list[Tensor]
-    out: Tensor
-    new_0: list[Tensor]
-    new_1: list[Tensor]
-    new_2: list[Tensor]
-    known_0: list[Tensor]
-    known_1: list[Tensor]
-    known_2: list[Tensor]
-
-
-def make_buffers(like: Tensor, ends: list[int]) -> Buffers:
-    """Buffers for base points `like` (n_u, n_sample); `ends` as `hidden_ends` gives them."""
-    n_u, n_sample = like.shape
-    u, scale = torch.empty_like(like), torch.empty_like(like)
-    hidden = like.new_empty((3, ends[-1], n_sample))
-    sizes = [ends[d + 1] - ends[d] for d in range(n_u - 1)]
-    return Buffers(
-        u,
-        list(u.unbind()),
-        [u[: d + 1] for d in range(n_u)],
-        scale,
-        list(scale.unbind()),
-        like.new_empty((2, n_sample)),
-        list(hidden[0].split(sizes)),
-        list(hidden[1].split(sizes)),
-        list(hidden[2].split(sizes)),
-        [hidden[0, :end] for end in ends],
-        [hidden[1, :end] for end in ends],
-        [hidden[2, :end] for end in ends],
-    )
-
-
 class MADE(nn.Module):
     """One block: u (n, n_u) -> z = scale * u + shift, and ln det, for n galaxies' contexts.
 
@@ -160,8 +99,8 @@ class MADE(nn.Module):
     n_u: int
     activation: str
     scale_floor: float
+    panel: int
     ends: list[int]
-    sizes: list[int]
     input_mask: Tensor
     hidden_mask: Tensor
     output_mask: Tensor
@@ -171,10 +110,10 @@ class MADE(nn.Module):
         self.n_u = n_u
         self.activation = activation
         self.scale_floor = SCALE_FLOOR  # TorchScript reads attributes, not globals
+        self.panel = PANEL
         degrees = hidden_degrees(n_hidden, n_u)
         inputs = torch.arange(1, n_u + 1)
         self.ends = hidden_ends(n_hidden, n_u)
-        self.sizes = [end - start for start, end in itertools.pairwise(self.ends)]
         self.context_layer = context_layer
         self.input_layer = nn.Linear(n_u, n_hidden)
         self.hidden_layer_1 = nn.Linear(n_hidden, n_hidden)
@@ -218,49 +157,45 @@ class MADE(nn.Module):
         return scale * u + out[:, :, 1], scale.log().sum(dim=1)
 
     @torch.jit.export
-    def weight_blocks(self) -> WeightBlocks:
-        """The parts of the masked weights that are not zero.
+    def enter(self, context: Tensor, workspace: Workspace) -> None:
+        """Put the weights and biases for one galaxy's context (1, n_context) into the workspace.
 
         Needs `apply_masks` to have been called.
         """
-        first = self.input_layer.weight.split(self.sizes)
-        second = self.hidden_layer_1.weight.split(self.sizes)
-        third = self.hidden_layer_2.weight.split(self.sizes)
-        last = self.output_layer.weight.split(2)
-        return WeightBlocks(
-            [rows[:, : d + 1] for d, rows in enumerate(first)],
-            [rows[:, : self.ends[d + 1]] for d, rows in enumerate(second)],
-            [rows[:, : self.ends[d + 1]] for d, rows in enumerate(third)],
-            [rows[:, : self.ends[d]] for d, rows in enumerate(last)],
-        )
+        m: Modulation = self.context_layer(context)
+        first, second = self.input_layer, self.hidden_layer_1
+        third, last = self.hidden_layer_2, self.output_layer
+        weights, biases = workspace.weights, workspace.biases
+        weights[0].copy_(first.weight)
+        torch.mul(second.weight, m.gain_1.t(), out=weights[1])
+        torch.mul(third.weight, m.gain_2.t(), out=weights[2])
+        weights[3].copy_(last.weight)
+        torch.add(first.bias, m.shift_0, out=biases[0].t())
+        torch.add(second.bias, m.shift_1, out=biases[1].t())
+        torch.add(third.bias, m.shift_2, out=biases[2].t())
+        torch.add(last.bias, m.shift_out, out=biases[3].t())
 
     @torch.jit.export
-    def invert(self, z: Tensor, context: Tensor, weights: WeightBlocks, buffers: Buffers) -> Tensor:
-        """u (n_u, n_sample) from z (n_u, n_sample), for one galaxy's context (1, n_context).
-
-        The result lies in the buffers, and so do the scales.
-        """
-        m: Modulation = self.context_layer(context)
-        bias_0 = (self.input_layer.bias + m.shift_0).t().split(self.sizes)
-        bias_1 = (self.hidden_layer_1.bias + m.shift_1).t().split(self.sizes)
-        bias_2 = (self.hidden_layer_2.bias + m.shift_2).t().split(self.sizes)
-        bias_out = (self.output_layer.bias + m.shift_out).t().split(2)
-        gain_1, gain_2 = m.gain_1.t().split(self.sizes), m.gain_2.t().split(self.sizes)
-        z_rows, out = z.unbind(), buffers.out
-        raw_scale, shift = out.unbind()
-        floor = z.new_full((), self.scale_floor)  # TorchScript would make one at every addition
+    def invert(self, workspace: Workspace) -> None:
+        """u from the workspace's z, with the weights that `enter` put there, and its det."""
+        z, u, scale, det = workspace.z_rows, workspace.u_rows, workspace.scale, workspace.det
+        first, recent = workspace.first, workspace.recent
+        floor = scale.new_full((), self.scale_floor)  # TorchScript would make one every time
+        det.fill_(1.0)
         for d in range(self.n_u):
-            torch.addmm(bias_out[d], weights.out[d], buffers.known_2[d], out=out)
-            scale = torch.add(functional.softplus(raw_scale), floor, out=buffers.scale_rows[d])
-            torch.div(z_rows[d] - shift, scale, out=buffers.u_rows[d])
+            if d % self.panel == 0:
+                for layer in workspace.early:
+                    p = d // self.panel
+                    torch.addmm(layer.bias[p], layer.weight[p], layer.known[p], out=layer.new[p])
+            out = recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d])
+            torch.add(functional.softplus(out[0]), floor, out=scale)
+            torch.sub(z[d], out[1], out=u[d])
+            u[d].div_(scale)
+            det.mul_(scale)
             if d + 1 < self.n_u:
-                h_0, h_1, h_2 = buffers.new_0[d], buffers.new_1[d], buffers.new_2[d]
-                torch.addmm(bias_0[d], weights.first[d], buffers.known_u[d], out=h_0)
-                activate_(h_0, self.activation)
-                weight = weights.second[d] * gain_1[d]
-                torch.addmm(bias_1[d], weight, buffers.known_0[d + 1], out=h_1)
-                activate_(h_1, self.activation)
-                weight = weights.third[d] * gain_2[d]
-                torch.addmm(bias_2[d], weight, buffers.known_1[d + 1], out=h_2)
-                activate_(h_2, self.activation)
-        return buffers.u
+                h = first.new[d]
+                torch.addmm(first.bias[d], first.weight[d], first.known[d], out=h)
+                activate_(h, self.activation)
+                for layer in recent[:2]:
+                    h = layer.new[d].addmm_(layer.weight[d], layer.known[d])
+                    activate_(h, self.activation)

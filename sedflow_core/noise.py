@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sedflow_core.errors import BandError
-from sedflow_core.interpolate import interpolate
+from sedflow_core.interpolate import interpolate_rows
 from sedflow_core.units import NANOMAGGY_ZERO_POINT, POGSON
 
 
@@ -95,11 +95,9 @@ class MagErrorNodes(Protocol):
 
 def mag_error_model(mag: Tensor, nodes: MagErrorNodes) -> MagError:
     """Mean and width of the magnitude error at mag (..., n_band), constant beyond the nodes."""
-    per_band = [
-        interpolate(mag[..., b], nodes.mag[b], torch.stack([nodes.mean[b], nodes.width[b]]))
-        for b in range(mag.shape[-1])
-    ]
-    mean, width = torch.stack(per_band, dim=-1)
+    by_band = mag.reshape(-1, mag.shape[-1]).T.contiguous()
+    of_band = interpolate_rows(by_band, nodes.mag, nodes.mean, nodes.width)
+    mean, width = (values.T.reshape(mag.shape) for values in of_band)
     return MagError(mean, width)
 
 

@@ -122,6 +122,7 @@ class History(NamedTuple):
         met: (n, n_sample, n_bin) metallicity Z of the bins, mass fraction.
         burst, burst_age, burst_met: (n, n_sample) mass fraction, age [Gyr] and Z of the burst; the
             fraction is 0 where the burst would precede the universe.
+        bins: the bins of lookback time.
     """
 
     basis: Tensor
@@ -130,6 +131,19 @@ class History(NamedTuple):
     burst: Tensor
     burst_age: Tensor
     burst_met: Tensor
+    bins: TimeBins
+
+    def first(self, n_sample: int) -> "History":
+        """Of the first samples alone."""
+        return History(
+            basis=self.basis[:, :n_sample],
+            mass=self.mass[:, :n_sample],
+            met=self.met[:, :n_sample],
+            burst=self.burst[:, :n_sample],
+            burst_age=self.burst_age[:, :n_sample],
+            burst_met=self.burst_met[:, :n_sample],
+            bins=self.bins,
+        )
 
 
 def calc_time_bins(redshift: Tensor, tables: PopulationTables) -> TimeBins:
@@ -173,6 +187,7 @@ def calc_history(theta: Tensor, bins: TimeBins, tables: PopulationTables) -> His
         burst=burst,
         burst_age=burst_age,
         burst_met=burst_met.clamp(*Z_RANGE),
+        bins=bins,
     )
 
 
@@ -181,22 +196,22 @@ def locate_met(met: Tensor, tables: PopulationTables) -> Position:
     return locate(met.log10(), tables.ssp_lgmet.to(met.dtype))
 
 
-def surviving_mass(history: History, bins: TimeBins, tables: PopulationTables) -> Tensor:
+def surviving_mass(history: History, tables: PopulationTables) -> Tensor:
     """Mass in stars and remnants per mass formed; (n, n_sample)."""
-    of_bins = (history.mass * _surviving_fraction(history.met, bins, tables)).sum(dim=-1)
+    of_bins = (history.mass * _surviving_fraction(history, tables)).sum(dim=-1)
     return of_bins + history.burst * _surviving_burst(history, tables)
 
 
-def _surviving_fraction(met: Tensor, bins: TimeBins, tables: PopulationTables) -> Tensor:
-    """Surviving fraction at metallicity met (n, n_sample, n_bin).
+def _surviving_fraction(history: History, tables: PopulationTables) -> Tensor:
+    """Surviving fraction in the bins (n, n_sample, n_bin).
 
     Linear in log10 Z between the grid's metallicities: one ramp per interval, which needs no search
     and no gather.
     """
-    lgmet = met.log10()
+    lgmet, surviving = history.met.log10(), history.bins.surviving
     nodes = tables.ssp_lgmet.float()
-    slope = bins.surviving.diff(dim=1) / nodes.diff().unsqueeze(-1)
-    fraction = bins.surviving[:, :1] - (nodes[:-1] @ slope).unsqueeze(1)
+    slope = surviving.diff(dim=1) / nodes.diff().unsqueeze(-1)
+    fraction = surviving[:, :1] - (nodes[:-1] @ slope).unsqueeze(1)
     for k, (low, high) in enumerate(pairwise(nodes.tolist())):
         fraction = torch.addcmul(fraction, lgmet.clamp(low, high), slope[:, k : k + 1])
     return fraction
@@ -219,38 +234,40 @@ def younger_fraction(bins: TimeBins, window_gyr: float) -> Tensor:
     return ((window_gyr - bins.low) / width).clamp(0.0, 1.0)
 
 
-def recent_mass(history: History, bins: TimeBins, window_gyr: float) -> Tensor:
+def recent_mass(history: History, window_gyr: float) -> Tensor:
     """Fraction of the mass formed within the last window [Gyr]; (n, n_sample)."""
+    bins = history.bins
     of_basis = bins.basis_mass @ younger_fraction(bins, window_gyr).unsqueeze(-1)
     of_bins = (history.basis @ of_basis).squeeze(-1)
     return of_bins + history.burst * (history.burst_age <= window_gyr)
 
 
-def mean_age(history: History, bins: TimeBins) -> Tensor:
+def mean_age(history: History) -> Tensor:
     """Lookback age [Gyr] weighted by mass formed; (n, n_sample)."""
-    of_basis = bins.basis_mass @ bins.center.unsqueeze(-1)
+    of_basis = history.bins.basis_mass @ history.bins.center.unsqueeze(-1)
     return (history.basis @ of_basis).squeeze(-1) + history.burst * history.burst_age
 
 
-def half_mass_time(history: History, bins: TimeBins) -> Tensor:
+def half_mass_time(history: History) -> Tensor:
     """Lookback time t50 [Gyr] by which half the mass had formed; (n, n_sample).
 
     Mass is uniform within a bin; the burst is a step at its age.
     """
     half = torch.full_like(history.burst, 0.5)
     wanted = torch.stack([half, half - history.burst], dim=-1)
-    without, after = _formation_time(wanted, history, bins).unbind(dim=-1)
+    without, after = _formation_time(wanted, history).unbind(dim=-1)
     return torch.where(without < history.burst_age, without, after.maximum(history.burst_age))
 
 
-def _formation_time(wanted: Tensor, history: History, bins: TimeBins) -> Tensor:
+def _formation_time(wanted: Tensor, history: History) -> Tensor:
     """Lookback time since which the NMF part formed the mass wanted; both (n, n_sample, k)."""
-    formed = history.basis @ bins.basis_formed
+    formed = history.basis @ history.bins.basis_formed
     index = torch.searchsorted(formed, wanted).clamp_(1, N_BIN)
     before = formed.gather(-1, index - 1)
     in_bin = (formed.gather(-1, index) - before).clamp_min(torch.finfo(formed.dtype).tiny)
     of_galaxy = (index - 1).flatten(1)
-    low, high = (edge.gather(1, of_galaxy).view_as(wanted) for edge in (bins.low, bins.high))
+    edges = history.bins.low, history.bins.high
+    low, high = (edge.gather(1, of_galaxy).view_as(wanted) for edge in edges)
     return low + (high - low) * ((wanted - before) / in_bin)
 
 
@@ -267,27 +284,33 @@ def calc_derived(
 
     A window in which nothing formed has log10 (SFR / mass formed) = `LG_SSFR_FLOOR`.
     """
-    bins = calc_time_bins(redshift, tables)
-    history = calc_history(theta, bins, tables)
+    history = calc_history(theta, calc_time_bins(redshift, tables), tables)
+    return derive(theta, history, tables, names)
+
+
+def derive(
+    theta: Tensor, history: History, tables: PopulationTables, names: tuple[str, ...]
+) -> Tensor:
+    """As `calc_derived`, for histories at hand."""
     log_mstar = column(theta, "log_mstar")
-    log_surviving = log_mstar + surviving_mass(history, bins, tables).log10()
-    log_sfr_1gyr = log_mstar + _log_rate(history, bins, 1.0)
+    log_surviving = log_mstar + surviving_mass(history, tables).log10()
+    log_sfr_1gyr = log_mstar + _log_rate(history, 1.0)
     values = {
         "log_mstar_surviving": log_surviving,
         "log_sfr_1gyr": log_sfr_1gyr,
-        "log_sfr_100myr": log_mstar + _log_rate(history, bins, 0.1),
+        "log_sfr_100myr": log_mstar + _log_rate(history, 0.1),
         "log_ssfr_1gyr": log_sfr_1gyr - log_surviving,
         "z_mw": (history.mass * history.met).sum(dim=-1) + history.burst * history.burst_met,
-        "t_age_mw": mean_age(history, bins),
-        "t50": half_mass_time(history, bins),
+        "t_age_mw": mean_age(history),
+        "t50": half_mass_time(history),
         "a_v": _a_v(theta),
     }
     return torch.stack([values[name] for name in names]).movedim(0, -1)
 
 
-def _log_rate(history: History, bins: TimeBins, window_gyr: float) -> Tensor:
+def _log_rate(history: History, window_gyr: float) -> Tensor:
     """log10 of the mean rate per mass formed over the window [1/yr]."""
-    rate = recent_mass(history, bins, window_gyr) / (window_gyr * 1e9)
+    rate = recent_mass(history, window_gyr) / (window_gyr * 1e9)
     return rate.clamp_min(10.0**LG_SSFR_FLOOR).log10()
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sedflow_core.emulator import EmulatorTables, emulate, fix_redshift
+from sedflow_core.emulator import EmulatorTables, emulate_history, fix_bins
 from sedflow_core.noise import NoiseModel, log_likelihood
-from sedflow_core.sfh import PopulationTables
+from sedflow_core.sfh import History, PopulationTables
 
 N_DRAWS = 128
 """Samples behind a verdict."""
@@ -63,6 +63,7 @@ def judge(
     population: PopulationTables,
     photometry: tuple[Tensor, Tensor, Tensor],
     samples: tuple[Tensor, Tensor, Tensor],
+    history: History,
 ) -> Trust:
     """Judge the posterior of one galaxy by n of its samples.
 
@@ -70,11 +71,12 @@ def judge(
         tables, population: of the artifact.
         photometry: flux (1, n_band), flux_err (1, n_band) [nanomaggies] and redshift (1,), float64.
         samples: u (n, n_u), theta (n, n_theta) and ln q(u) (n,) of the flow.
+        history: of the samples.
     """
     flux, flux_err, redshift = photometry
     u, theta, log_q = samples
-    fixed = fix_redshift(tables.emulator, population, redshift)
-    model_flux = emulate(fixed, population, theta, flux.shape[1]).double()
+    fixed = fix_bins(tables.emulator, population, redshift, history.bins)
+    model_flux = emulate_history(fixed, population, theta, history, flux.shape[1]).double()
     chi_square = ((flux - model_flux) / flux_err).square().sum(dim=-1)
     tail = torch.special.gammaincc(torch.full_like(chi_square, flux.shape[1] / 2), chi_square / 2)
     exact = log_likelihood(flux, flux_err, model_flux, tables.noise)

@@ -154,13 +154,13 @@ def test_bins_that_straddle_a_window_are_split(real: PopulationTables) -> None:
             formed = np.append(0.0, np.cumsum(history.mass[0, i].double().numpy()))
             burst = float(history.burst[0, i]) * (float(history.burst_age[0, i]) <= window)
             expected = np.interp(window, edges, formed) + burst
-            recent = float(recent_mass(history, bins, window)[0, i])
+            recent = float(recent_mass(history, window)[0, i])
             assert recent == pytest.approx(expected, abs=1e-6)
 
 
 def test_half_mass_time_against_brute_force(real: PopulationTables) -> None:
     _, bins, history = prior_histories(real, 500)
-    t50 = half_mass_time(history, bins)[0].numpy()
+    t50 = half_mass_time(history)[0].numpy()
     edges = np.append(bins.low[0].numpy(), bins.high[0, -1])
     times = np.linspace(0.0, edges[-1], 200_001)
     for i in range(500):

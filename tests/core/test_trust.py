@@ -10,6 +10,7 @@ from sedflow_core.emulator import emulate, fix_redshift
 from sedflow_core.importance import weigh
 from sedflow_core.observation import Observation
 from sedflow_core.prior import to_u
+from sedflow_core.sfh import History, calc_history, calc_time_bins
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.trust import Trust, calc_efficiency, fit_pareto_k, judge
 
@@ -44,7 +45,12 @@ def judge_row(tiny: Artifact, observation: Observation, theta: torch.Tensor) -> 
     u = to_u(theta.double())
     log_q = -0.5 * u.square().sum(dim=-1)
     assert tiny.trust is not None
-    return judge(tiny.trust, tiny.tables, row, (u, theta, log_q))
+    history = history_of(tiny, theta, row[2])
+    return judge(tiny.trust, tiny.tables, row, (u, theta, log_q), history)
+
+
+def history_of(tiny: Artifact, theta: torch.Tensor, redshift: torch.Tensor) -> History:
+    return calc_history(theta[None], calc_time_bins(redshift, tiny.tables), tiny.tables)
 
 
 def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
@@ -79,6 +85,6 @@ def test_the_efficiency_is_that_of_the_exact_weights(tiny: Artifact, forward: Fo
         theta = torch.tensor(weighted.theta[:, i])
         samples = (to_u(theta.double()), theta, torch.tensor(log_q[:, i]))
         tables = tiny.trust._replace(noise=wide)
-        assert judge(tables, tiny.tables, tensors, samples).efficiency == pytest.approx(
-            expected, rel=0.02
-        )
+        history = history_of(tiny, theta, tensors[2])
+        trust = judge(tables, tiny.tables, tensors, samples, history)
+        assert trust.efficiency == pytest.approx(expected, rel=0.02)

@@ -1,0 +1,149 @@
+"""The arrays in which a MADE is inverted, and the views of them that each step works on.
+
+A hidden unit of degree d depends on units of degree <= d only, so the inverse fills the hidden
+layers degree by degree. Small products waste the processor, so the degrees go in panels: what a
+panel takes from the panels before it is one large product, and only what it takes from itself is
+done degree by degree. Arrays and views are made once and serve all blocks and galaxies.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PANEL = 6
+"""Dimensions of u to a panel."""
+
+
+class Layer(NamedTuple):
+    """A layer: new (n_new, n_sample) = bias (n_new, 1) + weight @ known (n_known, n_sample)."""
+
+    weight: Tensor
+    bias: Tensor
+    known: Tensor
+    new: Tensor
+
+
+class Products(NamedTuple):
+    """Matrix products, one for each step: new = bias + weight @ known.
+
+    Attributes:
+        weight: (n_new, n_known) each; known: (n_known, n_sample) each.
+        new: (n_new, n_sample) each.
+        bias: (n_new, 1) each; empty where the product is added to what `new` holds.
+    """
+
+    weight: list[Tensor]
+    known: list[Tensor]
+    new: list[Tensor]
+    bias: list[Tensor]
+
+
+class Workspace(NamedTuple):
+    """Arrays for one block and one galaxy, and the steps of the inverse on them.
+
+    Attributes:
+        weights, biases: of the three hidden layers and the output layer, masked and modulated.
+        z, u: (n_u, n_sample) input and output of the inverse; z_rows, u_rows: their rows.
+        scale, det: (n_sample,) the scale of one dimension, and the product of all scales.
+        first: the first hidden layer, by degree.
+        early: second and third hidden layer and output layer, by panel, from the panels before.
+        recent: the same layers from the panel itself: hidden ones by degree, outputs by dimension.
+    """
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    z: Tensor
+    z_rows: list[Tensor]
+    u: Tensor
+    u_rows: list[Tensor]
+    scale: Tensor
+    det: Tensor
+    first: Products
+    early: list[Products]
+    recent: list[Products]
+
+
+def make_workspace(like: Tensor, ends: list[int], panel: int) -> Workspace:
+    """Arrays for base points `like` (n_u, n_sample).
+
+    Args:
+        like: gives shape, precision and device.
+        ends: hidden units of degree <= d fill the rows before ends[d], d = 0..n_u - 1.
+        panel: dimensions of u to a panel.
+    """
+    n_u, n_sample = like.shape
+    z, u, rows = torch.empty_like(like), torch.empty_like(like), like.new_empty((2, n_sample))
+    layers = [_new_layer(u, ends[-1])]
+    for n_new in [ends[-1], ends[-1], 2 * n_u]:
+        layers.append(_new_layer(layers[-1].new, n_new))
+    of_out = [2 * d for d in range(n_u + 1)]
+    return Workspace(
+        [layer.weight for layer in layers],
+        [layer.bias for layer in layers],
+        z,
+        list(z.unbind()),
+        u,
+        list(u.unbind()),
+        rows[0],
+        rows[1],
+        _by_degree(layers[0], ends),
+        [
+            _from_earlier_panels(layers[1], ends, ends, panel),
+            _from_earlier_panels(layers[2], ends, ends, panel),
+            _from_earlier_panels(layers[3], ends, of_out, panel),
+        ],
+        [
+            _from_own_panel(layers[1], ends, ends, panel, 1),
+            _from_own_panel(layers[2], ends, ends, panel, 1),
+            _from_own_panel(layers[3], ends, of_out, panel, 0),
+        ],
+    )
+
+
+def _new_layer(known: Tensor, n_new: int) -> Layer:
+    n_known, n_sample = known.shape
+    return Layer(
+        known.new_empty((n_new, n_known)),
+        known.new_empty((n_new, 1)),
+        known,
+        known.new_empty((n_new, n_sample)),
+    )
+
+
+def _by_degree(layer: Layer, ends: list[int]) -> Products:
+    """The products of the first hidden layer, whose units of degree d + 1 see u_0..u_d."""
+    products = Products([], [], [], [])
+    for d in range(len(ends) - 1):
+        low, high = ends[d], ends[d + 1]
+        products.weight.append(layer.weight[low:high, : d + 1])
+        products.known.append(layer.known[: d + 1])
+        products.new.append(layer.new[low:high])
+        products.bias.append(layer.bias[low:high])
+    return products
+
+
+def _from_earlier_panels(layer: Layer, ends: list[int], of_new: list[int], panel: int) -> Products:
+    """Products by panel; of_new[d] rows of the layer come before dimension d."""
+    products = Products([], [], [], [])
+    for start in range(0, len(ends), panel):
+        low, high = of_new[start], of_new[min(start + panel, len(of_new) - 1)]
+        products.weight.append(layer.weight[low:high, : ends[start]])
+        products.known.append(layer.known[: ends[start]])
+        products.new.append(layer.new[low:high])
+        products.bias.append(layer.bias[low:high])
+    return products
+
+
+def _from_own_panel(
+    layer: Layer, ends: list[int], of_new: list[int], panel: int, reach: int
+) -> Products:
+    """Products by dimension d, of the known rows up to degree d + reach that the panel holds."""
+    products = Products([], [], [], [])
+    for d in range(len(of_new) - 1):
+        low, high = of_new[d], of_new[d + 1]
+        begin, end = ends[d // panel * panel], ends[d + reach]
+        products.weight.append(layer.weight[low:high, begin:end])
+        products.known.append(layer.known[begin:end])
+        products.new.append(layer.new[low:high])
+    return products
