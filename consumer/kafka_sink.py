@@ -53,12 +53,15 @@ MIN_MESSAGE_BYTES = 1_000_000
 """What the producer takes even where the dead-letter topic takes less: librdkafka's default."""
 
 PRODUCER_DEFAULTS: dict[str, ClientOption] = {
-    "delivery.timeout.ms": 10_000,
+    "delivery.timeout.ms": 8_000,
     "retry.backoff.ms": 10,
     "queue.buffering.max.kbytes": 262_144,
     "queue.buffering.max.messages": 200_000,
 }
-TRANSACTION_TIMEOUT_MS = 15_000
+TRANSACTION_TIMEOUT_MS = 9_000
+"""What a worker that died left open holds readers up for so long, and then for up to the 10 s after
+which a broker looks for such transactions.
+"""
 
 NOW = 0
 """The timestamp that librdkafka replaces by the time of producing."""

@@ -1,4 +1,4 @@
-"""Run the chaos: `python -m tests.chaos --alerts 20000 --faults 10 --only "kill -9"`."""
+"""Run the chaos: `python -m tests.chaos`, or `--only "kill -9"` and more of them."""
 
 import argparse
 import sys
@@ -9,35 +9,62 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from consumer.avro import schema_text
+from consumer.registry import Registry
+from consumer.sections import RegistrySettings
 from sedflow_core.testing import tiny_artifact
+from tests.integration.apicurio import registry
 
 from . import scenarios
 from .brokers import Cluster, cluster
-from .trial import Trial, trial
+from .feed import Feed
+from .proxy import Proxy
+from .trial import FarRegistry, StuckError, Trial, trial
 
 BAD_SHARE = 0.01
+LATE_S = 20.0
+"""How long after the last worker left something might still be committed: a transaction's life."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A scenario, the clusters it needs, and how often it strikes, as a share of --faults."""
+    """A scenario, what flows meanwhile, and where."""
 
     scenario: scenarios.Scenario
+    n_alerts: int
+    rate: float | None
+    """Alerts a second; None: all are there at the start."""
+    n_faults: int = 1
     n_brokers: int = 1
     two_clusters: bool = False
-    share: float = 1.0
     bad_share: float = BAD_SHARE
+    small_disk: bool = False
+    registry: bool = False
 
 
 PLANS = {
-    "kill -9": Plan(scenarios.kill_workers),
-    "kill -9, two clusters": Plan(scenarios.kill_workers, two_clusters=True),
-    "broker killed and back": Plan(scenarios.restart_broker, share=0.2),
-    "one of three brokers": Plan(scenarios.restart_broker, n_brokers=3, share=0.2),
-    "network cut 60 s": Plan(scenarios.cut_network, share=0.1),
-    "SIGSTOP past the session": Plan(scenarios.freeze_worker, share=0.2),
-    "rebalances": Plan(scenarios.rebalance, share=0.4),
-    "poison 10 %": Plan(scenarios.poison, share=0.0, bad_share=0.1),
+    "kill -9": Plan(scenarios.kill_workers, 100_000, None, 50),
+    "kill -9, two clusters": Plan(scenarios.kill_workers, 100_000, None, 50, two_clusters=True),
+    "killed and not replaced": Plan(scenarios.kill_for_good, 12_000, 150),
+    "killed and not replaced, two clusters": Plan(
+        scenarios.kill_for_good, 12_000, 150, two_clusters=True
+    ),
+    "scale-in 4 to 1": Plan(scenarios.scale_in, 12_000, 150),
+    "SIGSTOP past the session": Plan(scenarios.freeze_worker, 24_000, 150, 3),
+    "SIGSTOP, two clusters": Plan(scenarios.freeze_worker, 24_000, 150, 3, two_clusters=True),
+    "rebalances": Plan(scenarios.rebalance, 45_000, 150, 20),
+    "broker killed and back": Plan(scenarios.restart_broker, 18_000, 150, 2),
+    "broker killed, two clusters": Plan(
+        scenarios.restart_broker, 24_000, 150, 4, two_clusters=True
+    ),
+    "one of three brokers": Plan(scenarios.kill_one_of_three, 18_000, 150, 3, n_brokers=3),
+    "coordinators restarted": Plan(scenarios.restart_coordinators, 18_000, 150, 4, n_brokers=3),
+    "leaders moved": Plan(scenarios.move_leaders, 18_000, 150, 4, n_brokers=3),
+    "network cut 60 s": Plan(scenarios.cut_network, 18_000, 150),
+    "one worker cut off 60 s": Plan(scenarios.cut_one_worker, 24_000, 150, 2),
+    "registry down 2 min": Plan(scenarios.lose_registry, 24_000, 150, registry=True),
+    "disk full": Plan(scenarios.fill_disk, 12_000, 150, small_disk=True),
+    "poison 10 %": Plan(scenarios.poison, 20_000, None, bad_share=0.1),
 }
 
 
@@ -46,81 +73,111 @@ class Row:
     """What came of a scenario."""
 
     name: str
-    n_good: int
+    n_alerts: int
     faults: int
     lost: int
     repeated: int
-    letters: int
     recovery_s: float
+    stall_s: float
     wall_s: float
+    codes: tuple[int, ...]
+    """Exit codes of the daemons that were asked to leave at the end."""
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was lost and nothing came twice."""
-        return self.lost == self.repeated == 0
+        """Whether nothing was lost, nothing came twice, and all left in order."""
+        return self.lost == self.repeated == 0 and not any(self.codes)
 
 
 @contextmanager
 def clusters(plan: Plan) -> Iterator[tuple[Cluster, Cluster]]:
     """The clusters of the input and of the output, which may be one."""
     with ExitStack() as stack:
-        sink = stack.enter_context(cluster(plan.n_brokers))
+        sink = stack.enter_context(cluster(plan.n_brokers, small_disk=plan.small_disk))
         source = stack.enter_context(cluster()) if plan.two_clusters else sink
         yield source, sink
 
 
-def run(name: str, plan: Plan, artifact: Path, n_good: int, n_faults: int) -> Row:
-    """Run one scenario to its end, the last alert included."""
+@contextmanager
+def far_registry() -> Iterator[FarRegistry]:
+    """A registry that holds the schema of alerts."""
+    with registry() as url:
+        near = url.split("/")[2]
+        wire = Proxy(int(near.rpartition(":")[2]))
+        client = Registry(RegistrySettings(url=url), url)
+        schema_id = client.register("alerts", schema_text("hostAlert"))
+        try:
+            yield FarRegistry(url.replace(near, wire.address), wire, schema_id)
+        finally:
+            wire.close()
+
+
+def run(name: str, plan: Plan, artifact: Path, folder: Path) -> Row:
+    """Run one scenario to its end, the last alert included; logs go to `folder`."""
     start = time.monotonic()
-    n_bad = round(n_good * plan.bad_share)
-    with (
-        TemporaryDirectory() as folder,
-        clusters(plan) as (source, sink),
-        trial(source, sink, Path(folder), artifact, n_good, n_bad) as running,
-    ):
-        running.start()
-        plan.scenario(running, max(1, round(plan.share * n_faults)) if plan.share else 0)
-        running.wait_for(running.finished, "every message")
-        time.sleep(2.0)  # whatever comes twice comes late
-        return count(name, running, time.monotonic() - start)
+    with ExitStack() as stack:
+        source, sink = stack.enter_context(clusters(plan))
+        schemas = stack.enter_context(far_registry()) if plan.registry else None
+        n_bad = round(plan.n_alerts * plan.bad_share)
+        feed = Feed(plan.n_alerts, n_bad, plan.rate, schemas and schemas.schema_id)
+        running = stack.enter_context(trial(source, sink, folder, artifact, feed, schemas))
+        try:
+            plan.scenario(running, plan.n_faults)
+            running.wait_for(running.finished, "every message")
+        except StuckError as error:  # what is missing is counted
+            print(error, file=sys.stderr)
+        codes = running.leave()
+        time.sleep(LATE_S)
+        return make_row(name, running, codes, start)
 
 
-def count(name: str, done: Trial, wall_s: float) -> Row:
-    """Count what was lost and what came twice, alerts and dead letters."""
-    lost = done.n_good - len(done.watch.ids) + done.n_bad - len(done.watch.letters)
-    repeated = done.watch.ids.total() - len(done.watch.ids)
-    repeated += done.watch.letters.total() - len(done.watch.letters)
-    faults, slowest = len(done.recoveries_s), max(done.recoveries_s, default=0.0)
-    letters = len(done.watch.letters)
-    return Row(name, done.n_good, faults, lost, repeated, letters, slowest, wall_s)
+def make_row(name: str, done: Trial, codes: list[int], start_s: float) -> Row:
+    """Count what came out, and put it beside what was seen meanwhile."""
+    lost, repeated = done.count()
+    return Row(
+        name,
+        done.feed.n_good,
+        done.n_faults,
+        lost,
+        repeated,
+        max(done.watch.recoveries_s, default=0.0),
+        done.watch.longest_stall_s,
+        time.monotonic() - start_s,
+        tuple(codes),
+    )
 
 
 def main() -> int:
     """Run the plans that were asked for, print the table, return 1 where one is not sound."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--alerts", type=int, default=20_000)
-    parser.add_argument("--faults", type=int, default=10)
     parser.add_argument("--only", action="append", choices=tuple(PLANS))
     parser.add_argument("--artifact", type=Path, help="default: a tiny one, made for this")
+    parser.add_argument("--logs", type=Path, help="folder where the logs of the daemons stay")
     options = parser.parse_args()
     rows = []
-    with TemporaryDirectory() as folder:
-        artifact = options.artifact or tiny_artifact(Path(folder))
+    with TemporaryDirectory() as scratch:
+        artifact = options.artifact or tiny_artifact(Path(scratch))
         for name in options.only or PLANS:
-            rows.append(run(name, PLANS[name], artifact, options.alerts, options.faults))
+            folder = Path(options.logs or scratch, name.replace(" ", "-"))
+            folder.mkdir(parents=True)
+            rows.append(run(name, PLANS[name], artifact, folder))
             print(line(rows[-1]), flush=True)
-    print(
-        "\n| scenario | alerts | faults | lost | twice | dead letters | slowest recovery | wall |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"\n{HEAD}")
     print("\n".join(line(row) for row in rows))
     return 0 if all(row.sound for row in rows) else 1
 
 
+HEAD = """\
+| trial | alerts | faults | lost | duplicated | slowest recovery | longest stall | wall |
+|---|---|---|---|---|---|---|---|"""
+
+
 def line(row: Row) -> str:
     """The row as one of a table."""
-    numbers = f"{row.n_good:,} | {row.faults} | {row.lost} | {row.repeated} | {row.letters}"
-    return f"| {row.name} | {numbers} | {row.recovery_s:.1f} s | {row.wall_s:.0f} s |"
+    numbers = f"{row.n_alerts:,} | {row.faults} | {row.lost} | {row.repeated}"
+    times = f"{row.recovery_s:.1f} s | {row.stall_s:.1f} s | {row.wall_s:.0f} s"
+    codes = "" if not any(row.codes) else f" exit codes {row.codes}"
+    return f"| {row.name} | {numbers} | {times} |{codes}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""One trial: a backlog of alerts, a fleet of workers, and the count of what came out."""
+"""One trial: alerts that come in, workers that answer them, and the count of what came out."""
 
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -12,46 +13,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from confluent_kafka import KafkaException
-
-from consumer.avro import decode_summary
-from tests.integration.broker import committed_consumer, free_ports
+from tests.integration.broker import N_PARTITION, free_ports
 from tests.integration.conftest import SETTINGS, Daemon, Topics, run_consumer
-from tests.integration.traffic import make_good, make_malformed, produce
+from tests.integration.traffic import read_committed
 
 from .brokers import Cluster
+from .feed import Feed
+from .proxy import Proxy
+from .watch import Watch
 
 PATIENCE_S = 600.0
+LEAVE_WITHIN_S = 90.0
 
 
-@dataclass
-class Watch:
-    """What readers under read_committed have seen so far, and when."""
+class StuckError(Exception):
+    """What was waited for did not come; the message holds the ends of the logs."""
 
-    ids: Counter[int] = field(default_factory=Counter)
-    letters: Counter[bytes] = field(default_factory=Counter)
-    last_s: float = 0.0
 
-    def start(self, bootstrap: str, topics: Topics, stop: threading.Event) -> None:
-        """Read in the background until `stop`."""
-        for topic in (topics.summaries, topics.dead_letters):
-            threading.Thread(target=self._read, args=(bootstrap, topic, stop), daemon=True).start()
+@dataclass(frozen=True)
+class FarRegistry:
+    """A schema registry at the end of a wire."""
 
-    def _read(self, bootstrap: str, topic: str, stop: threading.Event) -> None:
-        consumer = committed_consumer(bootstrap, topic)
-        while not stop.is_set():
-            with suppress(KafkaException):
-                for message in consumer.consume(1000, 0.2):
-                    if message.error() is None:
-                        self._note(topic, message.key() or b"", message.value() or b"")
-        consumer.close()
-
-    def _note(self, topic: str, key: bytes, value: bytes) -> None:
-        if topic.endswith(".dlq"):
-            self.letters[key] += 1
-        else:
-            self.ids[decode_summary(value)["alertId"]] += 1
-        self.last_s = time.monotonic()
+    url: str
+    wire: Proxy
+    schema_id: int
+    """Of the alerts' schema."""
 
 
 @dataclass
@@ -63,28 +49,36 @@ class Trial:
     topics: Topics
     folder: Path
     artifact: Path
-    n_good: int
-    n_bad: int
+    feed: Feed
+    registry: FarRegistry | None = None
     watch: Watch = field(default_factory=Watch)
     daemons: list[Daemon] = field(default_factory=list)
-    recoveries_s: list[float] = field(default_factory=list)
+    n_faults: int = 0
     chance: random.Random = field(default_factory=lambda: random.Random(6))
 
-    def start(self, workers: int = 2, slot: str = "0") -> Daemon:
-        """Start a daemon."""
+    @property
+    def clusters(self) -> list[Cluster]:
+        """The cluster of the input and that of the output, if it is another."""
+        return [self.source, *([self.sink] if self.sink is not self.source else [])]
+
+    def start(self, workers: int | None = None, slot: str = "0", wire: int = 0) -> Daemon:
+        """Start a daemon: a supervisor and its workers, or without `workers` one process alone."""
         (port,) = free_ports(1)
-        config, log = (self.folder / f"{len(self.daemons)}.{s}" for s in ("toml", "log"))
+        config, log = (self.folder / f"{len(self.daemons)}.{suffix}" for suffix in ("toml", "log"))
         names = {"topics": self.topics, "slot": slot, "port": port, "artifact": self.artifact}
-        config.write_text(SETTINGS.format(bootstrap=self.source.bootstrap, **names))
-        more = {"SEDFLOW_OUTPUT__BOOTSTRAP": self.sink.bootstrap}
-        options = ("--workers", str(workers)) if workers > 1 else ()
+        config.write_text(SETTINGS.format(bootstrap=self.source.by_wire(wire), **names))
+        more = {"SEDFLOW_OUTPUT__BOOTSTRAP": self.sink.by_wire(wire)}
+        if self.registry is not None:
+            more["SEDFLOW_REGISTRY__URL"] = self.registry.url
+        options = () if workers is None else ("--workers", str(workers))
         self.daemons.append(Daemon(run_consumer(config, log, *options, more=more), port, log))
         return self.daemons[-1]
 
     def workers(self) -> list[int]:
-        """Process ids of the workers that live."""
-        pids = [int(x["pid"]) for d in self.daemons for x in d.lines("worker started")]
-        return [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists() and is_alive(pid)]
+        """Process ids of the workers that live, supervised or alone."""
+        spawned = [int(x["pid"]) for d in self.daemons for x in d.lines("worker started")]
+        alone = [d.process.pid for d in self.daemons if not is_supervised(d)]
+        return [pid for pid in [*spawned, *alone] if is_alive(pid)]
 
     def signal_one(self, number: signal.Signals) -> int:
         """Send a signal to a worker chosen by chance; return its process id."""
@@ -94,33 +88,81 @@ class Trial:
             os.kill(pid, number)
         return pid
 
-    def done(self) -> int:
-        """How many alerts have a summary."""
-        return len(self.watch.ids)
+    def strike(self) -> None:
+        """Count a fault, and time the recovery from now on."""
+        self.n_faults += 1
+        self.watch.note_fault()
+
+    def recover(self) -> None:
+        """Wait until every input partition is served again."""
+        self.wait_for(lambda: self.watch.recovered, "recovery")
+
+    def share_done(self) -> float:
+        """How much of all alerts has a summary."""
+        return len(self.watch.ids) / self.feed.n_good
+
+    def wait_for_share(self, place: int, n_faults: int) -> None:
+        """Wait until the alerts are done up to the next of `n_faults` equal shares."""
+        share = (place + 0.3) / (n_faults + 1)
+        self.wait_for(lambda: self.share_done() >= share, "progress")
+
+    def wait_assigned(self, daemon: Daemon) -> None:
+        """Wait until a daemon has partitions."""
+        self.wait_for(lambda: bool(daemon.lines("partitions assigned")), "partitions")
 
     def finished(self) -> bool:
         """Whether every message led to something."""
-        return self.done() >= self.n_good and len(self.watch.letters) >= self.n_bad
-
-    def wait_for_progress(self) -> None:
-        """Note how long it takes from now until something more is committed."""
-        start = time.monotonic()
-        self.wait_for(lambda: self.watch.last_s > start or self.finished(), "progress")
-        if not self.finished():
-            self.recoveries_s.append(time.monotonic() - start)
+        n_good, n_bad = len(self.watch.ids), len(self.watch.letters)
+        return n_good >= self.feed.n_good and n_bad >= self.feed.n_bad
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Wait, as long as it takes on a busy machine."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
+            assert not self.feed.trouble, f"expected every message fed, got {self.feed.trouble[0]}"
             if time.monotonic() > deadline:
                 logs = "".join(daemon.log.read_text()[-3000:] for daemon in self.daemons)
-                raise AssertionError(f"expected {what}, got {self.done()} summaries\n{logs}")
+                raise StuckError(f"expected {what}, got {self.share_done():.1%} done\n{logs}")
             time.sleep(0.1)
+
+    def leave(self) -> list[int]:
+        """Ask all daemons to leave; return the exit codes of those that still ran."""
+        running = [daemon for daemon in self.daemons if daemon.process.poll() is None]
+        for daemon in running:  # one that has not begun would die of the signal
+            self.wait_for(lambda d=daemon: bool(d.lines("started")), "a start")  # type: ignore[misc]
+            daemon.process.terminate()
+        return [leave_code(daemon.process) for daemon in running]
+
+    def count(self) -> tuple[int, int]:
+        """Read all that is committed; return how many are missing and how many come twice."""
+        wanted = {b"object-%d" % i for i in range(self.feed.n_good)}
+        letters = {b"bad-%d" % i for i in range(self.feed.n_bad)}
+        lost = repeated = 0
+        pairs = ((self.topics.summaries, wanted), (self.topics.dead_letters, letters))
+        for topic, expected in pairs:
+            messages = read_committed(self.sink.bootstrap, topic, timeout_s=PATIENCE_S)
+            seen = Counter(message.key() for message in messages)
+            lost += len(expected - seen.keys())
+            repeated += seen.total() - len(seen.keys() & expected)
+        return lost, repeated
+
+
+def leave_code(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a process that was asked to leave; kill one that does not."""
+    try:
+        return process.wait(timeout=LEAVE_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def is_supervised(daemon: Daemon) -> bool:
+    """Whether the daemon's process is a supervisor, its workers others."""
+    return "--workers" in daemon.process.args
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is more than a zombie."""
+    """Whether a process is there and is more than a zombie."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
@@ -128,30 +170,29 @@ def is_alive(pid: int) -> bool:
 
 @contextmanager
 def trial(
-    source: Cluster, sink: Cluster, folder: Path, artifact: Path, n_good: int, n_bad: int
+    source: Cluster,
+    sink: Cluster,
+    folder: Path,
+    artifact: Path,
+    feed: Feed,
+    registry: FarRegistry | None,
 ) -> Iterator[Trial]:
-    """Produce the backlog and start watching; end all daemons afterwards."""
+    """Feed and watch; end all daemons afterwards."""
     name = f"alerts-{uuid4().hex[:8]}"
     topics = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
     source.create_topics(topics.alerts)
     sink.create_topics(topics.summaries, topics.dead_letters)
     if sink is not source:
         sink.create_topics(f"{topics.summaries}.sedflow.offsets", compacted=True)
-    messages = [*make_good(n_good), *make_malformed(n_bad)]
-    random.Random(2).shuffle(messages)
-    produce(source.bootstrap, topics.alerts, messages)
     stop = threading.Event()
-    running = Trial(source, sink, topics, folder, artifact, n_good, n_bad)
+    running = Trial(source, sink, topics, folder, artifact, feed, registry)
+    running.watch.expected.update(i % N_PARTITION for i in range(feed.n_good))
+    feed.start(source.bootstrap, topics.alerts)
     running.watch.start(sink.bootstrap, topics, stop)
     try:
         yield running
     finally:
         stop.set()
         for daemon in running.daemons:
-            daemon.process.terminate()
-        for daemon in running.daemons:
-            try:
-                daemon.process.wait(timeout=90)
-            except Exception:
-                daemon.process.kill()
-                daemon.process.wait()
+            daemon.process.kill()
+            daemon.process.wait()

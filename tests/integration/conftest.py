@@ -58,9 +58,10 @@ class Daemon:
         return self.process.wait(timeout=STOP_TIMEOUT_S)
 
     def lines(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of an event so far."""
+        """The log lines of an event so far; what the interpreter itself writes is none."""
         whole = self.log.read_text().rpartition("\n")[0].splitlines()
-        return [line for line in map(json.loads, whole) if line["event"] == event]
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,85 @@
+"""What goes in: alerts and malformed messages, each to a known partition, at a known rate."""
+
+import random
+import threading
+import time
+
+from confluent_kafka import KafkaError, Producer
+
+from consumer.avro import encode
+from tests.integration.broker import N_PARTITION
+from tests.integration.traffic import Sent, make_alert, make_good, make_malformed
+
+
+class Feed:
+    """Produces in the background: alert `i` goes to the partition `i` modulo their number."""
+
+    def __init__(
+        self, n_good: int, n_bad: int, rate: float | None, schema_id: int | None = None
+    ) -> None:
+        self.n_good, self.n_bad = n_good, n_bad
+        self.trouble: list[KafkaError] = []
+        self._rate = rate
+        self._schema_id = schema_id
+
+    def start(self, bootstrap: str, topic: str) -> None:
+        """Produce everything, `rate` messages a second; at once where there is no rate.
+
+        Whatever is at once is there when this returns.
+        """
+        producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,  # what comes twice must not have gone in twice
+                "message.timeout.ms": 0,
+                "linger.ms": 20,
+                "log_level": 0,
+            }
+        )
+        messages = self._messages()
+        thread = threading.Thread(target=self._run, args=(producer, topic, messages), daemon=True)
+        thread.start()
+        if self._rate is None:
+            thread.join()
+
+    def _messages(self) -> list[tuple[int, Sent]]:
+        """Return partition and message of each, in the order of production."""
+        ids = range(self.n_good)
+        good = make_good(self.n_good) if self._schema_id is None else map(self._make, ids)
+        pairs = [*enumerate(good), *enumerate(make_malformed(self.n_bad))]
+        random.Random(2).shuffle(pairs)
+        return [(i % N_PARTITION, sent) for i, sent in pairs]
+
+    def _make(self, i: int) -> Sent:
+        value = encode(make_alert(i), "hostAlert", self._schema_id)
+        return Sent(b"good-%d" % i, value, [], int(time.time() * 1e3))
+
+    def _run(self, producer: Producer, topic: str, messages: list[tuple[int, Sent]]) -> None:
+        begin_s = time.monotonic()
+        for n, (partition, message) in enumerate(messages):
+            if self._rate is not None:
+                time.sleep(max(0.0, begin_s + n / self._rate - time.monotonic()))
+            self._produce(producer, topic, partition, message)
+        producer.flush()
+
+    def _produce(self, producer: Producer, topic: str, partition: int, message: Sent) -> None:
+        while True:
+            try:
+                producer.produce(
+                    topic,
+                    key=message.key,
+                    value=message.value,
+                    headers=message.headers,
+                    timestamp=message.timestamp_ms,
+                    partition=partition,
+                    on_delivery=self._delivered,
+                )
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                producer.poll(0)
+                return
+
+    def _delivered(self, error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            self.trouble.append(error)
