@@ -1,5 +1,6 @@
 """What a hostile schema, message or archive can cost: memory, time and depth are bounded."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -152,12 +153,48 @@ def test_many_blocks_are_not_unpacked_at_once(count: int) -> None:
     assert peak < 4 * MAX_BYTES
 
 
+def test_a_snappy_block_says_its_size_before_it_is_unpacked() -> None:
+    """Run lengths of 64 bytes for 3: a message of 1 MB would unpack to 21 MB."""
+    run = b"\xfe\x01\x00"  # copy 64 bytes from one byte back
+    size = 1 + 64 * 350_000
+    prefix = bytes([*(size >> 7 * i & 0x7F | 0x80 for i in range(3)), size >> 21])
+    data = prefix + b"\x00\x00" + run * 350_000 + bytes(4)
+    header, sync = make_header(json.dumps(record("R", "bytes")).encode(), "snappy")
+    bomb = header + long_bytes(1) + long_bytes(len(data)) + data + sync
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match=f"expected a block of at most {MAX_BYTES} bytes"):
+        DECODER.decode(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * len(bomb)
+
+
 def read(path: Path) -> list[bytes | None]:
     source = ArchiveSource([str(path)])
     messages = []
     while not source.exhausted:
         messages += [message.value for message in source.poll(100, 0.0)]
     return messages
+
+
+@pytest.mark.parametrize("name", ["a.avro.gz", "n.tar.gz"])
+def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path, name: str) -> None:
+    """It is kept as it is, packed, for the dead letters; a night of others is still read."""
+    bomb = gzip.compress(bytes(4 * MAX_BYTES))
+    path = tmp_path / name
+    if name == "n.tar.gz":
+        with tarfile.open(path, "w:gz") as archive:
+            for part, data in (("bomb.avro.gz", bomb), ("small.avro", b"abc")):
+                member = tarfile.TarInfo(part)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    else:
+        path.write_bytes(bomb)
+    tracemalloc.start()
+    assert read(path) == [bomb, b"abc"][: 1 + (name == "n.tar.gz")]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * MAX_BYTES
 
 
 def test_a_tar_of_nested_long_names(tmp_path: Path) -> None:

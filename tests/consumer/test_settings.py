@@ -134,6 +134,27 @@ def test_secret_from_the_environment_is_masked(toml: Path, monkeypatch: pytest.M
     assert settings.masked()["output"]["kafka"] == {"ssl.keystore.password": MASK}
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SEDFLOW_INPUT", '{"password": "hunter2"'),
+        ("SEDFLOW_INPUT", '{"password": ["hunter2"]}'),
+        ("SEDFLOW_INPUT__KAFKA", '{"sasl.password": ["hunter2"]}'),
+        ("SEDFLOW_INPUT__KAFKA", '{"sasl.password": "hunter2"'),
+        ("SEDFLOW_REGISTRY__URL", "https://me:hunter2@registry"),
+        ("SEDFLOW_TRACING__ENDPOINT", "https://me:hunter2@collector/v1"),
+        ("SEDFLOW_OUTPUT__SSL_KEY_PASSWORD", '{"is": "hunter2"}'),
+    ],
+)
+def test_errors_tell_no_secrets(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    try:
+        shown = json.dumps(load_settings().masked())
+    except SettingsError as error:
+        shown = str(error)
+    assert "hunter2" not in shown
+
+
 def test_secret_from_a_file(toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "password").write_text("hunter2\n")
     monkeypatch.setenv("SEDFLOW_INPUT__PASSWORD_FILE", str(tmp_path / "password"))
