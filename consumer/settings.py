@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from consumer.errors import SettingsError
+from consumer.refit_settings import RefitSettings
 from consumer.sections import (
     ArtifactSettings,
     BatchSettings,
@@ -39,7 +40,9 @@ from consumer.sections import (
 
 ENV_PREFIX = "SEDFLOW_"
 MASK = "**********"
-_SECRET_KEY = re.compile(r"password|secret|token|\.pem$|oauthbearer\.config", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"password|passphrase|secret|token|\.pem$|oauthbearer\.config", re.IGNORECASE
+)
 
 
 class _Environment(EnvSettingsSource):
@@ -69,6 +72,7 @@ class Settings(BaseSettings):
     corrections: CorrectionSettings = CorrectionSettings()
     batch: BatchSettings = BatchSettings()
     breaker: BreakerSettings = BreakerSettings()
+    refit: RefitSettings = RefitSettings()
     registry: RegistrySettings = RegistrySettings()
     state: StateSettings = StateSettings()
     http: HttpSettings = HttpSettings()
@@ -166,6 +170,10 @@ def _explain_one(detail: Any) -> str:
         return f"{key}: unknown key"
     if isinstance(detail["input"], dict):
         return f"{key}: {detail['msg']}"
-    secret = _SECRET_KEY.search(key) or key.endswith(".kafka")
-    shown = MASK if secret else repr(detail["input"])
-    return f"{key}: {detail['msg']}, got {shown}"
+    return f"{key}: {detail['msg']}, got {_show(key, repr(detail['input']))}"
+
+
+def _show(key: str, value: str) -> str:
+    """Return a value, or the mask where it is or may hold a secret: whole sections, addresses."""
+    whole = key in Settings.model_fields or key.endswith(".kafka")
+    return MASK if whole or _SECRET_KEY.search(key) or "@" in value else value
