@@ -14,7 +14,7 @@ from consumer.alerts import Host, HostAlert
 from consumer.photometry import Photometry
 from sedflow_core import Summary
 from sedflow_core.summary import EVENTS
-from sedflow_core.trust import Trust
+from sedflow_core.trust import is_trusted
 from sedflow_core.units import njy_from_nanomaggy
 
 Record = dict[str, Any]
@@ -86,13 +86,13 @@ def _posterior_record(
 def _trust_record(summary: Summary, row: int, constraint: Sequence[float]) -> Record | None:
     if not summary.trust:
         return None
-    trust = Trust(**{name: float(values[row]) for name, values in summary.trust.items()})
+    trust = {name: float(values[row]) for name, values in summary.trust.items()}
     return {
-        "trusted": trust.is_trusted(),
-        "chiSquare": finite(trust.chi_square),
-        "pValue": finite(trust.p_value),
-        "efficiency": finite(trust.efficiency),
-        "paretoK": finite(trust.pareto_k),
+        "trusted": is_trusted(trust["p_value"], trust["efficiency"]),
+        "chiSquare": finite(trust["chi_square"]),
+        "pValue": finite(trust["p_value"]),
+        "efficiency": finite(trust["efficiency"]),
+        "paretoK": finite(trust["pareto_k"]),
         "constraint": {
             name: width
             for name, width in zip(summary.names, constraint, strict=True)

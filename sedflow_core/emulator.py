@@ -1,4 +1,4 @@
-"""Parameters and one redshift -> noiseless band fluxes, without spectra: small enough to serve.
+"""Parameters and redshift -> noiseless band fluxes, without spectra: small enough to serve.
 
 Band fluxes are linear in the light of each population, so at one redshift they are one matrix
 product of population weights with band fluxes of the SSPs. Dust is smooth over a band: its
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sedflow_core.dust import attenuation_curve, birth_cloud_curve
-from sedflow_core.interpolate import Position, locate
+from sedflow_core.interpolate import Position, interpolate, locate
 from sedflow_core.prior import column
 from sedflow_core.sfh import (
     History,
@@ -49,16 +49,17 @@ class EmulatorTables(NamedTuple):
 
 
 class FixedRedshift(NamedTuple):
-    """The emulator at one redshift; float32.
+    """The emulator at the redshifts of n galaxies; float32.
 
     Attributes:
-        bins: time bins, with a leading axis of 1.
-        bin_flux: (n_met * n_bin, 2 * n_column) of the time bins: inside birth clouds, then outside.
+        bins: time bins.
+        bin_flux: (n, n_met * n_bin, 2 * n_column) of the time bins: inside birth clouds, then
+            outside.
         age_nodes: (n_age,) ascending nodes age**-0.8 of `burst_flux`.
-        burst_flux: (n_met, n_age, n_column) band fluxes of single populations.
-        birth_cloud, wave_rest: (n_column,) relative birth-cloud depth and rest wavelength.
+        burst_flux: (n, n_met, n_age, n_column) band fluxes of single populations.
+        birth_cloud, wave_rest: (n, n_column) relative birth-cloud depth and rest wavelength.
         cloud_age_gyr: age of the birth clouds.
-        lg_scale: log10 of 1 / ((1 + z) D_L^2).
+        lg_scale: (n,) log10 of 1 / ((1 + z) D_L^2).
     """
 
     bins: TimeBins
@@ -68,40 +69,32 @@ class FixedRedshift(NamedTuple):
     birth_cloud: Tensor
     wave_rest: Tensor
     cloud_age_gyr: float
-    lg_scale: float
+    lg_scale: Tensor
 
 
 def fix_redshift(
     emulator: EmulatorTables, tables: PopulationTables, redshift: Tensor
 ) -> FixedRedshift:
-    """The emulator at redshift (1,) within its range, to be called many times."""
-    return fix_bins(emulator, tables, redshift, calc_time_bins(redshift, tables))
-
-
-def fix_bins(
-    emulator: EmulatorTables, tables: PopulationTables, redshift: Tensor, bins: TimeBins
-) -> FixedRedshift:
-    """As `fix_redshift`, for time bins at hand."""
+    """The emulator at redshifts (n,) within its range, to be called many times."""
     at = locate(redshift.double(), emulator.redshift)
-    low, fraction = int(at.low), float(at.fraction)
-    flux = torch.lerp(emulator.band_flux[low], emulator.band_flux[low + 1], fraction)
+    fraction = at.fraction.float()[:, None, None, None]
+    flux = torch.lerp(emulator.band_flux[at.low], emulator.band_flux[at.low + 1], fraction)
     # Ages descend in age**-0.8: flipped, the nodes ascend.
-    nodes, flux = _fading(emulator.age_gyr).flip(0), flux.flip(1)
-    position = locate(_fading(bins.center[0].double().clamp_min(1e-6)), nodes)
-    weight = position.fraction.float()[:, None]
-    of_bins = torch.lerp(flux[:, position.low], flux[:, position.low + 1], weight)
-    young = younger_fraction(bins, float(emulator.birth_cloud_age_gyr))[0][:, None]
-    distance = _interpolate_distance(tables, redshift)
-    wave_rest = (emulator.wave.flatten() / (1.0 + redshift)).float()
+    nodes, flux = _fading(emulator.age_gyr).flip(0), flux.flip(2)
+    bins = calc_time_bins(redshift, tables)
+    young = younger_fraction(bins, float(emulator.birth_cloud_age_gyr))[:, None, :, None]
+    of_bins = _flux_of_bins(bins, nodes, flux)
+    distance = interpolate(redshift.double(), tables.redshift, tables.luminosity_distance_mpc)
+    wave_rest = (emulator.wave.flatten() / (1.0 + redshift[:, None])).float()
     return FixedRedshift(
         bins=bins,
-        bin_flux=torch.cat([of_bins * young, of_bins * (1.0 - young)], dim=-1).flatten(0, 1),
+        bin_flux=torch.cat([of_bins * young, of_bins * (1.0 - young)], dim=-1).flatten(1, 2),
         age_nodes=nodes.float(),
-        burst_flux=flux.contiguous(),
+        burst_flux=flux,
         birth_cloud=birth_cloud_curve(wave_rest),
         wave_rest=wave_rest,
         cloud_age_gyr=float(emulator.birth_cloud_age_gyr),
-        lg_scale=-float(torch.log10((1.0 + redshift) * distance**2)),
+        lg_scale=-torch.log10((1.0 + redshift) * distance**2).float(),
     )
 
 
@@ -109,54 +102,50 @@ def _fading(age_gyr: Tensor) -> Tensor:
     return age_gyr**_AGE_POWER
 
 
-def _interpolate_distance(tables: PopulationTables, redshift: Tensor) -> Tensor:
-    index, fraction = locate(redshift.double(), tables.redshift)
-    distance = tables.luminosity_distance_mpc
-    return torch.lerp(distance[index], distance[index + 1], fraction)
+def _flux_of_bins(bins: TimeBins, nodes: Tensor, flux: Tensor) -> Tensor:
+    """Band fluxes (n, n_met, n_bin, n_column) at the bins' centres."""
+    position = locate(_fading(bins.center.double().clamp_min(1e-6)), nodes)
+    galaxy = torch.arange(len(flux))[:, None]
+    # An index on both sides of a slice moves its axes to the front: (n, n_bin, n_met, n_column).
+    low, high = (flux[galaxy, :, index] for index in (position.low, position.low + 1))
+    return torch.lerp(low, high, position.fraction.float()[..., None, None]).transpose(1, 2)
 
 
 def emulate(fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, n_band: int) -> Tensor:
-    """Noiseless flux (n, n_band) [nanomaggies, AB] of theta (n, n_theta), float32."""
-    history = calc_history(theta[None], fixed.bins, tables)
-    return emulate_history(fixed, tables, theta, history, n_band)
-
-
-def emulate_history(
-    fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, history: History, n_band: int
-) -> Tensor:
-    """As `emulate`, for the histories of theta at hand."""
-    light = _bin_weights(history, fixed, tables) @ fixed.bin_flux
-    young, old = light.chunk(2, dim=-1)
-    burst = history.burst[0][:, None] * _burst_flux(history, fixed, tables)
-    in_cloud = (history.burst_age[0] < fixed.cloud_age_gyr)[:, None]
-    tau_bc, tau_ism, n_dust = (
-        column(theta, name)[:, None] for name in ("tau_bc", "tau_ism", "n_dust")
-    )
-    cloud = torch.exp(-tau_bc * fixed.birth_cloud)
-    diffuse = torch.exp(-tau_ism * attenuation_curve(fixed.wave_rest, n_dust))
+    """Noiseless flux (n, n_sample, n_band) [nanomaggies, AB] of theta (n, n_sample, n_theta)."""
+    history = calc_history(theta, fixed.bins, tables)
+    young, old = (_bin_weights(history, fixed, tables) @ fixed.bin_flux).chunk(2, dim=-1)
+    burst = history.burst[..., None] * _burst_flux(history, fixed, tables)
+    in_cloud = (history.burst_age < fixed.cloud_age_gyr)[..., None]
+    tau_bc, tau_ism = (column(theta, name)[..., None] for name in ("tau_bc", "tau_ism"))
+    cloud = torch.exp(-tau_bc * fixed.birth_cloud[:, None])
+    curve = attenuation_curve(fixed.wave_rest[:, None], column(theta, "n_dust")[..., None])
+    diffuse = torch.exp(-tau_ism * curve)
     light = (young * cloud + old + burst * torch.where(in_cloud, cloud, 1.0)) * diffuse
-    per_mass = light.view(len(theta), n_band, -1).sum(dim=-1)
-    scale: Tensor = 10.0 ** (column(theta, "log_mstar") + fixed.lg_scale)
-    return per_mass * scale[:, None]
+    per_mass: Tensor = light.view(*light.shape[:2], n_band, -1).sum(dim=-1)
+    scale: Tensor = 10.0 ** (column(theta, "log_mstar") + fixed.lg_scale[:, None])
+    return per_mass * scale[..., None]
 
 
 def _bin_weights(history: History, fixed: FixedRedshift, tables: PopulationTables) -> Tensor:
-    """Mass (n, n_met * n_bin), split between the neighbouring metallicities of the grid."""
-    mass, met = history.mass[0], locate_met(history.met[0], tables)
-    n_met = fixed.burst_flux.shape[0]
-    weights = mass.new_zeros((mass.shape[0], n_met, mass.shape[1]))
+    """Mass (n, n_sample, n_met * n_bin), split between the neighbouring metallicities."""
+    mass, met = history.mass, locate_met(history.met, tables)
+    n, n_sample, n_bin = mass.shape
+    weights = mass.new_zeros((n, n_sample, fixed.burst_flux.shape[1], n_bin))
     upper = mass * met.fraction
-    weights.scatter_(1, met.low[:, None], (mass - upper)[:, None])
-    weights.scatter_(1, met.low[:, None] + 1, upper[:, None])
-    return weights.flatten(1)
+    weights.scatter_(2, met.low[:, :, None], (mass - upper)[:, :, None])
+    weights.scatter_(2, met.low[:, :, None] + 1, upper[:, :, None])
+    return weights.flatten(2)
 
 
 def _burst_flux(history: History, fixed: FixedRedshift, tables: PopulationTables) -> Tensor:
-    """Band fluxes (n, n_column) of the bursts, per unit mass."""
-    met = locate_met(history.burst_met[0], tables)
-    age: Position = locate(_fading(history.burst_age[0]), fixed.age_nodes)
-    weight, flux = age.fraction[:, None], fixed.burst_flux
+    """Band fluxes (n, n_sample, n_column) of the bursts, per unit mass."""
+    met = locate_met(history.burst_met, tables)
+    age: Position = locate(_fading(history.burst_age), fixed.age_nodes)
+    weight, flux = age.fraction[..., None], fixed.burst_flux
+    galaxy = torch.arange(len(flux))[:, None]
     low, high = (
-        torch.lerp(flux[m, age.low], flux[m, age.low + 1], weight) for m in (met.low, met.low + 1)
+        torch.lerp(flux[galaxy, m, age.low], flux[galaxy, m, age.low + 1], weight)
+        for m in (met.low, met.low + 1)
     )
-    return torch.lerp(low, high, met.fraction[:, None])
+    return torch.lerp(low, high, met.fraction[..., None])

@@ -55,8 +55,8 @@ def load_artifact(path: str | Path) -> Artifact:
     return artifact
 
 
-N_TOGETHER = 16
-"""Galaxies sampled in one call of the flow, which keep their samples in memory together."""
+N_TOGETHER = 8
+"""Galaxies sampled and judged in one call."""
 N_SETS = 64
 """Sets of base points; the error that galaxies share falls with the square root."""
 
@@ -121,36 +121,48 @@ def estimate(
     with torch.inference_mode():
         for start in range(0, len(wanted), N_TOGETHER):
             rows = wanted[start : start + N_TOGETHER]
-            base = torch.stack([choose_base(observation, int(i), n_samples, seed) for i in rows])
-            u, log_q = _sample_u(artifact, base, flux[rows], flux_err[rows], redshift[rows])
-            for k, i in enumerate(rows.tolist()):
-                row, drawn = slice(i, i + 1), slice(k, k + 1)
-                photometry = (flux[row], flux_err[row], redshift[row])
-                _summarise(artifact, summary, i, photometry, (u[drawn], log_q[drawn]))
+            bases = [choose_base(observation, int(i), n_samples, seed) for i in rows]
+            photometry = (flux[rows], flux_err[rows], redshift[rows])
+            u, log_q = _sample_u(artifact, torch.stack(bases), *photometry)
+            _summarise(artifact, summary, rows, redshift, u)
+            _judge(artifact, summary, rows, photometry, (u, log_q))
     return summary
 
 
 def _summarise(
+    artifact: Artifact, summary: Summary, rows: Tensor, redshift: Tensor, u: Tensor
+) -> None:
+    """Fill the rows of the summary from samples u (n_row, n_sample, n_u), one after the other."""
+    tables = artifact.tables
+    for i, of_galaxy in zip(rows.tolist(), u.split(1), strict=True):
+        theta = from_u(of_galaxy)
+        history = calc_history(theta, calc_time_bins(redshift[i : i + 1], tables), tables)
+        derived = derive(theta, history, tables, artifact.derived_names)
+        fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
+
+
+def _judge(
     artifact: Artifact,
     summary: Summary,
-    i: int,
+    rows: Tensor,
     photometry: tuple[Tensor, Tensor, Tensor],
     samples: tuple[Tensor, Tensor],
 ) -> None:
-    """Fill row i from samples u (1, n_sample, n_u) of one galaxy and their ln q (1, n_sample)."""
-    u, log_q = samples
-    theta = from_u(u)
-    history = calc_history(theta, calc_time_bins(photometry[2], artifact.tables), artifact.tables)
-    derived = derive(theta, history, artifact.tables, artifact.derived_names)
-    fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
+    """Judge the rows, where the artifact can, by the first of their samples u and ln q.
+
+    Always `N_TOGETHER` galaxies, of which the last may repeat: arrays of one shape give each galaxy
+    the same bits in any company. Of a Sobol set the first points are spread evenly as well.
+    """
     if artifact.trust is None:
         return
-    # Of a Sobol set the first points are spread evenly as well.
-    u, theta, log_q = (t[0, :N_DRAWS].contiguous() for t in (u, theta, log_q))
-    few = u, theta, log_q
-    trust = judge(artifact.trust, artifact.tables, photometry, few, history.first(N_DRAWS))
-    for name, value in trust._asdict().items():
-        summary.trust[name][i] = value
+    index = torch.arange(N_TOGETHER).clamp_max(len(rows) - 1)
+    flux, flux_err, redshift = (t[index] for t in photometry)
+    u, log_q = (t[index, :N_DRAWS] for t in samples)
+    of_all = judge(
+        artifact.trust, artifact.tables, (flux, flux_err, redshift), (u, from_u(u), log_q)
+    )
+    for name, values in of_all._asdict().items():
+        summary.trust[name][rows.numpy()] = values[: len(rows)].numpy()
 
 
 def _prior_width(artifact: Artifact, names: tuple[str, ...]) -> Array | None:

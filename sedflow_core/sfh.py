@@ -110,6 +110,10 @@ class TimeBins(NamedTuple):
     zh: Tensor
     surviving: Tensor
 
+    def row(self, i: int) -> "TimeBins":
+        """The bins of one galaxy."""
+        return TimeBins(*(t[i : i + 1] for t in self))
+
 
 class History(NamedTuple):
     """Mass and metallicity against lookback time, of samples (n, n_sample).
@@ -132,18 +136,6 @@ class History(NamedTuple):
     burst_age: Tensor
     burst_met: Tensor
     bins: TimeBins
-
-    def first(self, n_sample: int) -> "History":
-        """Of the first samples alone."""
-        return History(
-            basis=self.basis[:, :n_sample],
-            mass=self.mass[:, :n_sample],
-            met=self.met[:, :n_sample],
-            burst=self.burst[:, :n_sample],
-            burst_age=self.burst_age[:, :n_sample],
-            burst_met=self.burst_met[:, :n_sample],
-            bins=self.bins,
-        )
 
 
 def calc_time_bins(redshift: Tensor, tables: PopulationTables) -> TimeBins:

@@ -10,7 +10,6 @@ from sedflow_core.emulator import emulate, fix_redshift
 from sedflow_core.importance import weigh
 from sedflow_core.observation import Observation
 from sedflow_core.prior import to_u
-from sedflow_core.sfh import History, calc_history, calc_time_bins
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.trust import Trust, calc_efficiency, fit_pareto_k, judge
 
@@ -31,7 +30,7 @@ def test_efficiency_counts_equal_weights() -> None:
     assert calc_efficiency(log_weight) == 0.0
     log_weight[:25] = 700.0
     assert calc_efficiency(log_weight) == pytest.approx(0.25)
-    assert np.isnan(fit_pareto_k(log_weight))
+    assert fit_pareto_k(log_weight).isnan()
 
 
 def photometry(tiny: Artifact, n: int) -> Observation:
@@ -45,12 +44,7 @@ def judge_row(tiny: Artifact, observation: Observation, theta: torch.Tensor) -> 
     u = to_u(theta.double())
     log_q = -0.5 * u.square().sum(dim=-1)
     assert tiny.trust is not None
-    history = history_of(tiny, theta, row[2])
-    return judge(tiny.trust, tiny.tables, row, (u, theta, log_q), history)
-
-
-def history_of(tiny: Artifact, theta: torch.Tensor, redshift: torch.Tensor) -> History:
-    return calc_history(theta[None], calc_time_bins(redshift, tiny.tables), tiny.tables)
+    return judge(tiny.trust, tiny.tables, row, (u[None], theta[None], log_q[None]))
 
 
 def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
@@ -59,7 +53,7 @@ def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
     z = torch.tensor([0.05], dtype=torch.float64)
     assert tiny.trust is not None
     fixed = fix_redshift(tiny.trust.emulator, tiny.tables, z)
-    flux = emulate(fixed, tiny.tables, theta, 5).double().numpy()
+    flux = emulate(fixed, tiny.tables, theta[None], 5)[0].double().numpy()
     trust = judge_row(tiny, Observation(flux, 0.1 * flux, [0.05]), theta)
     assert trust.chi_square == pytest.approx(0.0, abs=1e-6)
     assert trust.p_value == pytest.approx(1.0, abs=1e-6)
@@ -83,8 +77,7 @@ def test_the_efficiency_is_that_of_the_exact_weights(tiny: Artifact, forward: Fo
         row = observation.rows(slice(i, i + 1))
         tensors = (torch.tensor(row.flux), torch.tensor(row.flux_err), torch.tensor(row.redshift))
         theta = torch.tensor(weighted.theta[:, i])
-        samples = (to_u(theta.double()), theta, torch.tensor(log_q[:, i]))
+        samples = (to_u(theta.double())[None], theta[None], torch.tensor(log_q[None, :, i]))
         tables = tiny.trust._replace(noise=wide)
-        history = history_of(tiny, theta, tensors[2])
-        trust = judge(tables, tiny.tables, tensors, samples, history)
-        assert trust.efficiency == pytest.approx(expected, rel=0.02)
+        trust = judge(tables, tiny.tables, tensors, samples)
+        assert float(trust.efficiency) == pytest.approx(expected, rel=0.02)
