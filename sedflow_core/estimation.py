@@ -122,10 +122,16 @@ def estimate(
         for start in range(0, len(wanted), N_TOGETHER):
             rows = wanted[start : start + N_TOGETHER]
             bases = [choose_base(observation, int(i), n_samples, seed) for i in rows]
-            photometry = (flux[rows], flux_err[rows], redshift[rows])
-            u, log_q = _sample_u(artifact, torch.stack(bases), *photometry)
-            _summarise(artifact, summary, rows, redshift, u)
-            _judge(artifact, summary, rows, photometry, (u, log_q))
+            u, log_q = _sample_u(
+                artifact, torch.stack(bases), flux[rows], flux_err[rows], redshift[rows]
+            )
+            # Arrays of one shape, in which the last galaxy may repeat, give each galaxy the same
+            # bits in any company.
+            index = torch.arange(N_TOGETHER).clamp_max(len(rows) - 1)
+            photometry = tuple(t[rows[index]] for t in (flux, flux_err, redshift))
+            _summarise(artifact, summary, rows, photometry[2], u)
+            few = (u[index, :N_DRAWS], log_q[index, :N_DRAWS])
+            _judge(artifact, summary, rows, photometry, few)
     return summary
 
 
@@ -133,11 +139,11 @@ def _summarise(
     artifact: Artifact, summary: Summary, rows: Tensor, redshift: Tensor, u: Tensor
 ) -> None:
     """Fill the rows of the summary from samples u (n_row, n_sample, n_u), one after the other."""
-    tables = artifact.tables
-    for i, of_galaxy in zip(rows.tolist(), u.split(1), strict=True):
-        theta = from_u(of_galaxy)
-        history = calc_history(theta, calc_time_bins(redshift[i : i + 1], tables), tables)
-        derived = derive(theta, history, tables, artifact.derived_names)
+    bins = calc_time_bins(redshift, artifact.tables)
+    for k, i in enumerate(rows.tolist()):
+        theta = from_u(u[k : k + 1])
+        history = calc_history(theta, bins.row(k), artifact.tables)
+        derived = derive(theta, history, artifact.tables, artifact.derived_names)
         fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
 
 
@@ -145,19 +151,17 @@ def _judge(
     artifact: Artifact,
     summary: Summary,
     rows: Tensor,
-    photometry: tuple[Tensor, Tensor, Tensor],
+    photometry: tuple[Tensor, ...],
     samples: tuple[Tensor, Tensor],
 ) -> None:
-    """Judge the rows, where the artifact can, by the first of their samples u and ln q.
+    """Judge the rows, where the artifact can, by a few samples u and ln q of each.
 
-    Always `N_TOGETHER` galaxies, of which the last may repeat: arrays of one shape give each galaxy
-    the same bits in any company. Of a Sobol set the first points are spread evenly as well.
+    Of a Sobol set the first points are spread evenly as well.
     """
     if artifact.trust is None:
         return
-    index = torch.arange(N_TOGETHER).clamp_max(len(rows) - 1)
-    flux, flux_err, redshift = (t[index] for t in photometry)
-    u, log_q = (t[index, :N_DRAWS] for t in samples)
+    flux, flux_err, redshift = photometry
+    u, log_q = samples
     of_all = judge(
         artifact.trust, artifact.tables, (flux, flux_err, redshift), (u, from_u(u), log_q)
     )

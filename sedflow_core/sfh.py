@@ -205,7 +205,7 @@ def _surviving_fraction(history: History, tables: PopulationTables) -> Tensor:
     slope = surviving.diff(dim=1) / nodes.diff().unsqueeze(-1)
     fraction = surviving[:, :1] - (nodes[:-1] @ slope).unsqueeze(1)
     for k, (low, high) in enumerate(pairwise(nodes.tolist())):
-        fraction = torch.addcmul(fraction, lgmet.clamp(low, high), slope[:, k : k + 1])
+        fraction = fraction + lgmet.clamp(low, high).mul_(slope[:, k : k + 1])
     return fraction
 
 
