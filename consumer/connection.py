@@ -75,7 +75,7 @@ def check_rights(
     lack shows when transactions start.
     """
     client = _open(section, cluster, [])
-    for need in needs:
+    for need in (need for need in needs if need.topics):
         futures = client.describe_topics(
             TopicCollection(sorted(need.topics)),
             include_authorized_operations=True,

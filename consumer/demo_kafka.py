@@ -33,6 +33,7 @@ SETTINGS = """\
 [artifact]
 name = "{artifact}"
 allow_unvalidated = true
+allow_unpinned = true
 [input]
 bootstrap = "{bootstrap}"
 topics = ["{alerts}"]

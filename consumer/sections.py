@@ -34,7 +34,9 @@ class ArtifactSettings(Section):
     name: str = "sdss-ugriz"
     """Name of a shipped artifact, or the path of an artifact folder."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Digest the artifact must have; not checked when absent."""
+    """Digest the artifact must have. `run` requires it."""
+    allow_unpinned: bool = False
+    """Serve with `run` whatever artifact the name leads to, without a digest."""
     n_samples: int | None = Field(default=None, ge=2, le=1_048_576)
     """Samples per galaxy; the artifact's own number when absent."""
     seed: int = Field(default=0, ge=0)
@@ -131,8 +133,8 @@ class OutputSettings(ClusterSettings):
     dead_letter_topic: str | None = None
     """`<input topic>.sedflow.dlq` when absent."""
     offsets_topic: str | None = None
-    """Where input positions are kept if the input is another cluster; `<topic>.sedflow.offsets`
-    when absent.
+    """Where positions in the input are kept if it is another cluster, and remembered if it is the
+    same; `<topic>.sedflow.offsets` when absent.
     """
     delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
     """At least once: for readers that cannot read committed; a crash repeats the last window."""

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from confluent_kafka import KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
 
-from consumer.errors import SettingsError
-from consumer.kafka_client import BROKER_DEFAULT_BYTES, CALL_TIMEOUT_S, LOG, foreign_errors
+from consumer.connection import check_rights, describe_cluster, explain
+from consumer.errors import BrokerError, SettingsError
+from consumer.kafka_client import BROKER_DEFAULT_BYTES, CALL_TIMEOUT_S, LOG
 from consumer.sections import DATE, ClusterSettings
 from consumer.settings import Settings
 
@@ -34,6 +35,8 @@ class Wanted:
     replication: int
     config: Mapping[str, str]
     rights: frozenset[AclOperation]
+    needed: bool = True
+    """Whether the daemon does not start without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,8 @@ class Cluster:
         self.section = section
         self.bootstrap = settings.bootstrap
         self.config = settings.client_config()
-        with foreign_errors(f"{section}: cluster at {settings.bootstrap}"):
-            self.admin = AdminClient({**self.config, "log_level": 3}, logger=LOG)
-            listed = self.admin.list_topics(timeout=CALL_TIMEOUT_S)
+        listed = describe_cluster(section, settings)
+        self.admin = AdminClient({**self.config, "log_level": 3}, logger=LOG)
         self.id = str(listed.cluster_id)
         self.replication = min(SAFE_REPLICATION, len(listed.brokers))
         self.names = frozenset(listed.topics)
@@ -109,10 +111,15 @@ def check(settings: Settings) -> tuple[list[str], list[str]]:
         cluster = source if topic.section == "input" else sink
         found = cluster.find(topic.name)
         if found is None:
-            errors.append(f"{topic.section}: expected the topic {topic.name}, got none")
+            text = f"{topic.section}: expected the topic {topic.name}, got none of this name"
+            if topic.needed:
+                errors.append(f"{text} that this user may DESCRIBE")
+            else:
+                warnings.append(f"{text}: an input made anew would be read from its start unseen")
             continue
         errors += (f"{topic.section}: {topic.name}: {text}" for text in _faults(topic, found))
         warnings += (f"{topic.section}: {topic.name}: {text}" for text in _doubts(topic, found))
+    errors += _group_faults(settings)
     if settings.output.delivery == "exactly-once":
         errors += _probe_transactions(settings, sink)
     return errors, warnings
@@ -135,10 +142,10 @@ def wanted(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[Wante
     letters = safe | {"max.message.bytes": str(letter_bytes), "retention.ms": "-1"}
     for name in sorted({output.dead_letter_topic_of(topic) for topic in settings.input.topics}):
         yield Wanted("output", name, 1, sink.replication, letters, writing)
-    if source.id != sink.id and output.delivery == "exactly-once":
-        kept = safe | {"cleanup.policy": "compact", "segment.ms": "3600000"}
-        name = output.positions_topic
-        yield Wanted("output", name, 1, sink.replication, kept, writing | reading)
+    kept = safe | {"cleanup.policy": "compact", "segment.ms": "3600000"}
+    needed = source.id != sink.id and output.delivery == "exactly-once"
+    name = output.positions_topic
+    yield Wanted("output", name, 1, sink.replication, kept, writing | reading, needed)
 
 
 def _connect(settings: Settings) -> tuple[Cluster, Cluster]:
@@ -151,7 +158,7 @@ def _faults(topic: Wanted, found: Found) -> Iterator[str]:
     """What would stop the daemon or lose something."""
     if found.rights is not None:
         for missing in sorted(right.name for right in topic.rights - found.rights):
-            yield f"expected the right {missing}, got none: an ACL must allow it"
+            yield f"expected the right {missing}, got none: ask for it"
     if topic.config.get("cleanup.policy", "") == "compact" != found.config.get("cleanup.policy"):
         yield f"expected cleanup.policy=compact, got {found.config.get('cleanup.policy')}"
     in_sync = int(found.config.get("min.insync.replicas", 1))
@@ -188,6 +195,14 @@ def _bytes_of(config: Mapping[str, str]) -> int:
     return int(config.get("max.message.bytes", BROKER_DEFAULT_BYTES))
 
 
+def _group_faults(settings: Settings) -> list[str]:
+    try:
+        check_rights("input", settings.input, (), settings.input.group)
+    except BrokerError as error:
+        return [str(error)]
+    return []
+
+
 def _probe_transactions(settings: Settings, sink: Cluster) -> list[str]:
     """Start transactions under an id that no worker has, as only that shows the right to."""
     name = f"{settings.input.group}-check"
@@ -197,7 +212,7 @@ def _probe_transactions(settings: Settings, sink: Cluster) -> list[str]:
     except KafkaException as error:
         return [
             f"output: expected transactions under ids that begin with {settings.input.group}-, "
-            f"got {error.args[0].str()}"
+            f"got {explain(error.args[0])}"
         ]
     return []
 

@@ -38,6 +38,7 @@ ALERTS, SUMMARIES = "bench.hostAlert", "bench.posteriorSummary"
 SETTINGS = """
 [artifact]
 name = "{artifact}"
+allow_unpinned = true
 [input]
 bootstrap = "{bootstrap}"
 topics = ["bench.hostAlert"]

@@ -19,6 +19,7 @@ SETTINGS = """
 [artifact]
 name = "{artifact}"
 allow_unvalidated = true
+allow_unpinned = true
 n_samples = 32
 [input]
 bootstrap = "{bootstrap}"

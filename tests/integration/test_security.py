@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ from consumer.kafka_client import check_topics
 from consumer.kafka_sink import KafkaSink
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from consumer.topics import check
 
-from .broker import BrokerUnavailableError, create_topics
+from .broker import BrokerUnavailableError, create_topics, free_ports
 from .secure_broker import PASSWORD, SecureBroker, secure_broker
+from .token_server import CLIENT, SECRET, token_server
 from .traffic import make_good, produce, read_committed
 
 Options = dict[str, Any]
@@ -133,15 +137,27 @@ def test_each_login_passes_every_check(broker: SecureBroker, topics: list[str], 
     KafkaSink(settings, Metrics(CollectorRegistry()))
 
 
-def server(name: str) -> Callable[[SecureBroker], Options]:
-    """A client that trusts another authority, or talks to the broker by another name."""
-    changes: dict[str, Callable[[SecureBroker], Options]] = {
-        "another authority": lambda b: {
-            "kafka": {"ssl.ca.location": str(b.folder / "other-ca.pem")}
-        },
-        "another host name": lambda b: {"bootstrap": b.sasl.replace("127.0.0.1", "localhost")},
-    }
-    return lambda broker: scram(broker, **changes[name](broker))
+SERVERS: dict[str, tuple[Callable[[SecureBroker, Options], Options], str]] = {
+    "another authority": (
+        lambda b, o: merge(o, {"kafka": {"ssl.ca.location": str(b.folder / "other-ca.pem")}}),
+        "certificate verify failed.*check the certificates",
+    ),
+    "another host name": (
+        lambda _, o: o | {"bootstrap": o["bootstrap"].replace("127.0.0.1", "localhost")},
+        "certificate verify failed.*host name in bootstrap",
+    ),
+}
+"""A client that trusts another authority, or talks to the broker by another name."""
+
+
+@pytest.mark.parametrize("case", SERVERS)
+@pytest.mark.parametrize("login", LOGINS)
+def test_a_server_that_is_not_trusted_is_named(
+    broker: SecureBroker, topics: list[str], login: str, case: str
+) -> None:
+    change, message = SERVERS[case]
+    with pytest.raises(BrokerError, match=message):
+        check_topics(as_settings(change(broker, LOGINS[login](broker)), topics))
 
 
 def stranger(broker: SecureBroker) -> Options:
@@ -161,14 +177,13 @@ REFUSED: dict[str, tuple[Callable[[SecureBroker], Options], str]] = {
         lambda b: scram(b, kafka={"sasl.mechanism": "PLAIN"}),
         "PLAIN.*check username, password or token, and sasl.mechanism",
     ),
-    "another authority": (server("another authority"), "certificate verify failed.*check"),
-    "another host name": (server("another host name"), "certificate verify failed.*host name"),
     "certificate of a stranger": (stranger, "certificate"),
     "no certificate": (without_certificate, "certificate"),
     "no file of the authority": (
         lambda b: scram(b, kafka={"ssl.ca.location": "/none.pem"}),
         "ssl.ca.location",
     ),
+    "unknown token": (lambda b: token(b, "nobody"), "none of these names that this user may"),
     "no TLS": (lambda b: {"bootstrap": b.sasl, "kafka": {}}, "input: expected the cluster"),
     "unknown host": (
         lambda b: scram(b, bootstrap="no-such-host.invalid:9092"),
@@ -211,10 +226,54 @@ def test_a_missing_right_is_named(
         check_until_refused(settings)
 
 
+@pytest.mark.parametrize("login", LOGINS)
+def test_each_login_is_told_the_right_it_lacks(broker: SecureBroker, login: str) -> None:
+    name = f"alerts-{uuid4().hex[:8]}"
+    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
+    create_topics(broker.open, names)
+    allow_all(broker, names, name)
+    broker.deny(USER, "TOPIC", names[1], "WRITE")
+    with pytest.raises(BrokerError, match=f"expected the right WRITE on topic {names[1]}, got"):
+        check_until_refused(as_settings(LOGINS[login](broker), names))
+
+
+def oidc(broker: SecureBroker, endpoint: str, secret: str) -> Options:
+    method = {
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.client.id": CLIENT,
+        "sasl.oauthbearer.client.secret": secret,
+        "sasl.oauthbearer.token.endpoint.url": endpoint,
+    }
+    return scram(broker, kafka={"sasl.mechanism": "OAUTHBEARER", **method})
+
+
+def test_tokens_come_from_where_the_settings_say(broker: SecureBroker, topics: list[str]) -> None:
+    """Every option of OAUTHBEARER goes to librdkafka, which fetches and renews the tokens."""
+    with token_server(USER) as endpoint:
+        settings = as_settings(oidc(broker, endpoint, SECRET), topics)
+        check_topics(settings)
+        KafkaSink(settings, Metrics(CollectorRegistry()))
+        assert SECRET not in json.dumps(settings.masked())
+        with pytest.raises(BrokerError, match="Failed to acquire SASL OAUTHBEARER token") as caught:
+            check_topics(as_settings(oidc(broker, endpoint, WRONG), topics))
+    assert WRONG not in str(caught.value)
+
+
 def check_until_refused(settings: Settings) -> None:
     """Brokers apply new rules a moment after they took them."""
     for _ in range(50):
         check_topics(settings)
+
+
+def test_topics_check_names_what_is_missing(broker: SecureBroker, topics: list[str]) -> None:
+    """Topic, group and transactional id, all at once."""
+    settings = as_settings(scram(broker), [topics[0], topics[1]])
+    source = settings.input.model_copy(update={"group": "of-another"})
+    errors, _ = check(settings.model_copy(update={"input": source}))
+    told = "\n".join(errors)
+    assert re.search("input: (group|expected the right READ on group) of-another.*ask for", told)
+    assert "ids that begin with of-another-" in told
+    assert "ask for the right WRITE on the transactional id" in told
 
 
 def test_a_missing_right_on_the_transactional_id_is_named(
@@ -232,7 +291,8 @@ def write_config(path: Path, cluster: Options, topics: list[str], artifact: Path
     common = "".join(f"{k} = {json.dumps(v)}\n" for k, v in flat.items())
     kafka = "".join(f"{json.dumps(k)} = {json.dumps(v)}\n" for k, v in cluster["kafka"].items())
     path.write_text(
-        f'[artifact]\nname = "{artifact}"\nallow_unvalidated = true\nn_samples = 32\n'
+        "[artifact]\nallow_unvalidated = true\nallow_unpinned = true\n"
+        f'name = "{artifact}"\nn_samples = 32\n'
         f'[input]\ntopics = ["{topics[0]}"]\ngroup = "{topics[0]}"\n{common}[input.kafka]\n{kafka}'
         f'[output]\ntopic = "{topics[1]}"\n{common}[output.kafka]\n{kafka}'
         "[http]\nport = 0\n"
@@ -243,42 +303,78 @@ def write_config(path: Path, cluster: Options, topics: list[str], artifact: Path
 def command(name: str, config: Path, password: str) -> tuple[list[str], dict[str, str]]:
     secrets = {f"SEDFLOW_{section}__PASSWORD": password for section in ("INPUT", "OUTPUT")}
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
-    line = [sys.executable, "-m", "consumer.cli", name, "--config", str(config)]
+    line = [sys.executable, "-m", "consumer.cli", *name.split(), "--config", str(config)]
     return line, clean | secrets
 
 
-def test_the_daemon_runs_behind_tls_and_scram(
+PLANTED = {
+    "SEDFLOW_INPUT__SSL_KEY_PASSWORD": "planted-input-key",
+    "SEDFLOW_OUTPUT__SSL_KEY_PASSWORD": "planted-output-key",
+    "SEDFLOW_REGISTRY__PASSWORD": "planted-registry",
+    "SEDFLOW_INPUT__KAFKA": '{"ssl.keystore.password": "planted-keystore"}',
+    "SEDFLOW_OUTPUT__KAFKA": '{"sasl.oauthbearer.client.secret": "planted-client"}',
+}
+"""Secrets wherever the settings take any, besides the passwords that open the door."""
+
+
+def test_no_secret_is_ever_told(
     broker: SecureBroker, topics: list[str], tiny_path: Path, tmp_path: Path
 ) -> None:
-    """Debug logs of librdkafka included, the password is never told."""
-    cluster = scram(broker, kafka={"debug": "security,broker"})
+    """Neither in logs, those of librdkafka at their most talkative included, nor elsewhere."""
+    (port,) = free_ports(1)
+    cluster = scram(broker, kafka={"debug": "all"})
     config = write_config(tmp_path / "sedflow.toml", cluster, topics, tiny_path)
-    config.write_text(config.read_text() + '[log]\nlevel = "DEBUG"\n')
-    produce(broker.open, topics[0], list(make_good(N_GOOD)))
+    down = '[registry]\nurl = "http://127.0.0.1:1"\nusername = "reader"\n'
+    text = config.read_text().replace("port = 0\n", f"port = {port}\n")
+    config.write_text(f'{text}[log]\nlevel = "DEBUG"\n{down}')
+    produce(broker.open, topics[0], [m for m in make_good(10 * N_GOOD) if m.value[:1] == b"O"])
+    told = [tell(config, PLANTED, name) for name in ("check-config", "topics plan", "topics check")]
     line, environment = command("run", config, PASSWORD)
     log = tmp_path / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(line, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            line, env=environment | PLANTED, stdout=output, stderr=subprocess.STDOUT
+        )
     try:
-        assert len(read_committed(broker.open, topics[1], at_least=N_GOOD)) == N_GOOD
+        read_committed(broker.open, topics[1], at_least=N_GOOD)
+        produce(broker.open, topics[0], list(make_good(2)))  # ids that the registry is asked for
+        wait_until(lambda: "registry: expected an answer" in log.read_text())
+        for path in ("metrics", "readyz", "livez"):
+            told.append(get(f"http://127.0.0.1:{port}/{path}"))
         process.terminate()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=120) == 0
     finally:
         process.kill()
         process.wait()
-    text = log.read_text()
-    assert len(text.splitlines()) > 20
-    assert PASSWORD not in text
+    told.append(log.read_text())
+    assert len(told[-1].splitlines()) > 500
+    assert "sedflow_alerts_processed_total" in told[3]
+    for secret in (PASSWORD, "planted-"):
+        assert not any(secret in text for text in told)
 
 
-def test_secrets_are_not_told_by_check_config(
-    broker: SecureBroker, topics: list[str], tiny_path: Path, tmp_path: Path
-) -> None:
-    config = write_config(tmp_path / "sedflow.toml", scram(broker), topics, tiny_path)
-    line, environment = command("check-config", config, PASSWORD)
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
-    assert '"password": "**********"' in done.stdout
-    assert PASSWORD not in done.stdout + done.stderr
+def tell(config: Path, more: dict[str, str], name: str) -> str:
+    """What a command prints."""
+    line, environment = command(name, config, PASSWORD)
+    done = subprocess.run(line, env=environment | more, capture_output=True, text=True, check=False)
+    assert done.stdout
+    return done.stdout + done.stderr
+
+
+def get(address: str) -> str:
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read().decode()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_a_refused_daemon_is_not_ready_and_tells_why(
