@@ -2,12 +2,13 @@
 
 import json
 import os
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from consumer.avro import WIRE_ID, Decoder, encode, schema_text
+from consumer.avro import VERSION, WIRE_ID, Decoder, RecordName, encode, schema_text
 from consumer.errors import DecodeError, SettingsError
 from consumer.registry import Registry, RegistryError
 from consumer.sections import RegistrySettings
@@ -32,6 +33,11 @@ def url() -> Iterator[str]:
 
 def connect(url: str, **more: Any) -> Registry:
     return Registry(RegistrySettings(url=url, **more), url)
+
+
+def fetch(address: str) -> Any:
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        return json.load(answer)
 
 
 def changed(**field: Any) -> bytes:
@@ -59,6 +65,19 @@ def test_newer_schemas_must_be_readable_by_older_readers(url: str) -> None:
     schema["fields"] = [f for f in schema["fields"] if f["name"] != "alertId"]
     with pytest.raises(SettingsError, match="takes as FORWARD_TRANSITIVE, got 409"):
         connect(url).register("summaries", json.dumps(schema).encode())
+
+
+@pytest.mark.parametrize("record", ["hostAlert", "posteriorSummary"])
+def test_every_version_of_our_schemas_is_one_more_of_the_last(url: str, record: RecordName) -> None:
+    """Each minor version, in order, passes the registry's check against all before it."""
+    ids = [
+        connect(url).register(f"published.{record}", schema_text(record, minor))
+        for minor in range(VERSION[1] + 1)
+    ]
+    subject = f"published.{record}-value"
+    assert fetch(f"{url}/subjects/{subject}/versions") == list(range(1, 1 + len(set(ids))))
+    level = fetch(f"{url}/config/{subject}")
+    assert level == {"compatibilityLevel": "FORWARD_TRANSITIVE"}
 
 
 def test_bundled_schemas_where_the_registry_knows_no_id(url: str) -> None:
