@@ -21,6 +21,7 @@ from torch import Tensor
 from sedflow_core.bands import BandSet, parse_band_set
 from sedflow_core.errors import ArtifactError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.new_prior import Factor, load_factors
 from sedflow_core.observation import ContextScale
 from sedflow_core.prior import PARAM_NAMES, prior_digest, prior_table
 from sedflow_core.sfh import DERIVED, DERIVED_NAMES, PopulationTables
@@ -48,6 +49,7 @@ class Artifact:
         tables: cosmology, histories and surviving mass.
         golden: input and output vectors that a load must reproduce.
         trust: what the trust in a posterior is judged by; None in artifacts built without it.
+        prior: factors by which the prior departs from the parameter table; none by default.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Artifact:
     tables: PopulationTables
     golden: dict[str, Tensor]
     trust: TrustTables | None
+    prior: tuple[Factor, ...] = ()
 
     @property
     def param_names(self) -> tuple[str, ...]:
@@ -221,6 +224,7 @@ def read_artifact(path: str | Path) -> Artifact:
         tables=PopulationTables(**_group(arrays, "tables")),
         golden=_group(arrays, "golden"),
         trust=join_tables(_group(arrays, "trust")),
+        prior=load_factors(manifest["provenance"].get("forward_model", {}).get("prior")),
     )
 
 

@@ -28,8 +28,7 @@ def noisy_batches(
     batch_size: int,
 ) -> Iterator[Batch]:
     """Shuffled batches with fresh noise; rows whose noisy photometry leaves the cuts drop out."""
-    order = torch.randperm(len(rows.u), generator=generator)
-    for index in order.split(_CHUNK):
+    for index in draw_order(rows, generator).split(_CHUNK):
         flux, flux_err = draw_noise(rows.flux[index].double(), noise, generator)
         keep = in_mag_range(flux, noise)
         redshift = rows.redshift[index][keep].double()
@@ -39,6 +38,18 @@ def noisy_batches(
             rows.u[index][keep].split(batch_size),
             context.split(batch_size),
         )
+
+
+def draw_order(rows: TrainingSet, generator: torch.Generator) -> Tensor:
+    """Shuffled indices of as many rows as there are: each row once, or as often as it weighs."""
+    order = torch.randperm(len(rows.u), generator=generator)
+    if rows.weight is None:
+        return order
+    cumulative = rows.weight.cumsum(dim=0) / rows.weight.sum()
+    # One point in each of n equal steps: a row of weight 1 is there once, give or take one.
+    offset = torch.rand(len(order), generator=generator, dtype=torch.float64)
+    points = (torch.arange(len(order)) + offset) / len(order)
+    return torch.searchsorted(cumulative, points[order]).clamp_max(len(order) - 1)
 
 
 def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingSet, TrainingSet]:
@@ -55,4 +66,9 @@ def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingS
 
 
 def _select(rows: TrainingSet, index: Tensor) -> TrainingSet:
-    return rows._replace(u=rows.u[index], redshift=rows.redshift[index], flux=rows.flux[index])
+    return rows._replace(
+        u=rows.u[index],
+        redshift=rows.redshift[index],
+        flux=rows.flux[index],
+        weight=None if rows.weight is None else rows.weight[index],
+    )

@@ -12,13 +12,13 @@ from sedflow_core.estimation import estimate
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.galaxy import COSMOLOGY
 from sedflow_core.observation import ContextScale, Observation
-from sedflow_core.prior import draw_u, from_u
+from sedflow_core.prior import from_u
 from sedflow_core.sfh import DERIVED_NAMES, calc_derived
 from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,
     NoisySimulations,
-    draw_redshift,
+    draw_params,
     simulate_noisy,
 )
 from sedflow_core.support import check_support, fit_support
@@ -68,7 +68,7 @@ def build_artifact(
     trust = build_trust_tables(model)
     provenance = {
         "code_version": __version__,
-        "forward_model": forward._asdict(),
+        "forward_model": forward.document(),
         "ssp": model.galaxy.ssp_provenance,
         "training": training,
         "support": {
@@ -104,8 +104,8 @@ def build_artifact(
 def build_trust_tables(model: ForwardModel) -> TrustTables:
     """Emulator, noise and prior widths of a forward model."""
     generator = torch.Generator().manual_seed(PRIOR_SEED)
-    theta = from_u(draw_u(N_PRIOR, generator)).float()
-    redshift = draw_redshift(N_PRIOR, model.redshift_range, generator)
+    u, redshift = draw_params(model, N_PRIOR, generator)
+    theta = from_u(u).float()
     tables = model.galaxy.tables
     derived = [
         calc_derived(t[:, None], z, tables, DERIVED_NAMES)[:, 0]
@@ -141,5 +141,6 @@ def assumptions(forward: ForwardConfig, model: ForwardModel) -> dict[str, str]:
         "birth_cloud_age_gyr": str(forward.birth_cloud_age_gyr),
         "noise": forward.noise,
         "emission": "stars only: no nebular emission, no IGM absorption",
+        "prior": ", ".join(f["name"] for f in forward.prior or []) or "of the parameter table",
         "prior_note": "below the SSP grid's lowest metallicity the spectra do not depend on gamma",
     }

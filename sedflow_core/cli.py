@@ -1,4 +1,4 @@
-"""The `sedflow` command: simulate, train, build, validate, fit, plot, mcmc."""
+"""The `sedflow` command: simulate, train, build, validate, fit, plot, mcmc, learning-curve."""
 
 import argparse
 import json
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from sedflow_core.fit import add_fit_arguments, run_fit
+    from sedflow_core.learning_curve import add_learning_curve_arguments, run_learning_curve
     from sedflow_core.one_galaxy import (
         add_mcmc_arguments,
         add_plot_arguments,
@@ -54,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     add_fit_arguments(command("fit", run_fit, "summarise the posteriors of a catalogue"))
     add_plot_arguments(command("plot", run_plot, "draw the posterior of one galaxy"))
     add_mcmc_arguments(command("mcmc", run_mcmc, "sample the exact posterior of one galaxy"))
+    text = "measure the loss against the number of simulations; resumes"
+    add_learning_curve_arguments(command("learning-curve", run_learning_curve, text))
     return parser
 
 
@@ -94,6 +97,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="default: the preset's")
     parser.add_argument("--learning-rate", type=float, help="default: the preset's")
     parser.add_argument("--n-rows", type=int, help="use the first rows only")
+    parser.add_argument(
+        "--prior", type=Path, metavar="FILE.toml", help="train for another prior on the same rows"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 
@@ -101,11 +107,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """`sedflow train`."""
     from sedflow_core.noise import load_noise
+    from sedflow_core.resampling import reweigh
     from sedflow_core.simulation import load_training_set
     from sedflow_core.train import PRESETS, Epoch, fit
 
     torch.set_num_threads(args.threads)
     training_set = load_training_set(args.training_set, args.n_rows)
+    if args.prior is not None:
+        training_set = reweigh(training_set, args.prior)
+        print(f"{args.prior}: {training_set.config['n_effective_rows']:,} effective rows")
     preset = PRESETS[args.preset]
     config = replace(
         preset,

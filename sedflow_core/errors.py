@@ -5,6 +5,7 @@ SedflowError
 ├── ObservationError     fluxes, errors or redshifts of the wrong shape
 ├── BandError            an unknown filter, or a filter outside the wavelength grid
 ├── GridError            an SSP grid or NMF basis that cannot be read or built
+├── PriorError           a file of a new prior that cannot be used
 ├── SimulationError      a simulation outside the model's range, or an unusable training set
 ├── ArtifactError        an artifact whose content does not match its manifest
 └── CatalogError         a catalogue column, unit or value that cannot be used
@@ -35,6 +36,10 @@ class BandError(SedflowError):
 
 class GridError(SedflowError):
     """An SSP grid or NMF basis cannot be read or built."""
+
+
+class PriorError(SedflowError):
+    """A file of a new prior cannot be used."""
 
 
 class SimulationError(SedflowError):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sedflow_core.artifact import Artifact, read_artifact
 from sedflow_core.errors import ArtifactError, ObservationError
+from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
 from sedflow_core.sfh import DERIVED_NAMES, calc_history, calc_time_bins, derive
@@ -162,9 +163,11 @@ def _judge(
         return
     flux, flux_err, redshift = photometry
     u, log_q = samples
-    of_all = judge(
-        artifact.trust, artifact.tables, (flux, flux_err, redshift), (u, from_u(u), log_q)
-    )
+    theta = from_u(u)
+    of_sample = redshift.repeat_interleave(theta.shape[1])
+    weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, artifact.tables)
+    log_q = log_q - weight.view_as(log_q)
+    of_all = judge(artifact.trust, artifact.tables, (flux, flux_err, redshift), (u, theta, log_q))
     for name, values in of_all._asdict().items():
         summary.trust[name][rows.numpy()] = values[: len(rows)].numpy()
 

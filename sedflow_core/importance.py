@@ -10,6 +10,7 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact
 from sedflow_core.estimation import log_prob, sample
 from sedflow_core.galaxy import calc_band_flux
+from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.noise import gaussian_log_likelihood, log_likelihood
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u, to_u
@@ -78,9 +79,10 @@ def log_posteriors(
         u: (n, 11) points, float64.
         observation: one galaxy.
     """
+    theta, redshift = from_u(u), torch.tensor(observation.redshift)
     log_prior = -0.5 * u.square().sum(dim=-1)
-    redshift = torch.tensor(observation.redshift).expand(len(u))
-    model_flux = calc_band_flux(model.galaxy, from_u(u), redshift)
+    log_prior = log_prior + log_prior_weight(model.prior, theta, redshift, model.galaxy.tables)
+    model_flux = calc_band_flux(model.galaxy, theta, redshift.expand(len(u)))
     flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
     exact = log_likelihood(flux, flux_err, model_flux, model.noise)
     return log_prior + exact, log_prior + gaussian_log_likelihood(flux, flux_err, model_flux)

@@ -19,6 +19,7 @@ from torch import Tensor
 from sedflow_core.bands import BandSet, parse_band_set
 from sedflow_core.errors import SimulationError
 from sedflow_core.galaxy import COSMOLOGY, GalaxyModel, build_galaxy_model, calc_band_flux
+from sedflow_core.new_prior import Factor, accept, load_factors
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range, load_noise, mag_from_flux
 from sedflow_core.prior import draw_u, from_u, prior_digest
 from sedflow_core.version import __version__
@@ -33,15 +34,22 @@ _FRESH = 1 << 31
 
 
 class ForwardModel(NamedTuple):
-    """What a simulation needs: the galaxy model, the noise model and the redshift range."""
+    """What a simulation needs: the galaxy model, the noise model, the redshift range, the prior.
+
+    `prior` holds the factors by which it departs from that of the parameter table.
+    """
 
     galaxy: GalaxyModel
     noise: NoiseModel
     redshift_range: tuple[float, float]
+    prior: tuple[Factor, ...] = ()
 
 
 class ForwardConfig(NamedTuple):
-    """The choices that define a forward model; stored in training sets and artifacts."""
+    """The choices that define a forward model; stored in training sets and artifacts.
+
+    `prior` is a document of `sedflow_core.new_prior`, or None for the prior of the table.
+    """
 
     bands: str = "sdss2010-ugriz"
     ssp: str = "bc03-miles"
@@ -50,6 +58,7 @@ class ForwardConfig(NamedTuple):
     redshift_high: float = 0.2
     birth_cloud_age_gyr: float = 0.1
     nmf_dir: str | None = None
+    prior: list[dict[str, Any]] | None = None
 
     def build(self) -> ForwardModel:
         """The forward model of these choices."""
@@ -62,7 +71,12 @@ class ForwardConfig(NamedTuple):
             nmf_dir=self.nmf_dir,
         )
         noise = load_noise(bands.names, self.noise)
-        return ForwardModel(galaxy, noise, (self.redshift_low, self.redshift_high))
+        redshift_range = (self.redshift_low, self.redshift_high)
+        return ForwardModel(galaxy, noise, redshift_range, load_factors(self.prior))
+
+    def document(self) -> dict[str, Any]:
+        """The choices as plain values; a prior only where it is not the table's."""
+        return {k: v for k, v in self._asdict().items() if k != "prior" or v is not None}
 
 
 class Proposals(NamedTuple):
@@ -84,13 +98,17 @@ class NoisySimulations(NamedTuple):
 
 
 class TrainingSet(NamedTuple):
-    """Noiseless simulations, float32: u (n, n_u), redshift (n,), flux (n, n_band) nanomaggies."""
+    """Noiseless simulations, float32: u (n, n_u), redshift (n,), flux (n, n_band) nanomaggies.
+
+    Rows count by `weight` (n,), float64; None where they count alike.
+    """
 
     u: Tensor
     redshift: Tensor
     flux: Tensor
     bands: BandSet
     config: dict[str, Any]
+    weight: Tensor | None = None
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:
@@ -109,10 +127,19 @@ def draw_redshift(
     return torch.where(choice < 0.5, low + (high - low) * uniform, low * (high / low) ** uniform)
 
 
-def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> Proposals:
-    """n draws from the prior with their noiseless fluxes."""
+def draw_params(model: ForwardModel, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """u and redshift of n draws from the prior; fewer where a new prior rejects some."""
     u = draw_u(n, generator)
     redshift = draw_redshift(n, model.redshift_range, generator)
+    if not model.prior:
+        return u, redshift
+    keep = accept(model.prior, from_u(u), redshift, model.galaxy.tables, generator)
+    return u[keep], redshift[keep]
+
+
+def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> Proposals:
+    """n draws from the prior with their noiseless fluxes; fewer under a new prior."""
+    u, redshift = draw_params(model, n, generator)
     return Proposals(u, redshift, calc_band_flux(model.galaxy, from_u(u), redshift))
 
 
@@ -176,7 +203,7 @@ def write_training_set(
 def _write_config(folder: Path, config: ForwardConfig, **settings: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document = {
-        "forward_model": config._asdict(),
+        "forward_model": config.document(),
         **settings,
         "block": BLOCK,
         "margins_mag": [BRIGHT_MARGIN_MAG, FAINT_MARGIN_MAG],

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sedflow_core.batches import Batch, noisy_batches, split_rows
+from sedflow_core.batches import Batch, draw_order, noisy_batches, split_rows
 from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.muon import Muon, split_params
@@ -154,11 +154,12 @@ class _Run:
     def _fit_scale(self) -> tuple[ContextScale, float]:
         """Context constants, and the fraction of rows whose noisy photometry passes the cuts."""
         generator = torch.Generator().manual_seed(self.config.seed)
-        flux, flux_err = draw_noise(
-            self.training.flux[:_N_SCALE_ROWS].double(), self.noise, generator
-        )
+        rows = self.training
+        some = torch.arange(len(rows.u)) if rows.weight is None else draw_order(rows, generator)
+        some = some[:_N_SCALE_ROWS]
+        flux, flux_err = draw_noise(rows.flux[some].double(), self.noise, generator)
         keep = in_mag_range(flux, self.noise)
-        redshift = self.training.redshift[:_N_SCALE_ROWS][keep].double()
+        redshift = rows.redshift[some][keep].double()
         softening = asinh_softening(self.noise)
         scale = fit_context_scale(flux[keep], flux_err[keep], redshift, softening)
         return scale, float(keep.double().mean())
@@ -245,11 +246,20 @@ class _Run:
                 f"{path}: expected a checkpoint of the configuration {_plain(self.config)}, "
                 f"got {state['config']}"
             )
+        self._check_prior(path, state["training_set"])
         self.flow.load_state_dict(state["flow"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.best = state["best"]
         self.history = [Epoch(*e) for e in state["history"]]
+
+    def _check_prior(self, path: Path, trained_on: dict[str, Any]) -> None:
+        ours, saved = (
+            [part["wanted"] for part in document["forward_model"].get("prior") or []]
+            for document in (self.provenance, trained_on)
+        )
+        if ours != saved:
+            raise SimulationError(f"{path}: expected a checkpoint of the prior {ours}, got {saved}")
 
     def result(self) -> TrainedFlow:
         if not self.best:

@@ -1,0 +1,255 @@
+"""Another prior over the same parameters: the table's, weighted by the value of some quantities.
+
+A file says which distribution a quantity, be it a parameter or derived, shall follow. The quantity
+is cut into bins, and the weight of a bin is the mass that the wanted distribution has there over
+the mass that the prior of `sedflow_core.prior` has. All else stays as it is, given the quantity. So
+the weighted prior has the wanted distribution, bin by bin; with several quantities it is the
+product of the weights, and each distribution is met as far as the quantities are independent.
+Needs torch alone.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sedflow_core.errors import PriorError
+from sedflow_core.prior import PARAM_NAMES, column
+from sedflow_core.sfh import DERIVED_NAMES, PopulationTables, calc_derived
+from sedflow_core.units import Array
+
+N_BIN = 100
+"""Candidate bins of equal width, and as many of equal mass."""
+MIN_MASS = 1e-3
+"""Least mass of a bin under the prior of the table; thinner bins join their neighbour."""
+MIN_INSIDE = 0.01
+"""Least mass of a wanted distribution within the range that the quantity can take."""
+_CHUNK = 4096
+
+Cdf = Callable[[Array], Array]
+
+
+class Factor(NamedTuple):
+    """Weight of the prior by the value of one quantity.
+
+    Attributes:
+        name: of a parameter or derived quantity.
+        edges: (n_bin - 1,) ascending edges between the bins; the outer bins have no end.
+        weight: (n_bin,) wanted mass over mass of the table's prior; float64 like the edges.
+    """
+
+    name: str
+    edges: Tensor
+    weight: Tensor
+
+
+def read_prior_file(path: Path) -> dict[str, dict[str, Any]]:
+    """The wanted distribution of each quantity that a TOML file names.
+
+    A table per quantity holds `distribution` and its numbers: "uniform" with `low` and `high`,
+    "normal" with `mean` and `std`, "histogram" with n + 1 `edges` and n `density`.
+
+    Raises:
+        PriorError: the file cannot be read, or a quantity or distribution is not one of these.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PriorError(f"{path}: expected a TOML file, got: {error}") from None
+    known = PARAM_NAMES + DERIVED_NAMES
+    for name, wanted in document.items():
+        if name not in known:
+            raise PriorError(f"{path}: expected quantities among {known}, got {name!r}")
+        if not isinstance(wanted, dict):
+            raise PriorError(f"{path}: {name}: expected a table [{name}], got {wanted!r}")
+        _cdf(name, wanted)
+    if not document:
+        raise PriorError(f"{path}: expected at least one quantity, got none")
+    return document
+
+
+def _cdf(name: str, wanted: Mapping[str, Any]) -> Cdf:
+    kind = wanted.get("distribution")
+    if kind not in _FIELDS:
+        raise PriorError(f"{name}: expected a distribution among {sorted(_FIELDS)}, got {kind!r}")
+    if set(wanted) != {"distribution", *_FIELDS[kind]}:
+        got = sorted(set(wanted) - {"distribution"})
+        raise PriorError(f"{name}: expected {kind} with {list(_FIELDS[kind])}, got {got}")
+    try:
+        values = [np.asarray(wanted[field], dtype=np.float64) for field in _FIELDS[kind]]
+    except (TypeError, ValueError):
+        raise PriorError(f"{name}: expected numbers, got {dict(wanted)}") from None
+    if not all(np.isfinite(v).all() for v in values):
+        raise PriorError(f"{name}: expected finite numbers, got {dict(wanted)}")
+    if kind == "normal":
+        return _normal(name, *values)
+    edges, density = values if kind == "histogram" else (np.stack(values), np.ones(1))
+    return _histogram(name, edges, density)
+
+
+_FIELDS = {
+    "uniform": ("low", "high"),
+    "normal": ("mean", "std"),
+    "histogram": ("edges", "density"),
+}
+
+
+def _normal(name: str, mean: Array, std: Array) -> Cdf:
+    if mean.ndim or std.ndim or std <= 0:
+        raise PriorError(f"{name}: expected a positive std, got mean {mean} and std {std}")
+    return lambda x: torch.special.ndtr(torch.as_tensor((x - mean) / std)).numpy()
+
+
+def _histogram(name: str, edges: Array, density: Array) -> Cdf:
+    if edges.ndim != 1 or density.shape != (len(edges) - 1,) or not (np.diff(edges) > 0).all():
+        raise PriorError(
+            f"{name}: expected ascending edges, one more than densities, got edges "
+            f"{edges.tolist()} and {density.size} densities"
+        )
+    mass = density * np.diff(edges)
+    if (density < 0).any() or not mass.sum() > 0:
+        raise PriorError(f"{name}: expected densities above zero, got {density.tolist()}")
+    cumulative = np.concatenate([[0.0], np.cumsum(mass / mass.sum())])
+    return lambda x: np.asarray(np.interp(x, edges, cumulative))
+
+
+def tabulate_prior(
+    distributions: Mapping[str, Mapping[str, Any]],
+    theta: Tensor,
+    redshift: Tensor,
+    tables: PopulationTables,
+) -> list[dict[str, Any]]:
+    """The factors of a new prior as a document of plain values, for manifests.
+
+    Args:
+        distributions: see `read_prior_file`.
+        theta: (n, n_theta) draws from the table's prior at redshift (n,).
+        tables: of the galaxy model.
+
+    Raises:
+        PriorError: a distribution lies outside the range that its quantity takes.
+    """
+    return [
+        {"name": name, **_tabulate(name, wanted, values), "wanted": dict(wanted)}
+        for (name, wanted), values in zip(
+            distributions.items(),
+            calc_quantities(tuple(distributions), theta, redshift, tables).T.numpy(),
+            strict=True,
+        )
+    ]
+
+
+def _tabulate(name: str, wanted: Mapping[str, Any], values: Array) -> dict[str, list[float]]:
+    cdf = _cdf(name, wanted)
+    low, high = values.min(), values.max()
+    outside, inside = cdf(low), cdf(high) - cdf(low)
+    if not inside >= MIN_INSIDE:
+        raise PriorError(
+            f"{name}: expected a distribution within {low:.4g} to {high:.4g}, got {dict(wanted)}"
+        )
+    levels = np.linspace(0.0, 1.0, N_BIN + 1)[1:-1]
+    equal_width = np.linspace(*np.quantile(values, [1e-4, 1 - 1e-4]), N_BIN + 1)
+    own = [wanted.get(field, []) for field in ("low", "high", "edges")]
+    candidates = np.unique(
+        np.concatenate([np.quantile(values, levels), equal_width, *map(np.ravel, own)])
+    )
+    edges = _merge(candidates[(candidates > low) & (candidates < high)], values)
+    mass = np.diff(_mass_below(edges, values), prepend=0.0, append=1.0)
+    target = np.diff((cdf(edges) - outside) / inside, prepend=0.0, append=1.0)
+    return {"edges": edges.tolist(), "weight": (target / mass).tolist()}
+
+
+def _mass_below(edges: Array, values: Array) -> Array:
+    return np.searchsorted(np.sort(values), edges) / len(values)
+
+
+def _merge(candidates: Array, values: Array) -> Array:
+    """The candidate edges that leave at least MIN_MASS of the values in every bin."""
+    kept: list[float] = []
+    last = 0.0
+    for edge, below in zip(candidates, _mass_below(candidates, values), strict=True):
+        if below - last >= MIN_MASS and 1.0 - below >= MIN_MASS:
+            kept.append(float(edge))
+            last = float(below)
+    return np.array(kept)
+
+
+def load_factors(document: list[dict[str, Any]] | None) -> tuple[Factor, ...]:
+    """The factors of a document that `tabulate_prior` made; none for None."""
+    return tuple(
+        Factor(
+            part["name"],
+            torch.tensor(part["edges"], dtype=torch.float64),
+            torch.tensor(part["weight"], dtype=torch.float64),
+        )
+        for part in document or []
+    )
+
+
+def calc_quantities(
+    names: tuple[str, ...], theta: Tensor, redshift: Tensor, tables: PopulationTables
+) -> Tensor:
+    """Parameters and derived quantities (n, n_name), float64.
+
+    Args:
+        names: of the quantities.
+        theta: (n, n_theta); redshift: (n,) or (1,).
+        tables: of the galaxy model.
+    """
+    derived_names = tuple(name for name in DERIVED_NAMES if name in names)
+    values = {name: column(theta, name).double() for name in names if name in PARAM_NAMES}
+    if derived_names:
+        derived = _derived(theta.float(), redshift, tables, derived_names).double()
+        values |= dict(zip(derived_names, derived.T, strict=True))
+    return torch.stack([values[name] for name in names], dim=-1)
+
+
+def _derived(
+    theta: Tensor, redshift: Tensor, tables: PopulationTables, names: tuple[str, ...]
+) -> Tensor:
+    if len(redshift) == 1:
+        return calc_derived(theta[None], redshift, tables, names)[0]
+    parts = [
+        calc_derived(t[:, None], z, tables, names)[:, 0]
+        for t, z in zip(theta.split(_CHUNK), redshift.split(_CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def log_prior_weight(
+    factors: tuple[Factor, ...], theta: Tensor, redshift: Tensor, tables: PopulationTables
+) -> Tensor:
+    """ln of the new prior over the table's, up to a constant: (n,), float64; 0 without factors.
+
+    Args:
+        factors: of the new prior.
+        theta: (n, n_theta); redshift: (n,) or (1,).
+        tables: of the galaxy model.
+    """
+    total = torch.zeros(len(theta), dtype=torch.float64)
+    if not factors:
+        return total
+    names = tuple(factor.name for factor in factors)
+    for factor, values in zip(
+        factors, calc_quantities(names, theta, redshift, tables).T, strict=True
+    ):
+        total += factor.weight[torch.bucketize(values, factor.edges, right=True)].log()
+    return total
+
+
+def accept(
+    factors: tuple[Factor, ...],
+    theta: Tensor,
+    redshift: Tensor,
+    tables: PopulationTables,
+    generator: torch.Generator,
+) -> Tensor:
+    """Which draws (n,) from the table's prior to keep, so that they follow the new one."""
+    largest = sum(float(factor.weight.max().log()) for factor in factors)
+    log_weight = log_prior_weight(factors, theta, redshift, tables)
+    chance = torch.rand(len(theta), generator=generator, dtype=torch.float64)
+    return chance < torch.exp(log_weight - largest)
