@@ -67,7 +67,7 @@ class KafkaSource:
         self._topics: tuple[str, ...] = ()
         self._held: set[Place] = set()
         self._gone: set[Place] = set()
-        self._paused: list[TopicPartition] = []
+        self._paused: set[Place] = set()
         self._taken: list[Message] = []
         self._next: dict[Place, int] = {}
         self._position: dict[Place, int] = {}
@@ -125,8 +125,8 @@ class KafkaSource:
         if time.monotonic() - self._last_poll_s < KEEP_ALIVE_S:
             return
         with foreign_errors("input: pause"):
-            self._paused = [TopicPartition(*place) for place in self._held]
-            self._consumer.pause(self._paused)
+            self._paused |= self._held
+            self._consumer.pause([TopicPartition(*place) for place in self._held])
         self._metrics.partitions_paused.set(len(self._paused))
         self._take(1, 0.0)
         if self._gone & {(m.topic, m.partition) for m in messages}:
@@ -179,10 +179,10 @@ class KafkaSource:
         self._topics = topics
 
     def _resume(self) -> None:
-        if paused := [p for p in self._paused if (p.topic, p.partition) in self._held]:
+        if self._paused:  # those that went, too: should they come back, they would still be paused
             with foreign_errors("input: resume"):
-                self._consumer.resume(paused)
-        self._paused = []
+                self._consumer.resume([TopicPartition(*place) for place in self._paused])
+        self._paused.clear()
         self._metrics.partitions_paused.set(0)
 
     def _take(self, n: int, timeout_s: float) -> None:

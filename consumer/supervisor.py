@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -206,8 +206,13 @@ def work(settings: Settings, says: Connection) -> None:
     Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
     http = settings.http.model_copy(update={"host": "127.0.0.1", "port": 0})
     page = settings.page.model_copy(update={"port": None})
+
+    def tell_port(port: int) -> None:
+        with suppress(BrokenPipeError):  # the supervisor died meanwhile: `stop` will be set
+            says.send(port)
+
     try:
-        code = run_worker(settings.model_copy(update={"http": http, "page": page}), stop, says.send)
+        code = run_worker(settings.model_copy(update={"http": http, "page": page}), stop, tell_port)
     except SedflowError as error:
         LOG.error("cannot start", extra={"fields": {"error": str(error)}})
         code = UNUSABLE

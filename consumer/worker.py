@@ -3,8 +3,8 @@
 - Settings or artifact that cannot be used, and a broker that refuses at the first start: the
   process ends and says why.
 - Broker or authorisation trouble later on: nothing more is read or written; the clients are closed
-  and made anew after a pause that grows up to a minute, until it works or the process is told to
-  stop. Positions are read back each time, so nothing is skipped or repeated.
+  and made anew after a pause that grows up to 20 s, until it works or the process is told to stop.
+  Positions are read back each time, so nothing is skipped or repeated.
 - `WorkerLostError`: the process ends with code 1; its supervisor starts another one in its slot.
 - `HaltedError`: nothing more is read; the process stays, not ready, its metrics and its log telling
   why, until it is told to stop; its code is 3.
@@ -43,7 +43,7 @@ from sedflow_core import load_artifact
 LOG = logging.getLogger("sedflow.worker")
 
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 60.0
+LONGEST_PAUSE_S = 20.0
 LONG_LIFE_S = 60.0
 LOST, HALTED = 1, 3
 

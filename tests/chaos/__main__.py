@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from consumer.avro import schema_text
+from consumer.avro import WIRE_ID, schema_text
 from consumer.registry import Registry
 from consumer.sections import RegistrySettings
 from sedflow_core.testing import tiny_artifact
@@ -45,25 +45,23 @@ class Plan:
 PLANS = {
     "kill -9": Plan(scenarios.kill_workers, 100_000, None, 50),
     "kill -9, two clusters": Plan(scenarios.kill_workers, 100_000, None, 50, two_clusters=True),
-    "killed and not replaced": Plan(scenarios.kill_for_good, 12_000, 150),
+    "killed and not replaced": Plan(scenarios.kill_for_good, 5_000, 60),
     "killed and not replaced, two clusters": Plan(
-        scenarios.kill_for_good, 12_000, 150, two_clusters=True
+        scenarios.kill_for_good, 5_000, 60, two_clusters=True
     ),
-    "scale-in 4 to 1": Plan(scenarios.scale_in, 12_000, 150),
-    "SIGSTOP past the session": Plan(scenarios.freeze_worker, 24_000, 150, 3),
-    "SIGSTOP, two clusters": Plan(scenarios.freeze_worker, 24_000, 150, 3, two_clusters=True),
-    "rebalances": Plan(scenarios.rebalance, 45_000, 150, 20),
-    "broker killed and back": Plan(scenarios.restart_broker, 18_000, 150, 2),
-    "broker killed, two clusters": Plan(
-        scenarios.restart_broker, 24_000, 150, 4, two_clusters=True
-    ),
-    "one of three brokers": Plan(scenarios.kill_one_of_three, 18_000, 150, 3, n_brokers=3),
-    "coordinators restarted": Plan(scenarios.restart_coordinators, 18_000, 150, 4, n_brokers=3),
-    "leaders moved": Plan(scenarios.move_leaders, 18_000, 150, 4, n_brokers=3),
-    "network cut 60 s": Plan(scenarios.cut_network, 18_000, 150),
-    "one worker cut off 60 s": Plan(scenarios.cut_one_worker, 24_000, 150, 2),
-    "registry down 2 min": Plan(scenarios.lose_registry, 24_000, 150, registry=True),
-    "disk full": Plan(scenarios.fill_disk, 12_000, 150, small_disk=True),
+    "scale-in 4 to 1": Plan(scenarios.scale_in, 6_000, 60),
+    "SIGSTOP past the session": Plan(scenarios.freeze_worker, 9_000, 60, 3),
+    "SIGSTOP, two clusters": Plan(scenarios.freeze_worker, 9_000, 60, 3, two_clusters=True),
+    "rebalances": Plan(scenarios.rebalance, 18_000, 60, 20),
+    "broker killed and back": Plan(scenarios.restart_broker, 6_000, 60, 2),
+    "broker killed, two clusters": Plan(scenarios.restart_broker, 9_000, 60, 4, two_clusters=True),
+    "one of three brokers": Plan(scenarios.kill_one_of_three, 9_000, 60, 3, n_brokers=3),
+    "coordinators restarted": Plan(scenarios.restart_coordinators, 9_000, 60, 4, n_brokers=3),
+    "leaders moved": Plan(scenarios.move_leaders, 6_000, 60, 4, n_brokers=3),
+    "network cut 60 s": Plan(scenarios.cut_network, 7_200, 60),
+    "one worker cut off 60 s": Plan(scenarios.cut_one_worker, 12_000, 60, 2),
+    "registry down 2 min": Plan(scenarios.lose_registry, 12_000, 60, registry=True),
+    "disk full": Plan(scenarios.fill_disk, 5_000, 60, small_disk=True),
     "poison 10 %": Plan(scenarios.poison, 20_000, None, bad_share=0.1),
 }
 
@@ -119,7 +117,8 @@ def run(name: str, plan: Plan, artifact: Path, folder: Path) -> Row:
         source, sink = stack.enter_context(clusters(plan))
         schemas = stack.enter_context(far_registry()) if plan.registry else None
         n_bad = round(plan.n_alerts * plan.bad_share)
-        feed = Feed(plan.n_alerts, n_bad, plan.rate, schemas and schemas.schema_id)
+        schema_id = WIRE_ID if schemas is None else schemas.schema_id
+        feed = Feed(plan.n_alerts, n_bad, plan.rate, schema_id)
         running = stack.enter_context(trial(source, sink, folder, artifact, feed, schemas))
         try:
             plan.scenario(running, plan.n_faults)

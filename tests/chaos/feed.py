@@ -1,4 +1,7 @@
-"""What goes in: alerts and malformed messages, each to a known partition, at a known rate."""
+"""What goes in: alerts and malformed messages, each to a known partition, at a known rate.
+
+One alert in sixteen has a host: inference takes the time here, and delivery is the same for all.
+"""
 
 import random
 import threading
@@ -6,16 +9,23 @@ import time
 
 from confluent_kafka import KafkaError, Producer
 
-from consumer.avro import encode
+from consumer.avro import WIRE_ID, encode
 from tests.integration.broker import N_PARTITION
-from tests.integration.traffic import Sent, make_alert, make_good, make_malformed
+from tests.integration.traffic import Sent, in_container, make_alert, make_malformed
+
+HOST_EVERY = 16
+
+
+def partition_of(i: int) -> int:
+    """Return the partition that alert or malformed message `i` goes to."""
+    return i // HOST_EVERY % N_PARTITION
 
 
 class Feed:
-    """Produces in the background: alert `i` goes to the partition `i` modulo their number."""
+    """Produces in the background."""
 
     def __init__(
-        self, n_good: int, n_bad: int, rate: float | None, schema_id: int | None = None
+        self, n_good: int, n_bad: int, rate: float | None, schema_id: int = WIRE_ID
     ) -> None:
         self.n_good, self.n_bad = n_good, n_bad
         self.trouble: list[KafkaError] = []
@@ -44,14 +54,15 @@ class Feed:
 
     def _messages(self) -> list[tuple[int, Sent]]:
         """Return partition and message of each, in the order of production."""
-        ids = range(self.n_good)
-        good = make_good(self.n_good) if self._schema_id is None else map(self._make, ids)
+        good = map(self._make_alert, range(self.n_good))
         pairs = [*enumerate(good), *enumerate(make_malformed(self.n_bad))]
         random.Random(2).shuffle(pairs)
-        return [(i % N_PARTITION, sent) for i, sent in pairs]
+        return [(partition_of(i), sent) for i, sent in pairs]
 
-    def _make(self, i: int) -> Sent:
-        value = encode(make_alert(i), "hostAlert", self._schema_id)
+    def _make_alert(self, i: int) -> Sent:
+        alert = make_alert(i)
+        alert["host"] = None if i % HOST_EVERY else alert["host"]
+        value = encode(alert, "hostAlert", self._schema_id) if i % 10 else in_container(alert)
         return Sent(b"good-%d" % i, value, [], int(time.time() * 1e3))
 
     def _run(self, producer: Producer, topic: str, messages: list[tuple[int, Sent]]) -> None:

@@ -30,7 +30,7 @@ Scenario = Callable[[Trial, int], None]
 
 
 def kill_workers(trial: Trial, n_faults: int) -> None:
-    """kill -9 at moments chosen by chance; one in ten hits the supervisor.
+    """kill -9 at moments chosen by chance; one in four hits the supervisor.
 
     A dead supervisor is started again at once, as a service manager does.
     """
@@ -38,7 +38,7 @@ def kill_workers(trial: Trial, n_faults: int) -> None:
     for mark in sorted(trial.chance.uniform(0.02, 0.95) for _ in range(n_faults)):
         trial.wait_for(lambda m=mark: trial.share_done() >= m, "progress")  # type: ignore[misc]
         time.sleep(trial.chance.uniform(0.0, 1.0))
-        if trial.chance.random() < 0.1:
+        if trial.chance.random() < 0.25:
             crew = replace_supervisor(trial, crew)
         else:
             trial.signal_one(signal.SIGKILL)
@@ -54,10 +54,12 @@ def kill_for_good(trial: Trial, _: int) -> None:
 
 
 def scale_in(trial: Trial, _: int) -> None:
-    """Three of four workers are asked to leave at once."""
-    workers = start_apart(trial, 4)
-    for worker in workers[1:]:
+    """Three of four workers are asked to leave at once; timed from when the last has left."""
+    _, *leaving = start_apart(trial, 4)
+    for worker in leaving:
         worker.process.terminate()
+    for worker in leaving:
+        worker.process.wait()
     trial.strike()
     trial.recover()
 

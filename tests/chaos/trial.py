@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from tests.integration.broker import N_PARTITION, free_ports
+from tests.integration.broker import free_ports
 from tests.integration.conftest import SETTINGS, Daemon, Topics, run_consumer
 from tests.integration.traffic import read_committed
 
 from .brokers import Cluster
-from .feed import Feed
+from .feed import Feed, partition_of
 from .proxy import Proxy
 from .watch import Watch
 
@@ -186,7 +186,7 @@ def trial(
         sink.create_topics(f"{topics.summaries}.sedflow.offsets", compacted=True)
     stop = threading.Event()
     running = Trial(source, sink, topics, folder, artifact, feed, registry)
-    running.watch.expected.update(i % N_PARTITION for i in range(feed.n_good))
+    running.watch.expected.update(map(partition_of, range(feed.n_good)))
     feed.start(source.bootstrap, topics.alerts)
     running.watch.start(sink.bootstrap, topics, stop)
     try:

@@ -11,6 +11,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message,
 from tests.integration.broker import N_PARTITION
 from tests.integration.conftest import Topics
 
+from .feed import partition_of
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -81,7 +83,7 @@ class Watch:
             self.letters.add(key)
             return
         alert_id = int(key.rpartition(b"-")[2])
-        place, now_s = alert_id % N_PARTITION, time.monotonic()
+        place, now_s = partition_of(alert_id), time.monotonic()
         if alert_id not in self.ids:
             self.ids.add(alert_id)
             self._done[place] += 1
