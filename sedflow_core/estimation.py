@@ -20,7 +20,7 @@ from sedflow_core.errors import ArtifactError, ObservationError
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
-from sedflow_core.sfh import DERIVED_NAMES, calc_history, calc_time_bins, derive
+from sedflow_core.sfh import DERIVED_NAMES, calc_derived
 from sedflow_core.summary import Summary, empty_summary, fill_row
 from sedflow_core.support import can_encode, check_support
 from sedflow_core.trust import N_DRAWS, Trust, judge
@@ -57,7 +57,7 @@ def load_artifact(path: str | Path) -> Artifact:
 
 
 N_TOGETHER = 8
-"""Galaxies sampled and judged in one call."""
+"""Galaxies sampled, summarised and judged in one go."""
 N_SETS = 64
 """Sets of base points; the error that galaxies share falls with the square root."""
 
@@ -130,22 +130,20 @@ def estimate(
             # bits in any company.
             index = torch.arange(N_TOGETHER).clamp_max(len(rows) - 1)
             photometry = tuple(t[rows[index]] for t in (flux, flux_err, redshift))
-            _summarise(artifact, summary, rows, photometry[2], u)
-            few = (u[index, :N_DRAWS], log_q[index, :N_DRAWS])
-            _judge(artifact, summary, rows, photometry, few)
+            theta = from_u(u[index])
+            _summarise(artifact, summary, rows, photometry[2], theta)
+            _judge(artifact, summary, rows, photometry, (u[index], theta, log_q[index]))
     return summary
 
 
 def _summarise(
-    artifact: Artifact, summary: Summary, rows: Tensor, redshift: Tensor, u: Tensor
+    artifact: Artifact, summary: Summary, rows: Tensor, redshift: Tensor, theta: Tensor
 ) -> None:
-    """Fill the rows of the summary from samples u (n_row, n_sample, n_u), one after the other."""
-    bins = calc_time_bins(redshift, artifact.tables)
-    for k, i in enumerate(rows.tolist()):
-        theta = from_u(u[k : k + 1])
-        history = calc_history(theta, bins.row(k), artifact.tables)
-        derived = derive(theta, history, artifact.tables, artifact.derived_names)
-        fill_row(summary, i, torch.cat([theta[0].T, derived[0].T]))
+    """Fill the rows of the summary from samples theta (>= n_row, n_sample, n_theta)."""
+    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
+    of_galaxies = torch.cat([theta.mT, derived.mT], dim=1)
+    for i, samples in zip(rows.tolist(), of_galaxies, strict=False):
+        fill_row(summary, i, samples)
 
 
 def _judge(
@@ -153,17 +151,16 @@ def _judge(
     summary: Summary,
     rows: Tensor,
     photometry: tuple[Tensor, ...],
-    samples: tuple[Tensor, Tensor],
+    samples: tuple[Tensor, ...],
 ) -> None:
-    """Judge the rows, where the artifact can, by a few samples u and ln q of each.
+    """Judge the rows, where the artifact can, by a few of the samples u, theta and ln q of each.
 
     Of a Sobol set the first points are spread evenly as well.
     """
     if artifact.trust is None:
         return
     flux, flux_err, redshift = photometry
-    u, log_q = samples
-    theta = from_u(u)
+    u, theta, log_q = (t[:, :N_DRAWS] for t in samples)
     of_sample = redshift.repeat_interleave(theta.shape[1])
     weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, artifact.tables)
     log_q = log_q - weight.view_as(log_q)

@@ -110,10 +110,6 @@ class TimeBins(NamedTuple):
     zh: Tensor
     surviving: Tensor
 
-    def row(self, i: int) -> "TimeBins":
-        """The bins of one galaxy."""
-        return TimeBins(*(t[i : i + 1] for t in self))
-
 
 class History(NamedTuple):
     """Mass and metallicity against lookback time, of samples (n, n_sample).
@@ -277,13 +273,6 @@ def calc_derived(
     A window in which nothing formed has log10 (SFR / mass formed) = `LG_SSFR_FLOOR`.
     """
     history = calc_history(theta, calc_time_bins(redshift, tables), tables)
-    return derive(theta, history, tables, names)
-
-
-def derive(
-    theta: Tensor, history: History, tables: PopulationTables, names: tuple[str, ...]
-) -> Tensor:
-    """As `calc_derived`, for histories at hand."""
     log_mstar = column(theta, "log_mstar")
     log_surviving = log_mstar + surviving_mass(history, tables).log10()
     log_sfr_1gyr = log_mstar + _log_rate(history, 1.0)
