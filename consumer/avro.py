@@ -25,7 +25,7 @@ Schema = dict[str, Any]
 Record = dict[str, Any]
 RecordName = Literal["hostAlert", "posteriorSummary"]
 
-VERSION = (1, 1)
+VERSION = (1, 2)
 WIRE_ID = 100 * VERSION[0] + VERSION[1]
 """Confluent id of our own records, 100 * major + minor; a topic carries one kind of record."""
 _WIRE = struct.Struct(">bI")
@@ -58,13 +58,15 @@ class Decoder:
     """Decodes message values in any known framing; parsed schemas are kept.
 
     `schema_file` is the writer schema (.avsc) of bare bodies; `schema_folder` holds writer schemas
-    by Confluent id, `<id>.avsc` or `<id>.json`, for ids that `registry` does not know. Raises
-    SettingsError when one cannot be used.
+    by Confluent id, `<id>.avsc` or `<id>.json`, for ids that `registry` does not know. `record` is
+    which of our own records to expect under our own ids. Raises SettingsError when a schema cannot
+    be used.
     """
 
     def __init__(
         self,
         *,
+        record: RecordName = "hostAlert",
         schema_file: Path | None = None,
         schema_folder: Path | None = None,
         registry: SchemaSource | None = None,
@@ -73,7 +75,7 @@ class Decoder:
         self._bare = _load_foreign(schema_file) if schema_file else None
         major, latest = VERSION
         self._by_id = {
-            100 * major + minor: foreign_schema(schema_text("hostAlert", minor))
+            100 * major + minor: foreign_schema(schema_text(record, minor))
             for minor in range(latest + 1)
         }
         if schema_folder is not None:
@@ -127,7 +129,7 @@ def encode_body(record: Record, name: RecordName) -> bytes:
     """Return the record of our own schema as a bare Avro body. Raises EncodeError."""
     body = io.BytesIO()
     try:
-        schemaless_writer(body, own_schema(name), record, strict=True)
+        schemaless_writer(body, own_schema(name), record, strict_allow_default=True)
     except Exception as error:
         raise EncodeError(f"expected a {name} record, got {_describe(error)}") from None
     return body.getvalue()

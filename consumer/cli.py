@@ -1,4 +1,4 @@
-"""The command line: `sedflow-consumer run | replay | topics | dlq | check-config`."""
+"""The command line: `sedflow-consumer run | refit | replay | topics | dlq | check-config`."""
 
 import argparse
 import json
@@ -31,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=plugin_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="alerts from Kafka in, summaries to Kafka out"))
+    refit = commands.add_parser("refit", help="flagged summaries in, second opinions out")
+    _add_config(refit)
+    refit.set_defaults(command=_refit)
     _add_replay(commands.add_parser("replay", help="archives of alerts in, summaries out"))
     _add_dead_letters(commands.add_parser("dlq", help="dead letters: list, show, replay"))
     _add_topics(commands.add_parser("topics", help="topics and rights: plan, check"))
@@ -117,9 +120,11 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     planning = commands.add_parser("plan", help="print Kafka's commands for what is missing")
     _add_config(planning)
+    planning.add_argument("--refit", action="store_true", help="for `refit`, not for `run`")
     planning.set_defaults(command=_plan_topics)
     checking = commands.add_parser("check", help="compare the clusters with what is needed")
     _add_config(checking)
+    checking.add_argument("--refit", action="store_true", help="for `refit`, not for `run`")
     checking.set_defaults(command=_check_topics)
 
 
@@ -166,10 +171,16 @@ def _run(options: argparse.Namespace) -> int:
     return run_kafka(settings)
 
 
+def _refit(options: argparse.Namespace) -> int:
+    from consumer.refit_worker import run_refit
+
+    return run_refit(load_settings(options.config))
+
+
 def _plan_topics(options: argparse.Namespace) -> int:
     from consumer.topics import plan
 
-    for command in plan(load_settings(options.config)):
+    for command in plan(_load_lane(options)):
         print(command)
     return 0
 
@@ -177,7 +188,15 @@ def _plan_topics(options: argparse.Namespace) -> int:
 def _check_topics(options: argparse.Namespace) -> int:
     from consumer.topics import report
 
-    return report(load_settings(options.config))
+    return report(_load_lane(options))
+
+
+def _load_lane(options: argparse.Namespace) -> Settings:
+    """Return the settings of the lane that is asked for."""
+    from consumer.slow_settings import slow_settings
+
+    settings = load_settings(options.config)
+    return slow_settings(settings) if options.refit else settings
 
 
 def _replay(options: argparse.Namespace) -> int:

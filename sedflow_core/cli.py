@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from sedflow_core.compare import add_compare_arguments, run_compare
     from sedflow_core.fit import add_fit_arguments, run_fit
     from sedflow_core.learning_curve import add_learning_curve_arguments, run_learning_curve
     from sedflow_core.one_galaxy import (
@@ -55,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add_fit_arguments(command("fit", run_fit, "summarise the posteriors of a catalogue"))
     add_plot_arguments(command("plot", run_plot, "draw the posterior of one galaxy"))
     add_mcmc_arguments(command("mcmc", run_mcmc, "sample the exact posterior of one galaxy"))
+    text = "measure how far the flow is from the exact posterior"
+    add_compare_arguments(command("compare", run_compare, text))
     text = "measure the loss against the number of simulations; resumes"
     add_learning_curve_arguments(command("learning-curve", run_learning_curve, text))
     return parser

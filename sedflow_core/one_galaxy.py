@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from sedflow_core.observation import Observation
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import forward_model
-from sedflow_core.trust import Trust
+from sedflow_core.target import Likelihood
+from sedflow_core.trust import is_trusted
 from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
 
 SHOWN = ("log_mstar_surviving", "log_sfr_1gyr", "t_age_mw", "z_mw", "tau_ism", "fburst")
@@ -26,7 +28,12 @@ def add_mcmc_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `sedflow mcmc`."""
     _add_galaxy_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="samples and diagnostics, .npz")
-    parser.add_argument("--start", choices=("flow", "prior"), default="flow")
+    parser.add_argument(
+        "--likelihood",
+        choices=get_args(Likelihood),
+        default="generative",
+        help="of flux and error by the noise model, or the paper's, which takes errors as given",
+    )
     parser.add_argument("--min-ess", type=float, default=1_000.0, metavar="N")
     parser.add_argument("--max-seconds", type=float, default=60.0)
     parser.add_argument("--n-samples", type=int, default=2_000)
@@ -55,16 +62,14 @@ def _read_galaxy(args: argparse.Namespace, artifact: Artifact) -> Observation:
 
 def run_mcmc(args: argparse.Namespace) -> int:
     """Sample the exact posterior of one galaxy; exit status 1 where it has not converged."""
-    from sedflow_core.emulator_tables import build_emulator
     from sedflow_core.mcmc import sample_exact
 
     artifact = load_artifact(args.artifact)
-    model = forward_model(artifact)
     exact = sample_exact(
-        model,
-        build_emulator(model.galaxy),
+        artifact,
         _read_galaxy(args, artifact),
-        artifact=artifact if args.start == "flow" else None,
+        model=forward_model(artifact),
+        likelihood=args.likelihood,
         n_samples=args.n_samples,
         min_ess=args.min_ess,
         max_seconds=args.max_seconds,
@@ -129,5 +134,7 @@ def _print_summary(artifact: Artifact, observation: Observation, seed: int) -> N
         low, median, high = summary.quantiles[0, i, 1:4]
         print(f"{name:<20} {median:10.4g}  {low:10.4g} .. {high:.4g}")
     if summary.trust:
-        trust = Trust(**{name: float(values[0]) for name, values in summary.trust.items()})
-        print(f"{'trusted' if trust.is_trusted() else 'NOT trusted'}: {trust}")
+        trust = {name: float(values[0]) for name, values in summary.trust.items()}
+        verdict = is_trusted(trust["p_value"], trust["efficiency"])
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in trust.items())
+        print(f"{'trusted' if verdict else 'NOT trusted'}: {figures}")

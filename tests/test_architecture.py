@@ -29,7 +29,7 @@ ALLOWED = {
         "topics",
     },
     "corner": set(),
-    "emcee": {"mcmc"},
+    "emcee": {"ensemble"},
     "fastavro": {"avro"},
     "fsps": {"fsps_grid"},
     "h5py": {"fit"},

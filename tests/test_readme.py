@@ -24,6 +24,11 @@ ELSEWHERE = {
     "pip install .": "tests/test_architecture.py imports the serving part alone",
     "sedflow mcmc galaxies.csv --row 0 --out exact.npz --flux-columns 'flux_{band}' "
     "--err-columns 'flux_err_{band}' --redshift-column z": "tests/core/test_mcmc.py samples",
+    "sedflow compare galaxies.csv --out compared.csv --flux-columns 'flux_{band}' "
+    "--err-columns 'flux_err_{band}' --redshift-column z": "tests/core/test_comparison.py",
+    "pip install '.[mcmc,sim]'": "tests/core/test_mcmc.py needs both",
+    "sedflow-consumer topics plan --refit --config sedflow.toml": "tests/integration/test_refit.py",
+    "sedflow-consumer refit --config sedflow.toml": "tests/integration/test_refit.py",
     "sedflow-consumer topics plan --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer topics check --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer run --config sedflow.toml --workers 2": "tests/integration",

@@ -49,7 +49,7 @@ def in_container(schema: bytes, body: bytes, count: int = 1, codec: str = "null"
 @pytest.mark.parametrize("codec", ["null", "deflate", "snappy"])
 def test_container(codec: str, sample_alert: Record, write_container: Callable[..., bytes]) -> None:
     decoded = DECODER.decode(write_container([sample_alert], codec))
-    assert decoded.schema_name == "sedflow.v1_1.hostAlert"
+    assert decoded.schema_name == "sedflow.v1_2.hostAlert"
     assert decoded.record["host"]["hostId"] == sample_alert["host"]["hostId"]
 
 
@@ -90,7 +90,9 @@ def test_all_framings_give_the_same_record(
 
 
 def test_unknown_schema_id_names_the_ids_and_the_setting() -> None:
-    with pytest.raises(DecodeError, match=r"expected one of \[100, 101\], got 900.*schema_folder"):
+    with pytest.raises(
+        DecodeError, match=r"expected one of \[100, 101, 102\], got 900.*schema_folder"
+    ):
         DECODER.decode(struct.pack(">bI", 0, 900) + b"x")
 
 
@@ -321,7 +323,7 @@ def test_holds_one_record(
 
 def test_wire_body_is_the_bare_body(sample_alert: Record) -> None:
     assert wire_body(encode(sample_alert, "hostAlert")) == encode_body(sample_alert, "hostAlert")
-    assert own_schema("hostAlert")["name"] == "sedflow.v1_1.hostAlert"
+    assert own_schema("hostAlert")["name"] == "sedflow.v1_2.hostAlert"
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_provenance(
     assert provenance["artifactSha256"] == tiny.sha256
     assert provenance["configHash"] == settings.config_hash()
     assert (provenance["inputTopic"], provenance["inputOffset"]) == ("hosts", 41)
-    assert provenance["sourceSchema"] == "sedflow.v1_1.hostAlert"
+    assert provenance["sourceSchema"] == "sedflow.v1_2.hostAlert"
     assert summary["assumptions"] == tiny.manifest["assumptions"]
     assert (summary["nSamples"], summary["seed"], summary["replay"]) == (64, 0, True)
     assert summary["startTimestamp"] == summary["endTimestamp"] == now()
@@ -320,7 +320,7 @@ def test_real_packets_of_unknown_schema(
     message = Message((shared_data / "alerts" / f"{name}.avro").read_bytes())
     (letter,) = step([message], replay=False, now=now).rejected
     assert letter.stage == "decode"
-    assert "schema id: expected one of [100, 101]" in letter.error
+    assert "schema id: expected one of [100, 101, 102]" in letter.error
 
 
 def test_unsupported_posteriors_on_request(

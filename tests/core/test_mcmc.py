@@ -1,60 +1,89 @@
 """The sampler on densities whose moments are known, and against draws from the prior."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from sedflow_core import Observation
+from sedflow_core import Artifact, Observation
+from sedflow_core.chains import autocorrelation_time, split_r_hat
 from sedflow_core.emulator_tables import build_emulator
-from sedflow_core.errors import ObservationError
-from sedflow_core.mcmc import autocorrelation_time, run_ensembles, sample_exact, split_r_hat
+from sedflow_core.ensemble import find_rise, run_ensembles
+from sedflow_core.errors import ArtifactError, ObservationError
+from sedflow_core.importance import log_posteriors
+from sedflow_core.mcmc import sample_exact
 from sedflow_core.simulation import ForwardModel
+from sedflow_core.target import FlowProposal, GalaxyTarget, Likelihood
+from sedflow_core.trust import TrustTables
 
 from .conftest import PriorDraws
 
 
-def correlated(points: np.ndarray) -> np.ndarray:
-    """ln density of a normal in 3-d with correlation .9 between the first two."""
-    covariance = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 4.0]])
-    return stats.multivariate_normal([1.0, 2.0, 3.0], covariance).logpdf(points)
+class TwoPeaks:
+    """A wide normal prior times two narrow, correlated peaks of different weight, in 3-d."""
+
+    n_dim = 3
+    covariance = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 4.0]]) / 4.0
+    centres = ([-6.0, 0.0, 0.0], [6.0, 2.0, 3.0])
+    weights = (0.25, 0.75)
+    prior = stats.multivariate_normal(np.zeros(3), 36.0 * np.eye(3))
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        peaks = [stats.multivariate_normal(c, self.covariance).pdf(points) for c in self.centres]
+        log_prior = self.prior.logpdf(points)
+        with np.errstate(divide="ignore"):
+            log_peaks = np.log(np.average(peaks, axis=0, weights=self.weights))
+        return log_peaks - log_prior, log_prior
+
+    def draw_prior(self, n: int, random: np.random.RandomState) -> np.ndarray:
+        return 6.0 * random.normal(size=(n, 3))
 
 
-@pytest.mark.parametrize("with_proposals", [False, True])
-def test_moments_of_a_normal_are_found(with_proposals: bool) -> None:
-    rng = np.random.default_rng(0)
-    wide = stats.norm(2.0, 3.0)
-
-    def independent(new: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        points = wide.rvs((new, 3), random_state=rng) if isinstance(new, int) else new
-        return points, wide.logpdf(points).sum(axis=1)
-
-    chains = run_ensembles(
-        correlated,
-        rng.normal(size=(2, 32, 3)),
-        min_ess=2_000,
-        max_seconds=120,
-        seed=1,
-        independent=independent if with_proposals else None,
-    )
-    assert chains.converged(2_000)
+def test_two_peaks_are_found_with_their_weights() -> None:
+    chains = run_ensembles(TwoPeaks(), n_walkers=256, min_ess=1_000, max_seconds=120, seed=1)
+    assert chains.converged(1_000)
     flat = chains.samples.reshape(-1, 3)
-    error = flat.std(axis=0) / np.sqrt(chains.ess)
-    assert (np.abs(flat.mean(axis=0) - [1, 2, 3]) < 4 * error).all()
-    assert flat.std(axis=0) == pytest.approx([1, 1, 2], rel=0.1)
-    assert np.corrcoef(flat[:, 0], flat[:, 1])[0, 1] == pytest.approx(0.9, abs=0.02)
+    right = flat[:, 0] > 0
+    assert right.mean() == pytest.approx(0.75, abs=4 * np.sqrt(0.19 / chains.ess[0]))
+    peak = flat[right]
+    error = peak.std(axis=0) / np.sqrt(0.7 * chains.ess)
+    assert (np.abs(peak.mean(axis=0) - [6, 2, 3]) < 4.5 * error).all()
+    assert peak.std(axis=0) == pytest.approx([0.5, 0.5, 1.0], rel=0.1)
+    assert np.corrcoef(peak[:, 0], peak[:, 1])[0, 1] == pytest.approx(0.9, abs=0.03)
 
 
+@pytest.fixture(scope="module")
+def vague_artifact(tiny: Artifact, vague: ForwardModel) -> Artifact:
+    """An artifact with the emulator and the noise of the vague model."""
+    trust = TrustTables(build_emulator(vague.galaxy), vague.noise, torch.ones(20))
+    return dataclasses.replace(tiny, trust=trust, tables=vague.galaxy.tables)
+
+
+@pytest.mark.parametrize("likelihood", ["generative", "gaussian"])
 def test_the_exact_posterior_is_that_of_weighted_prior_draws(
-    vague: ForwardModel, vague_observation: Observation, prior_draws: PriorDraws
+    vague: ForwardModel,
+    vague_artifact: Artifact,
+    vague_observation: Observation,
+    prior_draws: PriorDraws,
+    likelihood: Likelihood,
 ) -> None:
-    emulator = build_emulator(vague.galaxy)
     exact = sample_exact(
-        vague, emulator, vague_observation, n_samples=1_000, min_ess=400, n_walkers=64, seed=3
+        vague_artifact,
+        vague_observation,
+        model=vague,
+        likelihood=likelihood,
+        n_samples=1_000,
+        min_ess=400,
+        n_walkers=256,
+        seed=3,
     )
     assert exact.chains.r_hat.max() < 1.05
     assert exact.correction > 0.98
     u = prior_draws.u.numpy()
-    weight = np.exp(prior_draws.exact - prior_draws.exact.max())
+    log_weight = prior_draws.exact if likelihood == "generative" else prior_draws.gaussian
+    weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     truth = weight @ u
     spread = np.sqrt(weight @ (u - truth) ** 2)
@@ -62,6 +91,49 @@ def test_the_exact_posterior_is_that_of_weighted_prior_draws(
     ours = exact.u.mean(axis=0)
     error_of_ours = exact.u.std(axis=0) / np.sqrt(np.minimum(exact.chains.ess, 1_000))
     assert (np.abs(ours - truth) < 4.5 * np.hypot(error_of_ours, error_of_truth)).all()
+
+
+def test_the_coordinates_of_the_walk_keep_the_density(
+    vague: ForwardModel, vague_artifact: Artifact, vague_observation: Observation
+) -> None:
+    """The mass offset has a unit Jacobian and a flat prior: only u's own normal comes on top."""
+    target = GalaxyTarget(vague_artifact, vague_observation)
+    points = target.draw_prior(500, np.random.RandomState(5))
+    log_like, log_prior = target(points)
+    u = target.to_u(points)
+    exact = log_posteriors(vague, u, vague_observation)[0].numpy()
+    change = log_like + log_prior - (exact + 0.5 * u[:, 0].numpy() ** 2)
+    probable = exact > exact.max() - 10
+    assert np.ptp(change[probable]) < 0.05
+    assert stats.kstest(u.numpy(), "norm").pvalue.min() > 1e-4
+    beyond = points + np.array([10.0, *[0.0] * 10])
+    assert (target(beyond)[1] == -np.inf).all()
+
+
+def test_the_flow_proposes_in_the_coordinates_of_the_walk(
+    vague_artifact: Artifact, vague_observation: Observation
+) -> None:
+    """Weighted by their density, its points have the moments of the prior: a unit integral."""
+    target = GalaxyTarget(vague_artifact, vague_observation)
+    proposal = FlowProposal(vague_artifact, vague_observation, target)
+    points, log_q = proposal.draw(20_000, np.random.RandomState(2))
+    assert proposal.log_prob(points) == pytest.approx(log_q, abs=2e-3)
+    log_weight = target(points)[1] - log_q
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    u = target.to_u(points).numpy()
+    error = np.sqrt((weight**2).sum())
+    assert error < 0.05
+    assert np.abs(weight @ u).max() < 5 * error
+    assert weight @ u**2 == pytest.approx(1.0, abs=8 * error)
+
+
+def test_a_rise_keeps_as_many_walkers_effective_as_asked_for() -> None:
+    log_like = np.random.default_rng(0).normal(size=2_000) * 30.0
+    rise = find_rise(log_like, 1.0, 1_000)
+    weight = np.exp(rise * (log_like - log_like.max()))
+    assert weight.sum() ** 2 / (weight**2).sum() == pytest.approx(1_000, rel=0.01)
+    assert find_rise(np.zeros(10), 0.3, 5) == 0.3
 
 
 def test_diagnostics_of_independent_and_of_stuck_walkers() -> None:
@@ -84,7 +156,14 @@ def test_the_time_scale_of_an_autoregression() -> None:
     assert autocorrelation_time(np.stack(steps, axis=1)) == pytest.approx(9.0, rel=0.1)
 
 
-def test_one_galaxy_at_a_time(vague: ForwardModel) -> None:
+def test_one_galaxy_with_finite_photometry_and_an_emulator(
+    tiny: Artifact, vague_artifact: Artifact
+) -> None:
     two = Observation(np.ones((2, 5)), np.ones((2, 5)), [0.1, 0.1])
     with pytest.raises(ObservationError, match="expected one galaxy, got 2"):
-        sample_exact(vague, build_emulator(vague.galaxy), two)
+        sample_exact(vague_artifact, two)
+    with pytest.raises(ObservationError, match="expected finite photometry"):
+        sample_exact(vague_artifact, Observation([[np.nan] * 5], np.ones((1, 5)), [0.1]))
+    one = Observation(np.ones((1, 5)), np.ones((1, 5)), [0.1])
+    with pytest.raises(ArtifactError, match="expected an emulator, got none"):
+        sample_exact(dataclasses.replace(tiny, trust=None), one)

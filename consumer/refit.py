@@ -1,0 +1,285 @@
+"""The slow lane's step: summaries in, second opinions out.
+
+Asked for are galaxies outside the support, and posteriors that are not trusted; other summaries
+lead to nothing. Every galaxy that asks gets an answer, if only that it was dropped and why:
+
+1. `UNUSABLE`: its photometry holds no flux, error or redshift that a sampler could use.
+2. `EXPIRED`: its summary is older than `refit.max_age_s`.
+3. Of the rest of the window the most promising come first: those that break the fewest rules, for
+   many broken rules mean broken photometry; among equals the newest.
+4. `OVER_QUOTA`: the hour's quota is spent. To wait instead would only make the next ones expire.
+5. `CONVERGED` or `NOT_CONVERGED`: sampled.
+
+The same photometry again, as alerts of one transient bring it, gets the same answer for nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Event
+from time import monotonic
+from typing import Any, Literal, get_args
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from consumer.avro import WIRE_ID, Decoder, encode
+from consumer.errors import MessageError
+from consumer.message import DeadLetter, Message, Result, Window, plugin_version
+from consumer.refit_settings import RefitSettings
+from consumer.registry import open_registry
+from consumer.settings import Settings
+from consumer.summaries import Record, finite, split_summary
+from sedflow_core import Artifact, Observation
+from sedflow_core.second_opinion import SecondOpinion, give_second_opinion
+from sedflow_core.simulation import ForwardModel
+from sedflow_core.units import nanomaggy_from_njy
+
+Outcome = Literal["CONVERGED", "NOT_CONVERGED", "EXPIRED", "OVER_QUOTA", "UNUSABLE"]
+METHOD = "emcee: differential evolution, cooled from the prior"
+MAX_KNOWN = 1_000
+SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0)
+
+Known = OrderedDict[bytes, SecondOpinion]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A summary whose galaxy needs a second opinion."""
+
+    message: Message
+    record: Record
+    asked: str
+    observation: Observation | None
+    """None where the photometry is not usable."""
+
+    def promise(self) -> tuple[int, int]:
+        """Sort key: few broken rules first, then new before old."""
+        return len(self.record["statusReasons"]), -(self.message.timestamp_ms or 0)
+
+
+class Quota:
+    """How many galaxies may still be sampled: refills evenly, up to an hour's worth."""
+
+    def __init__(self, per_hour: int, clock: Callable[[], float] = monotonic) -> None:
+        self._per_hour, self._clock = per_hour, clock
+        self._left, self._at = float(per_hour), clock()
+
+    def take(self) -> bool:
+        """Take one if there is one."""
+        now = self._clock()
+        refill = (now - self._at) / 3600.0 * self._per_hour
+        self._left, self._at = min(self._per_hour, self._left + refill), now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+class RefitMetrics:
+    """What the slow lane counts beside what every worker does."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.outcomes = Counter(
+            "sedflow_refits_total", "Second opinions by outcome", ("outcome",), registry=registry
+        )
+        self.seconds = Histogram(
+            "sedflow_refit_seconds", "Time the sampler took", buckets=SECONDS, registry=registry
+        )
+        for outcome in get_args(Outcome):
+            self.outcomes.labels(outcome)
+
+
+class RefitStep:
+    """Turns summaries into second opinions.
+
+    Args:
+        artifact: whose emulator and support are used.
+        model: the simulator that corrects the emulator; None where it is not installed.
+        settings: of the slow lane, see `slow_settings.py`.
+        metrics: counted in.
+        stop: set when the process shall end.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        model: ForwardModel | None,
+        settings: Settings,
+        metrics: RefitMetrics,
+        stop: Event,
+    ) -> None:
+        self._artifact, self._model = artifact, model
+        self._settings: RefitSettings = settings.refit
+        self._metrics, self._stop = metrics, stop
+        self._seed = settings.artifact.seed
+        self._quota = Quota(self._settings.max_per_hour)
+        self._known: Known = OrderedDict()
+        self._decoder = Decoder(
+            record="posteriorSummary", registry=open_registry(settings.registry)
+        )
+        self.summary_id = WIRE_ID
+        self.keep_alive: Callable[[Sequence[Message]], None] = lambda _: None
+        """Called with the window in hand between two galaxies."""
+        self._provenance = {
+            "pluginVersion": plugin_version(),
+            "artifactName": artifact.name,
+            "artifactVersion": artifact.version,
+            "artifactSha256": artifact.sha256,
+            "configHash": settings.config_hash(),
+        }
+
+    def __call__(
+        self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
+    ) -> Window:
+        """Return the answers to those that ask, and dead letters for what is no summary.
+
+        Messages that ask for nothing lead to nothing. When `stop` is set the window ends before the
+        first message that was not answered by then.
+        """
+        done: dict[int, Result | DeadLetter | None] = {}
+        requests: dict[int, Request] = {}
+        for i, message in enumerate(messages):
+            read = self._read(message, now())
+            if isinstance(read, Request):
+                requests[i] = read
+            else:
+                done[i] = read
+        for i in sorted(requests, key=lambda i: requests[i].promise()):
+            if self._stop.is_set():
+                break
+            self.keep_alive(messages)
+            done[i] = self._answer(requests[i], replay, now)
+        n = next((i for i in range(len(messages)) if i not in done), len(messages))
+        outcomes = [done[i] for i in range(n)]
+        return Window(
+            consumed=tuple(messages[:n]),
+            results=tuple(item for item in outcomes if isinstance(item, Result)),
+            rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
+        )
+
+    def _read(self, message: Message, now: datetime) -> Request | DeadLetter | None:
+        try:
+            record: Record = self._decoder.decode(message.value).record
+        except MessageError as error:
+            return DeadLetter(message, "decode", type(error).__name__, str(error), now)
+        asked = why_asked(record)
+        if asked is None:
+            return None
+        bands = self._artifact.bands.names
+        return Request(message, record, asked, photometry_of(record, bands))
+
+    def _answer(
+        self, request: Request, replay: bool, now: Callable[[], datetime]
+    ) -> Result | DeadLetter:
+        started = now()
+        outcome, opinion = self._decide(request, started)
+        self._metrics.outcomes.labels(outcome).inc()
+        times = {"startTimestamp": started, "endTimestamp": now()}
+        message, record = request.message, request.record
+        changed: Record = {
+            **record,
+            **times,
+            "replay": replay or record["replay"],
+            "provenance": record["provenance"] | self._provenance,
+            "seed": self._seed,
+            "posterior": None,
+            "trust": None,
+            "refit": describe_refit(request, outcome, opinion),
+        }
+        if opinion is not None:
+            changed |= describe_opinion(opinion, len(self._artifact.param_names))
+        try:
+            value = encode(changed, "posteriorSummary", self.summary_id)
+        except MessageError as error:
+            return DeadLetter(message, "encode", type(error).__name__, str(error), now())
+        return Result(message.key, value, (), record["status"], record["survey"])
+
+    def _decide(self, request: Request, now: datetime) -> tuple[Outcome, SecondOpinion | None]:
+        observation, stamp = request.observation, request.message.timestamp_ms
+        if observation is None:
+            return "UNUSABLE", None
+        key = b"".join(
+            values.tobytes()
+            for values in (observation.flux, observation.flux_err, observation.redshift)
+        )
+        opinion = self._known.get(key)
+        if opinion is None:
+            if stamp is not None and now.timestamp() - stamp / 1e3 > self._settings.max_age_s:
+                return "EXPIRED", None
+            if not self._quota.take():
+                return "OVER_QUOTA", None
+            opinion = self._sample(observation)
+        self._known[key] = opinion
+        self._known.move_to_end(key)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return ("CONVERGED" if opinion.converged else "NOT_CONVERGED"), opinion
+
+    def _sample(self, observation: Observation) -> SecondOpinion:
+        with self._metrics.seconds.time():
+            return give_second_opinion(
+                self._artifact,
+                observation,
+                model=self._model,
+                max_seconds=self._settings.max_seconds,
+                seed=self._seed,
+            )
+
+
+def why_asked(record: Record) -> str | None:
+    """Return why a summary asks for a second opinion, None where it does not."""
+    if record.get("refit") is not None:
+        return None
+    if record["status"] == "OUT_OF_SUPPORT":
+        return "OUT_OF_SUPPORT"
+    trust = record.get("trust")
+    return "NOT_TRUSTED" if trust is not None and not trust["trusted"] else None
+
+
+def photometry_of(record: Record, bands: Sequence[str]) -> Observation | None:
+    """Return the photometry that a summary was made from; None where it is not usable."""
+    inputs: Any = record["inputs"]
+    if inputs is None or tuple(inputs["bands"]) != tuple(bands) or inputs["redshift"] is None:
+        return None
+    flux, flux_err = (np.array(inputs[name], dtype=np.float64) for name in ("flux", "fluxErr"))
+    redshift = float(inputs["redshift"])
+    usable = np.isfinite(flux).all() and np.isfinite(flux_err).all() and (flux_err > 0).all()
+    if not usable or not (flux > 0).any() or not redshift > 0:
+        return None
+    return Observation(
+        nanomaggy_from_njy(flux)[None], nanomaggy_from_njy(flux_err)[None], np.array([redshift])
+    )
+
+
+def describe_refit(request: Request, outcome: Outcome, opinion: SecondOpinion | None) -> Record:
+    """Return the record `refit`."""
+    message = request.message
+    chains = None if opinion is None else opinion.exact.chains
+    return {
+        "status": outcome,
+        "asked": request.asked,
+        "method": None if opinion is None else METHOD,
+        "likelihood": None if opinion is None else opinion.likelihood,
+        "rHat": None if chains is None else finite(float(chains.r_hat.max())),
+        "ess": None if chains is None else finite(float(chains.ess.min())),
+        "evaluations": None if chains is None else chains.n_calls,
+        "seconds": None if chains is None else chains.seconds,
+        "summaryTopic": message.topic,
+        "summaryPartition": message.partition,
+        "summaryOffset": message.offset,
+    }
+
+
+def describe_opinion(opinion: SecondOpinion, n_param: int) -> Record:
+    """Return posterior and trust of the second opinion."""
+    (posterior,) = split_summary(opinion.summary, n_param)
+    trust = posterior.trust
+    if trust is not None:
+        trust = trust | {"trusted": opinion.is_trusted()}
+    return {
+        "posterior": posterior.record,
+        "trust": None if posterior.record is None else trust,
+        "nSamples": opinion.summary.n_samples,
+    }

@@ -1,0 +1,33 @@
+"""The settings of the slow lane, which follow from all others."""
+
+from consumer.sections import ClusterSettings, InputSettings
+from consumer.settings import Settings
+
+GATHER_S = 1.0
+"""How long the first summary of a window waits for others to be weighed against."""
+
+
+def slow_settings(settings: Settings) -> Settings:
+    """Return the settings of the slow lane: the fast lane's output is its input."""
+    output, refit = settings.output, settings.refit
+    batch = settings.batch.model_copy(update={"max_size": refit.window, "max_delay_s": GATHER_S})
+    topic = refit.topic or f"{output.topic}.refit"
+    return settings.model_copy(
+        update={
+            "input": _read_summaries(settings),
+            "output": output.model_copy(update={"topic": topic, "offsets_topic": None}),
+            "batch": batch,
+            "http": settings.http.model_copy(update={"port": refit.http_port}),
+        }
+    )
+
+
+def _read_summaries(settings: Settings) -> InputSettings:
+    """The topic of summaries as input, read as a group of its own."""
+    source, output = settings.input, settings.output
+    cluster = {name: getattr(output, name) for name in ClusterSettings.model_fields}
+    group = settings.refit.group or f"{source.group}.refit"
+    return source.model_copy(
+        update=cluster
+        | {"topics": (output.topic,), "group": group, "schema_file": None, "schema_folder": None}
+    )

@@ -1,0 +1,108 @@
+"""A second opinion on one galaxy: the exact sampler's posterior, summarised as the flow's is.
+
+It is asked for where the flow cannot answer or is not believed. Where the errors are none that the
+noise model makes (a `sigma_*` flag), their likelihood says nothing but that; they are then taken as
+given, as in the paper's MCMC.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sedflow_core.artifact import Artifact
+from sedflow_core.estimation import estimate
+from sedflow_core.mcmc import ExactPosterior, sample_exact
+from sedflow_core.observation import Observation
+from sedflow_core.prior import from_u
+from sedflow_core.sfh import calc_derived
+from sedflow_core.simulation import ForwardModel
+from sedflow_core.summary import Summary, fill_row
+from sedflow_core.target import Likelihood
+from sedflow_core.trust import MIN_P_VALUE
+
+MIN_ESS = 1_000.0
+
+
+class SecondOpinion(NamedTuple):
+    """The exact posterior of one galaxy.
+
+    Attributes:
+        summary: one row, with the support flags; its trust holds chi-square and p-value, and the
+            efficiency of the emulator's correction where a simulator made one.
+        likelihood: of which it is the posterior.
+        converged: whether the samples are that posterior.
+        exact: the samples and their diagnostics, without the walks, which take up 100 MB.
+    """
+
+    summary: Summary
+    likelihood: Likelihood
+    converged: bool
+    exact: ExactPosterior
+
+    def is_trusted(self) -> bool:
+        """The verdict: the samples are the posterior, and the model explains the photometry."""
+        return self.converged and bool(self.summary.trust["p_value"][0] >= MIN_P_VALUE)
+
+
+def give_second_opinion(
+    artifact: Artifact,
+    observation: Observation,
+    *,
+    model: ForwardModel | None = None,
+    max_seconds: float = 60.0,
+    seed: int = 0,
+) -> SecondOpinion:
+    """Sample and summarise the exact posterior of one galaxy.
+
+    Args:
+        artifact, observation, model, max_seconds, seed: see `sedflow_core.mcmc.sample_exact`.
+
+    Raises:
+        ArtifactError, ObservationError, MissingExtraError: see there.
+    """
+    summary = estimate(artifact, observation, seed=seed, include_unsupported=True)
+    likelihood = choose_likelihood(summary)
+    exact = sample_exact(
+        artifact,
+        observation,
+        model=model,
+        likelihood=likelihood,
+        n_samples=summary.n_samples,
+        min_ess=MIN_ESS,
+        max_seconds=max_seconds,
+        seed=seed,
+    )
+    _summarise(summary, artifact, observation, exact)
+    chains = exact.chains
+    brief = exact._replace(chains=chains._replace(samples=chains.samples[:, :0].copy()))
+    return SecondOpinion(summary, likelihood, chains.converged(MIN_ESS), brief)
+
+
+def choose_likelihood(summary: Summary) -> Likelihood:
+    """The likelihood for the one galaxy of `summary`, by its support flags."""
+    strange = any(reason.startswith("sigma_") for reason in summary.reasons(0))
+    return "gaussian" if strange else "generative"
+
+
+def _summarise(
+    summary: Summary, artifact: Artifact, observation: Observation, exact: ExactPosterior
+) -> None:
+    """Put the exact posterior in the place of the flow's."""
+    theta = from_u(torch.tensor(exact.u)).float()[None]
+    redshift = torch.tensor(observation.redshift)
+    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
+    fill_row(summary, 0, torch.cat([theta[0].T, derived[0].T]))
+    chi_square = torch.tensor(exact.chi_square)
+    judged = {
+        "chi_square": float(chi_square.min()),
+        "p_value": float(_tail(chi_square, observation.flux.shape[1]).mean()),
+        "efficiency": exact.correction,
+    }
+    for name, values in summary.trust.items():
+        values[0] = judged.get(name, float("nan"))
+
+
+def _tail(chi_square: Tensor, n_band: int) -> Tensor:
+    """Probability of a larger chi-square with n_band degrees of freedom."""
+    return torch.special.gammaincc(torch.full_like(chi_square, n_band / 2), chi_square / 2)

@@ -1,0 +1,223 @@
+"""The slow lane's step: who asks, who comes first, and what becomes of the others."""
+
+import io
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from threading import Event
+from typing import Any
+
+import fastavro
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer.avro import decode_summary, encode, schema_text, schemas_path
+from consumer.message import Message, Window
+from consumer.refit import Quota, RefitMetrics, RefitStep
+from consumer.settings import Settings
+from consumer.slow_settings import slow_settings
+from sedflow_core import Artifact
+
+Record = dict[str, Any]
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+FEW, MANY = ["color_blue_u-g"], ["color_blue_u-g", "color_blue_u-r", "sigma_high_u"]
+
+
+def summary(alert_id: int, reasons: Sequence[str] = FEW, **changes: Any) -> Record:
+    """A summary without a second opinion; each alert has its own photometry."""
+    path = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
+    record: Record = json.loads(path.read_text())
+    flux = [value * (1.0 + alert_id / 100.0) for value in record["inputs"]["flux"]]
+    inputs = record["inputs"] | {"flux": flux}
+    own = {"alertId": alert_id, "status": "OUT_OF_SUPPORT", "statusReasons": list(reasons)}
+    return record | own | {"inputs": inputs, "refit": None, "trust": None} | changes
+
+
+_offsets = itertools.count()
+
+
+def message(record: Record, age: timedelta = timedelta(0)) -> Message:
+    stamp = int((NOW - age).timestamp() * 1e3)
+    value, key = encode(record, "posteriorSummary"), record["objectId"].encode()
+    return Message(value, key, topic="summaries", offset=next(_offsets), timestamp_ms=stamp)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+MakeStep = Callable[..., RefitStep]
+
+
+@pytest.fixture
+def make_step(tiny: Artifact, registry: CollectorRegistry) -> MakeStep:
+    def make(stop: Event | None = None, **refit: Any) -> RefitStep:
+        settings = Settings.model_validate({"refit": {"max_seconds": 1.0, **refit}})
+        return RefitStep(tiny, None, settings, RefitMetrics(registry), stop or Event())
+
+    return make
+
+
+def answer(step: RefitStep, *messages: Message) -> Window:
+    return step(messages, replay=False, now=lambda: NOW)
+
+
+def records(window: Window) -> dict[int, Record]:
+    every = [decode_summary(result.value) for result in window.results]
+    return {record["alertId"]: record for record in every}
+
+
+def test_flagged_galaxies_ask_and_no_others(make_step: MakeStep) -> None:
+    trust = json.loads(
+        (schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json").read_text()
+    )["trust"]
+    messages = [
+        message(summary(1, (), status="OK", trust=trust)),
+        message(summary(2, (), status="OK", trust=trust | {"trusted": False})),
+        message(summary(3, (), status="NO_HOST", inputs=None)),
+        message(summary(4)),
+        Message(b"no summary", topic="summaries"),
+        message(summary(5) | {"refit": records_of_refit()}),
+        message(summary(6, (), status="OK")),
+    ]
+    window = answer(make_step(max_age_s=1e-9, max_per_hour=1), *messages)
+    assert window.consumed == tuple(messages)
+    assert {i: r["refit"]["asked"] for i, r in records(window).items()} == {
+        2: "NOT_TRUSTED",
+        4: "OUT_OF_SUPPORT",
+    }
+    (letter,) = window.rejected
+    assert (letter.message, letter.stage) == (messages[4], "decode")
+
+
+def records_of_refit() -> Record:
+    path = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
+    refit: Record = json.loads(path.read_text())["refit"]
+    return refit
+
+
+def test_a_second_opinion_has_posterior_verdict_and_diagnostics(
+    make_step: MakeStep, tiny: Artifact
+) -> None:
+    asking = message(summary(1))
+    (result,) = answer(make_step(), asking).results
+    record, original = decode_summary(result.value), decode_summary(asking.value or b"")
+    assert result.key == asking.key
+    refit = record["refit"]
+    assert refit["status"] in ("CONVERGED", "NOT_CONVERGED")
+    assert refit["likelihood"] == "generative"
+    assert refit["rHat"] >= 0.99
+    assert refit["ess"] > 0
+    assert refit["evaluations"] > 10_000
+    assert refit["summaryOffset"] == asking.offset
+    assert record["posterior"]["parameters"].keys() == set(tiny.param_names)
+    assert 0 <= record["trust"]["pValue"] <= 1
+    assert record["trust"]["trusted"] <= (refit["status"] == "CONVERGED")
+    assert record["provenance"]["artifactSha256"] == tiny.sha256
+    own = {"posterior", "trust", "refit", "provenance", "nSamples", "startTimestamp"}
+    own |= {"endTimestamp", "seed"}
+    assert {k: v for k, v in record.items() if k not in own} == {
+        k: v for k, v in original.items() if k not in own
+    }
+
+
+def test_errors_that_are_none_of_the_noise_model_are_taken_as_given(make_step: MakeStep) -> None:
+    inputs = summary(1)["inputs"]
+    inputs["fluxErr"] = [10.0 * error for error in inputs["fluxErr"]]
+    (record,) = records(answer(make_step(), message(summary(1, inputs=inputs)))).values()
+    assert record["refit"]["likelihood"] == "gaussian"
+
+
+def test_few_broken_rules_come_first_then_the_newest(
+    make_step: MakeStep, registry: CollectorRegistry
+) -> None:
+    ages = (timedelta(0), timedelta(hours=2), timedelta(hours=1))
+    rules = (MANY, FEW, FEW)
+    messages = [
+        message(summary(i, reasons), age)
+        for i, (reasons, age) in enumerate(zip(rules, ages, strict=True), 1)
+    ]
+    found = records(answer(make_step(max_per_hour=1), *messages))
+    assert list(found) == [1, 2, 3]
+    statuses = {i: record["refit"]["status"] for i, record in found.items()}
+    assert statuses[3] in ("CONVERGED", "NOT_CONVERGED")
+    assert statuses[1] == statuses[2] == "OVER_QUOTA"
+    assert found[2]["posterior"] is found[2]["trust"] is found[2]["refit"]["method"] is None
+    dropped = registry.get_sample_value("sedflow_refits_total", {"outcome": "OVER_QUOTA"})
+    assert dropped == 2
+
+
+def test_the_old_and_the_unusable_cost_nothing(make_step: MakeStep) -> None:
+    inputs = summary(1)["inputs"]
+    broken = inputs | {"flux": [None, *inputs["flux"][1:]]}
+    messages = [
+        message(summary(1), timedelta(days=2)),
+        message(summary(2, inputs=broken)),
+        message(summary(3, inputs=inputs | {"bands": ["g", "r"]})),
+        message(summary(4, inputs=inputs | {"redshift": None})),
+    ]
+    found = records(answer(make_step(max_age_s=86_400.0), *messages))
+    statuses = [record["refit"]["status"] for record in found.values()]
+    assert statuses == ["EXPIRED", "UNUSABLE", "UNUSABLE", "UNUSABLE"]
+
+
+def test_the_same_photometry_is_sampled_once(make_step: MakeStep) -> None:
+    first = summary(1)
+    again = first | {"alertId": 2}
+    found = records(answer(make_step(max_per_hour=1), message(first), message(again)))
+    assert found[1]["posterior"] == found[2]["posterior"] != None  # noqa: E711
+
+
+def test_a_stop_leaves_what_was_not_answered(make_step: MakeStep) -> None:
+    stop = Event()
+    step = make_step(stop)
+    step.keep_alive = lambda _: stop.set()
+    easy, slow = message(summary(1), timedelta(days=9)), message(summary(2), timedelta(days=8))
+    nothing = message(summary(3, (), status="OK"))
+    window = answer(step, nothing, slow, easy)
+    assert window.consumed == (nothing, slow)  # the newer one came first
+    assert [record["refit"]["status"] for record in records(window).values()] == ["EXPIRED"]
+    assert answer(step, slow).consumed == ()
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_summaries_of_older_workers_are_understood(make_step: MakeStep, minor: int) -> None:
+    schema = fastavro.parse_schema(json.loads(schema_text("posteriorSummary", minor)))
+    record = {k: v for k, v in summary(1).items() if k not in ("refit", "trust")}
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, schema, record)
+    old = Message(bytes([0, 0, 0, 0, 100 + minor]) + body.getvalue(), topic="s", timestamp_ms=0)
+    (found,) = records(answer(make_step(), old)).values()
+    assert found["refit"]["status"] == "EXPIRED"
+
+
+def test_a_quota_refills_evenly_up_to_an_hour() -> None:
+    now = [0.0]
+    quota = Quota(2, clock=lambda: now[0])
+    assert [quota.take() for _ in range(3)] == [True, True, False]
+    now[0] = 1_800.0
+    assert [quota.take() for _ in range(2)] == [True, False]
+    now[0] = 1e6
+    assert [quota.take() for _ in range(3)] == [True, True, False]
+
+
+def test_the_slow_lane_reads_what_the_fast_one_writes() -> None:
+    settings = Settings.model_validate(
+        {
+            "input": {"bootstrap": "in:9092", "topics": ["hosts"], "group": "night"},
+            "output": {"bootstrap": "out:9092", "topic": "summaries", "username": "me"},
+        }
+    )
+    slow = slow_settings(settings)
+    assert (slow.input.bootstrap, slow.input.username) == ("out:9092", "me")
+    assert slow.input.topics == ("summaries",)
+    assert (slow.input.group, slow.output.topic) == ("night.refit", "summaries.refit")
+    assert slow.output.dead_letter_topic_of("summaries") == "summaries.sedflow.dlq"
+    assert slow.http.port != settings.http.port
+    named = settings.model_copy(
+        update={"refit": settings.refit.model_copy(update={"topic": "t", "group": "g"})}
+    )
+    assert (slow_settings(named).input.group, slow_settings(named).output.topic) == ("g", "t")

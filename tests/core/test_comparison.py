@@ -1,0 +1,102 @@
+"""The comparison of a flow with the exact posterior, where the answer is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sedflow_core import Artifact, Observation
+from sedflow_core.chains import Chains
+from sedflow_core.cli import main
+from sedflow_core.comparison import Difference, difference, per_galaxy, table, why
+from sedflow_core.estimation import estimate, sample
+from sedflow_core.importance import Weighted
+from sedflow_core.mcmc import ExactPosterior
+from sedflow_core.prior import PARAM_NAMES, to_u
+
+N = 4_000
+
+
+@pytest.fixture(scope="module")
+def galaxy() -> Observation:
+    flux = 10 ** (0.4 * (22.5 - np.array([[19.0, 17.6, 17.0, 16.7, 16.5]])))
+    return Observation(flux, 0.05 * flux, [0.08])
+
+
+@pytest.fixture(scope="module")
+def own(tiny: Artifact, galaxy: Observation) -> Weighted:
+    """The flow's own draws, of equal weight: as if the flow were exact."""
+    theta = sample(tiny, galaxy, N, seed=1, independent=True)
+    equal = np.full((N, 1), 1.0 / N)
+    return Weighted(theta, equal, equal)
+
+
+def as_mcmc(theta: np.ndarray) -> ExactPosterior:
+    u = to_u(torch.tensor(theta).double()).numpy()
+    chains = Chains(np.zeros((2, 0, 4, 11)), np.ones(11), np.full(11, 5e3), 0.2, 100, 1.5)
+    return ExactPosterior(u, np.ones(len(u)), 0.99, chains)
+
+
+def test_a_flow_does_not_differ_from_its_own_draws(
+    tiny: Artifact, galaxy: Observation, own: Weighted
+) -> None:
+    found = difference(tiny, galaxy, own, as_mcmc(own.theta[:, 0]))
+    assert np.abs(found.by_weights).max() < 0.12
+    assert found.by_mcmc == pytest.approx(found.by_weights, abs=0.02)
+    assert found.efficiency == pytest.approx(1.0)
+    assert (found.gaussian == 0).all()
+
+
+def test_a_shift_is_measured_in_exact_standard_deviations(
+    tiny: Artifact, galaxy: Observation, own: Weighted
+) -> None:
+    column = PARAM_NAMES.index("tau_ism")
+    summary = estimate(tiny, galaxy, include_unsupported=True)
+    theta = own.theta.copy()
+    theta[..., column] += 0.5 * summary.std[0, summary.names.index("tau_ism")]
+    found = difference(tiny, galaxy, own._replace(theta=theta), None)
+    assert found.by_weights[column] == pytest.approx(-0.5, abs=0.08)
+    assert np.isnan(found.by_mcmc).all()
+
+
+def made_up(size: float, *, reasons: tuple[str, ...] = (), r_hat: float = 1.001) -> Difference:
+    sizes = np.full(12, size)
+    mcmc = sizes if r_hat > 0 else np.full(12, np.nan)
+    scalars = (0.3, 0.4, r_hat if r_hat > 0 else float("nan"), 2e3, 5.0, 0.99)
+    return Difference(sizes, mcmc, 0.1 * sizes, *scalars, reasons)
+
+
+def test_the_table_holds_medians_against_bounds() -> None:
+    rows = table([made_up(0.05), made_up(-0.12), made_up(0.9)])
+    by_name = {row["parameter"]: row for row in rows}
+    assert list(by_name) == list(PARAM_NAMES)
+    assert by_name["tburst"]["by_weights"] == by_name["tburst"]["by_mcmc"] == 0.12
+    assert by_name["tburst"]["held"] is True
+    assert by_name["log_mstar"]["held"] is False  # its bound is tighter
+    no_mcmc = table([made_up(0.05, r_hat=0.0)])
+    assert all(row["held"] for row in no_mcmc)
+
+
+def test_galaxies_far_off_are_explained() -> None:
+    assert why(made_up(0.2)) == ""
+    assert why(made_up(0.5)).endswith("the flow's own bias")
+    assert "outside the support: sigma_high_u" in why(made_up(0.5, reasons=("sigma_high_u",)))
+    assert "R-hat 1.200" in why(made_up(0.5, r_hat=1.2))
+    columns = per_galaxy([made_up(0.2), made_up(0.5)])
+    assert columns["by_mcmc_n_dust"].tolist() == [0.2, 0.5]
+    assert [bool(text) for text in columns["why"]] == [False, True]
+
+
+def test_the_command_compares_simulations(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "compared.csv"
+    options = ["--n-galaxies", "2", "--n-mcmc", "1", "--n-draws", "500", "--max-seconds", "1"]
+    main(["compare", "--artifact", str(tiny_path), "--out", str(out), *options])
+    text = capsys.readouterr().out
+    assert all(name in text for name in PARAM_NAMES)
+    assert "MCMC of 1: R-hat" in text
+    header, *rows = out.read_text().splitlines()
+    assert {"row", "efficiency", "by_mcmc_tau_bc", "why"} <= set(header.split(","))
+    assert len(rows) == 2

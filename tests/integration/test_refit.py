@@ -1,0 +1,123 @@
+"""The slow lane as a process: every flagged galaxy answered exactly once, over kill -9 too."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from consumer.avro import decode_summary, encode, schemas_path
+
+from .broker import create_topics, free_ports
+from .traffic import Sent, produce, read_committed
+
+SETTINGS = """
+[artifact]
+name = "{artifact}"
+allow_unvalidated = true
+allow_unpinned = true
+[input]
+group = "{name}"
+topics = ["{name}"]
+[output]
+bootstrap = "{bootstrap}"
+topic = "{name}"
+[refit]
+max_seconds = 1.0
+max_per_hour = 5
+window = 4
+http_port = {port}
+"""
+N_FLAGGED, N_GOOD = 16, 30
+
+
+@pytest.fixture
+def lane(bootstrap: str, tiny_path: Path, tmp_path: Path) -> Iterator["Lane"]:
+    lane = Lane(bootstrap, tiny_path, tmp_path)
+    yield lane
+    for process in lane.started:
+        process.kill()
+        process.wait()
+
+
+class Lane:
+    """Topics of one slow lane, and its processes."""
+
+    def __init__(self, bootstrap: str, artifact: Path, folder: Path) -> None:
+        self.name = f"summaries-{uuid4().hex[:8]}"
+        self.folder, self.started = folder, list[subprocess.Popen[bytes]]()
+        (self.port,) = free_ports(1)
+        create_topics(bootstrap, [self.name, f"{self.name}.refit", f"{self.name}.sedflow.dlq"])
+        names = {"bootstrap": bootstrap, "artifact": artifact, "name": self.name}
+        self.config = folder / "refit.toml"
+        self.config.write_text(SETTINGS.format(port=self.port, **names))
+
+    def plan(self) -> str:
+        command = [sys.executable, "-m", "consumer.cli", "topics", "plan", "--refit"]
+        return subprocess.check_output([*command, "--config", str(self.config)], text=True)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "consumer.cli", "refit", "--config", str(self.config)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self.started.append(process)
+        return process
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+def summary(alert_id: int, status: str) -> dict[str, Any]:
+    """A summary without a second opinion; each alert has its own photometry."""
+    path = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
+    record: dict[str, Any] = json.loads(path.read_text())
+    flux = [value * (1.0 + alert_id / 100.0) for value in record["inputs"]["flux"]]
+    own = {"alertId": alert_id, "status": status, "refit": None, "trust": None}
+    return record | own | {"inputs": record["inputs"] | {"flux": flux}}
+
+
+def send(bootstrap: str, topic: str) -> None:
+    flagged = [summary(i, "OUT_OF_SUPPORT") for i in range(N_FLAGGED)]
+    good = [summary(1000 + i, "OK") for i in range(N_GOOD)]
+    mixed: list[Any] = [*good[:10], *flagged, *good[10:]]
+    messages = [
+        Sent(b"%d" % r["alertId"], encode(r, "posteriorSummary"), [], 1_700_000_000_000)
+        for r in mixed
+    ]
+    produce(bootstrap, topic, [*messages, Sent(b"bad", b"no summary", [], 1_700_000_000_000)])
+
+
+def test_every_flagged_galaxy_is_answered_once(bootstrap: str, lane: Lane) -> None:
+    lane.config.write_text(lane.config.read_text().replace("[refit]", "[refit]\nmax_age_s = 1e12"))
+    assert f"--group {lane.name}.refit" in lane.plan()
+    send(bootstrap, lane.name)
+    out = f"{lane.name}.refit"
+    first = lane.start()
+    read_committed(bootstrap, out, at_least=2)
+    first.kill()
+    first.wait()
+    second = lane.start()
+    read_committed(bootstrap, out, at_least=N_FLAGGED)
+    metrics = urllib.request.urlopen(f"http://127.0.0.1:{lane.port}/metrics").read().decode()
+    assert 'sedflow_refits_total{outcome="OVER_QUOTA"}' in metrics
+    assert "sedflow_consumer_lag_messages{" in metrics
+    second.terminate()
+    assert second.wait(timeout=90) == 0, lane.log()
+    answers = read_committed(bootstrap, out)
+    records = [decode_summary(answer.value() or b"") for answer in answers]
+    assert Counter(r["alertId"] for r in records) == Counter(range(N_FLAGGED))
+    statuses = Counter(r["refit"]["status"] for r in records)
+    sampled = statuses["CONVERGED"] + statuses["NOT_CONVERGED"]
+    assert 1 <= sampled <= 10
+    assert statuses["OVER_QUOTA"] == N_FLAGGED - sampled
+    assert all((r["posterior"] is None) is (r["refit"]["status"] == "OVER_QUOTA") for r in records)
+    (letter,) = read_committed(bootstrap, f"{lane.name}.sedflow.dlq")
+    assert letter.value() == b"no summary"
