@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from tests.bench.processes import children, read_usage
 
@@ -58,8 +58,8 @@ class Quarter:
     pids: tuple[int, ...]
     resident_mb: tuple[float, ...]
     """Mean of each process."""
-    open_files: tuple[int, ...]
-    """Most of each process."""
+    open_files: tuple[float, ...]
+    """Median of each process: one more is open for a moment now and then."""
     log_bytes: int
 
 
@@ -80,7 +80,7 @@ def _summarise(looks: Sequence[Look]) -> Quarter:
         1e3 * (last.cpu_s - first.cpu_s) / n,
         last.pids,
         tuple(fmean(column) for column in zip(*(x.resident_mb for x in same), strict=True)),
-        tuple(max(column) for column in zip(*(x.open_files for x in same), strict=True)),
+        tuple(median(column) for column in zip(*(x.open_files for x in same), strict=True)),
         last.log_bytes - first.log_bytes,
     )
 
@@ -109,7 +109,7 @@ def table(parts: Sequence[Quarter]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for i, part in enumerate(parts, 1):
         memory = ", ".join(f"{mb:.1f}" for mb in part.resident_mb)
-        files = ", ".join(map(str, part.open_files))
+        files = ", ".join(f"{n:.0f}" for n in part.open_files)
         yield (
             f"| {i} | {part.alerts:,} | {part.wall_s:.0f} | {part.alerts / part.wall_s:.0f} "
             f"| {part.cpu_ms_per_alert:.2f} | {memory} | {files} | {part.log_bytes:,} |"
