@@ -59,12 +59,11 @@ def build_artifact(
     model = forward.build()
     simulations = simulate_noisy(model, n_support, seed=SUPPORT_SEED)
     bands = model.galaxy.bands
+    photometry = (simulations.flux, simulations.flux_err, simulations.redshift)
     support = fit_support(
-        simulations.flux, simulations.flux_err, model.noise, model.redshift_range, bands
+        *photometry, noise=model.noise, redshift_range=model.redshift_range, bands=bands
     )
-    flags = check_support(
-        simulations.flux, simulations.flux_err, simulations.redshift, support, bands
-    )
+    flags = check_support(*photometry, support, bands)
     trust = build_trust_tables(model)
     provenance = {
         "code_version": __version__,

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         run_mcmc,
         run_plot,
     )
+    from sedflow_core.support_report import add_support_table_arguments, run_support_table
 
     parser = argparse.ArgumentParser(
         prog="sedflow", description="Train, validate and apply posteriors of galaxy SED models."
@@ -60,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     add_compare_arguments(command("compare", run_compare, text))
     text = "measure the loss against the number of simulations; resumes"
     add_learning_curve_arguments(command("learning-curve", run_learning_curve, text))
+    text = "measure support rules and verdict against the exact posterior"
+    add_support_table_arguments(command("support-table", run_support_table, text))
     return parser
 
 

@@ -15,6 +15,7 @@ from sedflow_core.noise import gaussian_log_likelihood, log_likelihood
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u, to_u
 from sedflow_core.simulation import ForwardModel
+from sedflow_core.trust import Smoothed, chi_square_tail, smooth_weights
 
 
 class Weighted(NamedTuple):
@@ -24,6 +25,8 @@ class Weighted(NamedTuple):
         theta: (n_sample, n, 12) samples of the flow.
         weights: (n_sample, n) normalised to sum to 1 per galaxy.
         gaussian_weights: the same for the paper's plain Gaussian likelihood.
+
+    Where no sample has a weight above zero they all are zero.
     """
 
     theta: NDArray[np.float32]
@@ -32,7 +35,12 @@ class Weighted(NamedTuple):
 
     def efficiency(self) -> NDArray[np.float64]:
         """(sum w)^2 / (n_sample sum w^2) of each galaxy, (n,)."""
-        return np.asarray(1.0 / (len(self.weights) * (self.weights**2).sum(axis=0)))
+        square, total = (self.weights**2).sum(axis=0), self.weights.sum(axis=0)
+        return np.asarray(total / (len(self.weights) * np.where(square > 0, square, np.inf)))
+
+    def smoothed(self) -> Smoothed:
+        """Pareto-smoothed weights of each galaxy."""
+        return smooth_weights(torch.tensor(self.weights.T).log())
 
 
 def weigh(
@@ -55,18 +63,36 @@ def weigh(
         n_samples: independent draws per galaxy.
         seed: of the draws.
     """
+    return weigh_and_test(artifact, model, observation, n_samples=n_samples, seed=seed)[0]
+
+
+def weigh_and_test(
+    artifact: Artifact,
+    model: ForwardModel,
+    observation: Observation,
+    *,
+    n_samples: int = 10_000,
+    seed: int = 0,
+) -> tuple[Weighted, NDArray[np.float64]]:
+    """As `weigh`, and the p-value (n,) of the exact posterior.
+
+    Posterior-predictive: the probability of a larger chi-square (Gelman et al. 1996).
+    """
     theta = sample(artifact, observation, n_samples, seed, independent=True)
     log_q = torch.tensor(log_prob(artifact, theta, observation)).double()
-    exact, gaussian = torch.empty_like(log_q), torch.empty_like(log_q)
+    exact, gaussian, chi_square = (torch.empty_like(log_q) for _ in range(3))
     for i in range(len(observation)):
         u = to_u(torch.tensor(theta[:, i]).double())
         row = observation.rows(slice(i, i + 1))
-        exact[:, i], gaussian[:, i] = log_posteriors(model, u, row)
-    return Weighted(
-        theta,
-        torch.softmax(exact - log_q, dim=0).numpy(),
-        torch.softmax(gaussian - log_q, dim=0).numpy(),
+        log_prior, log_exact, log_gaussian = _log_factors(model, u, row)
+        exact[:, i], gaussian[:, i] = log_prior + log_exact, log_prior + log_gaussian
+        chi_square[:, i] = -2.0 * log_gaussian
+    weights, gaussian_weights = (
+        torch.softmax(log_p - log_q, dim=0).nan_to_num(0.0) for log_p in (exact, gaussian)
     )
+    tail = chi_square_tail(chi_square, observation.flux.shape[1])
+    p_value = (weights * tail).sum(dim=0)
+    return Weighted(theta, weights.numpy(), gaussian_weights.numpy()), p_value.numpy()
 
 
 def log_posteriors(
@@ -79,13 +105,21 @@ def log_posteriors(
         u: (n, 11) points, float64.
         observation: one galaxy.
     """
+    log_prior, exact, gaussian = _log_factors(model, u, observation)
+    return log_prior + exact, log_prior + gaussian
+
+
+def _log_factors(
+    model: ForwardModel, u: Tensor, observation: Observation
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ln of the prior, the exact and the Gaussian likelihood, (n,) each."""
     theta, redshift = from_u(u), torch.tensor(observation.redshift)
     log_prior = -0.5 * u.square().sum(dim=-1)
     log_prior = log_prior + log_prior_weight(model.prior, theta, redshift, model.galaxy.tables)
     model_flux = calc_band_flux(model.galaxy, theta, redshift.expand(len(u)))
     flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
     exact = log_likelihood(flux, flux_err, model_flux, model.noise)
-    return log_prior + exact, log_prior + gaussian_log_likelihood(flux, flux_err, model_flux)
+    return log_prior, exact, gaussian_log_likelihood(flux, flux_err, model_flux)
 
 
 def weighted_quantile(

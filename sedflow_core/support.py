@@ -3,7 +3,8 @@
 The two rules of Hahn & Melchior (2022, Appendix) are `sigma_high` (a magnitude error more than
 three widths above its mean at the observed magnitude) and `color_blue` (a colour bluer than 99.9 %
 of the noisy training colours). Beyond the paper: ranges of magnitude, redshift and small errors,
-and values no flux, error or redshift can have.
+the density of the training set about the magnitudes and their errors, given the redshift, and
+values no flux, error or redshift can have.
 """
 
 from typing import NamedTuple
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from sedflow_core.bands import BandSet
 from sedflow_core.errors import BandError
+from sedflow_core.mixture import Mixture, fit_mixture, log_conditional
 from sedflow_core.noise import NoiseModel, mag_error_model, mag_from_flux
 from sedflow_core.units import POGSON
 
 N_SIGMA = 3.0
 TAIL = 1e-3
-"""Fraction of the training set beyond each colour and small-error limit."""
+"""Fraction of the training set beyond each limit on colour, small error and density."""
+N_DENSITY = 50_000
+"""Simulations behind the density."""
 
 
 class SupportTables(NamedTuple):
@@ -29,6 +33,9 @@ class SupportTables(NamedTuple):
         mag_range: (n_band, 2); redshift_range: (2,).
         color_blue: (n_color,) bluest supported colours, in the order of `BandSet.colors`.
         sigma_low: (n_band,) smallest supported magnitude errors.
+        log_first, log_rest, part_mean, part_root: the `Mixture` of ln redshift, magnitudes and ln
+            of their errors.
+        density_low: () ln of the smallest supported density, given the redshift.
     """
 
     mag: Tensor
@@ -38,6 +45,15 @@ class SupportTables(NamedTuple):
     redshift_range: Tensor
     color_blue: Tensor
     sigma_low: Tensor
+    log_first: Tensor
+    log_rest: Tensor
+    part_mean: Tensor
+    part_root: Tensor
+    density_low: Tensor
+
+    def mixture(self) -> Mixture:
+        """The density of the training set."""
+        return Mixture(self.log_first, self.log_rest, self.part_mean, self.part_root)
 
 
 def flag_names(bands: BandSet) -> tuple[str, ...]:
@@ -57,6 +73,7 @@ def flag_names(bands: BandSet) -> tuple[str, ...]:
         *(f"non_positive_flux_{b}" for b in names),
         *(f"non_positive_error_{b}" for b in names),
         "non_finite_redshift",
+        "density_low",  # bits never change their place: what is new comes last
     )
     if len(rules) > 63:
         raise BandError(f"support flags: expected at most 63 bits, got {len(rules)} for {names}")
@@ -66,13 +83,17 @@ def flag_names(bands: BandSet) -> tuple[str, ...]:
 def fit_support(
     flux: Tensor,
     flux_err: Tensor,
+    redshift: Tensor,
+    *,
     noise: NoiseModel,
     redshift_range: tuple[float, float],
     bands: BandSet,
 ) -> SupportTables:
-    """Support limits from noisy training photometry (n, n_band), float64 [nanomaggies]."""
-    mag = mag_from_flux(flux)
+    """Support limits from noisy training photometry (n, n_band) [nanomaggies], redshift (n,)."""
+    mag, sigma = mag_from_flux(flux), POGSON * flux_err / flux
     colors = torch.stack([mag[:, i] - mag[:, j] for i, j in bands.colors], dim=-1)
+    points = _points(mag, sigma, redshift)
+    mixture = fit_mixture(points[:N_DENSITY])
     return SupportTables(
         mag=noise.mag,
         mean=noise.mean,
@@ -80,8 +101,18 @@ def fit_support(
         mag_range=noise.mag_range,
         redshift_range=torch.tensor(redshift_range, dtype=torch.float64),
         color_blue=_lower_tail(colors),
-        sigma_low=_lower_tail(POGSON * flux_err / flux),
+        sigma_low=_lower_tail(sigma),
+        log_first=mixture.log_first,
+        log_rest=mixture.log_rest,
+        part_mean=mixture.mean,
+        part_root=mixture.root,
+        density_low=_lower_tail(log_conditional(points, mixture)),
     )
+
+
+def _points(mag: Tensor, sigma: Tensor, redshift: Tensor) -> Tensor:
+    """Coordinates (n, 1 + 2 n_band) of the density."""
+    return torch.cat([redshift.log()[:, None], mag, sigma.log()], dim=-1)
 
 
 def _lower_tail(values: Tensor) -> Tensor:
@@ -103,6 +134,7 @@ def check_support(
     sigma = POGSON * flux_err / flux
     model = mag_error_model(mag.nan_to_num(0.0), tables)
     colors = torch.stack([mag[:, i] - mag[:, j] for i, j in bands.colors], dim=-1)
+    density = log_conditional(_points(mag, sigma, redshift), tables.mixture())
     low, high = tables.mag_range.unbind(dim=-1)
     z_low, z_high = tables.redshift_range
     # A comparison with NaN is false: what has no magnitude sets its own bit and no other.
@@ -117,6 +149,7 @@ def check_support(
             flux <= 0,
             flux_err <= 0,
             redshift.isnan()[:, None],
+            (density < tables.density_low)[:, None],
         ],
         dim=-1,
     )

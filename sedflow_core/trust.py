@@ -15,7 +15,7 @@ from sedflow_core.emulator import EmulatorTables, emulate, fix_redshift
 from sedflow_core.noise import NoiseModel, log_likelihood
 from sedflow_core.sfh import PopulationTables
 
-N_DRAWS = 128
+N_DRAWS = 256
 """Samples behind a verdict."""
 MIN_EFFICIENCY = 0.02
 MIN_P_VALUE = 1e-3
@@ -78,53 +78,109 @@ def judge(
     model_flux = emulate(fixed, population, theta, flux.shape[1]).double()
     flux, flux_err = flux[:, None], flux_err[:, None]
     chi_square = ((flux - model_flux) / flux_err).square().sum(dim=-1)
-    tail = torch.special.gammaincc(torch.full_like(chi_square, flux.shape[2] / 2), chi_square / 2)
     exact = log_likelihood(flux, flux_err, model_flux, tables.noise)
     log_weight = exact - 0.5 * u.double().square().sum(dim=-1) - log_q.double()
+    smoothed = smooth_weights(log_weight)
     return Trust(
         chi_square=chi_square.min(dim=-1).values,
-        p_value=tail.mean(dim=-1),
-        efficiency=calc_efficiency(log_weight),
-        pareto_k=fit_pareto_k(log_weight),
+        p_value=chi_square_tail(chi_square, flux.shape[-1]).mean(dim=-1),
+        efficiency=smoothed.efficiency(),
+        pareto_k=smoothed.pareto_k,
     )
 
 
+def chi_square_tail(chi_square: Tensor, n_band: int) -> Tensor:
+    """Probability (...) of a larger chi-square with n_band degrees of freedom."""
+    half = torch.full_like(chi_square, 0.5 * n_band)
+    tail: Tensor = torch.special.gammaincc(half, 0.5 * chi_square)
+    return tail
+
+
+class Smoothed(NamedTuple):
+    """Importance weights whose largest were replaced by what their tail leads one to expect.
+
+    Attributes:
+        weights: (..., n) ascending, relative to the largest.
+        pareto_k: (...) shape of the tail; NaN where hardly any weight is above zero.
+    """
+
+    weights: Tensor
+    pareto_k: Tensor
+
+    def efficiency(self) -> Tensor:
+        """(sum w)^2 / (n sum w^2), (...); 0 where no weight is above zero."""
+        efficiency = self.weights.sum(dim=-1).square() / self.weights.square().sum(dim=-1)
+        return (efficiency / self.weights.shape[-1]).nan_to_num(0.0)
+
+
 def calc_efficiency(log_weight: Tensor) -> Tensor:
-    """(sum w)^2 / (n sum w^2) of ln w (..., n); (...), 0 where no weight is above zero."""
-    weight = torch.exp(log_weight - log_weight.max(dim=-1, keepdim=True).values)
-    efficiency = weight.sum(dim=-1).square() / weight.square().sum(dim=-1)
-    return (efficiency / log_weight.shape[-1]).nan_to_num(0.0)
+    """Efficiency (...) of the weights ln w (..., n) as they are."""
+    largest = log_weight.max(dim=-1, keepdim=True).values
+    unused = torch.full_like(largest[..., 0], torch.nan)
+    return Smoothed(torch.exp(log_weight - largest), unused).efficiency()
 
 
-def fit_pareto_k(log_weight: Tensor) -> Tensor:
-    """Shape k (...) of a generalised Pareto distribution fitted to the largest weights.
+def smooth_weights(log_weight: Tensor) -> Smoothed:
+    """Pareto-smoothed importance weights (Vehtari et al. 2024) of ln w (..., n), float64.
 
-    The estimator of Zhang & Stephens (2009), for the min(n / 5, 3 sqrt(n)) largest of the weights
-    ln w (..., n); NaN where too few of them are above zero.
+    The min(n / 5, 3 sqrt(n)) largest weights become the expected order statistics of a generalised
+    Pareto distribution fitted to them. Without that the efficiency tells whether the draws met the
+    few largest weights: two sets of 10,000 draws rank galaxies differently.
     """
     n = log_weight.shape[-1]
     n_tail = int(min(0.2 * n, 3.0 * n**0.5))
+    ordered = log_weight.sort(dim=-1).values
+    weights = torch.exp(ordered - ordered[..., -1:]).nan_to_num(0.0)
     if n_tail < _MIN_TAIL:
-        return torch.full_like(log_weight[..., 0], torch.nan)
-    largest = log_weight.sort(dim=-1).values[..., -(n_tail + 1) :]
-    weight = torch.exp(largest - largest[..., -1:])
-    excess = weight[..., 1:] - weight[..., :1]
-    is_tail = largest.isfinite().all(dim=-1) & (excess[..., -1] > 0)
-    return torch.where(is_tail, _zhang_stephens(excess.clamp_min(1e-300)), torch.nan)
+        return Smoothed(weights, torch.full_like(weights[..., 0], torch.nan))
+    cut = weights[..., -n_tail - 1, None]
+    excess = weights[..., -n_tail:] - cut
+    is_tail = (cut[..., 0] > 0) & (excess[..., -1] > 0)
+    tail = fit_pareto(excess)
+    level = (torch.arange(n_tail, dtype=weights.dtype) + 0.5) / n_tail
+    expected = (cut + tail.quantile(level)).clamp_max(1.0)
+    smoothed = torch.cat([weights[..., :-n_tail], expected], dim=-1)
+    return Smoothed(
+        torch.where(is_tail[..., None], smoothed, weights),
+        torch.where(is_tail, tail.k, torch.nan),
+    )
 
 
-def _zhang_stephens(excess: Tensor) -> Tensor:
-    """Shape k (...) of ascending values (..., n) > 0, as the mean over a profile likelihood."""
+def fit_pareto_k(log_weight: Tensor) -> Tensor:
+    """Shape (...) of the tail of the weights ln w (..., n), see `smooth_weights`."""
+    return smooth_weights(log_weight).pareto_k
+
+
+class Pareto(NamedTuple):
+    """Generalised Pareto distributions of excesses: shape k and scale, (...) each."""
+
+    k: Tensor
+    scale: Tensor
+
+    def quantile(self, level: Tensor) -> Tensor:
+        """Values (..., n) below which a fraction level (n,) lies."""
+        k, scale = self.k[..., None], self.scale[..., None]
+        return scale * torch.expm1(-k * torch.log1p(-level)) / k
+
+
+def fit_pareto(excess: Tensor) -> Pareto:
+    """Fit ascending excesses (..., n), the last above zero, by Zhang & Stephens (2009).
+
+    The shape is a mean over a profile likelihood, drawn towards 1/2 with the weight of ten values
+    as Vehtari et al. (2024) do.
+    """
     n = excess.shape[-1]
     n_point = 30 + int(n**0.5)
     step = torch.arange(1, n_point + 1, dtype=excess.dtype)
-    quartile = excess[..., int(n / 4 + 0.5) - 1, None]
-    theta = 1.0 / excess[..., -1:] + (1.0 - (n_point / (step - 0.5)).sqrt()) / (3.0 * quartile)
+    largest, quartile = excess[..., -1:], excess[..., int(n / 4 + 0.5) - 1, None]
+    quartile = torch.maximum(quartile, 1e-12 * largest)
+    theta = 1.0 / largest + (1.0 - (n_point / (step - 0.5)).sqrt()) / (3.0 * quartile)
     shape = torch.log1p(-theta[..., None] * excess[..., None, :]).mean(dim=-1)
     log_like = n * (torch.log(-theta / shape) - shape - 1.0)
     weight = torch.softmax(log_like.nan_to_num(-torch.inf), dim=-1)
-    theta_mean = (weight * theta).sum(dim=-1, keepdim=True)
-    return torch.log1p(-theta_mean * excess).mean(dim=-1)
+    best = (weight * theta).sum(dim=-1)
+    k = torch.log1p(-best[..., None] * excess).mean(dim=-1)
+    return Pareto((n * k + 5.0) / (n + 10.0), -k / best)
 
 
 def split_tables(tables: TrustTables) -> dict[str, Tensor]:

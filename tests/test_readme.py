@@ -29,6 +29,7 @@ ELSEWHERE = {
     "pip install '.[mcmc,sim]'": "tests/core/test_mcmc.py needs both",
     "sedflow-consumer topics plan --refit --config sedflow.toml": "tests/integration/test_refit.py",
     "sedflow-consumer refit --config sedflow.toml": "tests/integration/test_refit.py",
+    "sedflow support-table my-artifact --out support": "tests/core/test_support_table.py measures",
     "sedflow-consumer topics plan --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer topics check --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer run --config sedflow.toml --workers 2": "tests/integration",

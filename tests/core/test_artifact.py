@@ -135,7 +135,7 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "expected format 1, got 2"),
+        ({"format": 3}, "expected format 2, got 3"),
         ({"prior_sha256": "f00"}, "expected the prior .*, got f00"),
         ({"derived": [{"name": "log_zest"}]}, r"expected derived .*, got \['log_zest'\]"),
     ],

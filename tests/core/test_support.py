@@ -1,5 +1,7 @@
 """Support flags: each rule alone, any value, any batch."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, strategies
@@ -41,8 +43,14 @@ TABLES = SupportTables(
     redshift_range=double(0.001, 0.2),
     color_blue=torch.full((10,), -1.2, dtype=torch.float64),
     sigma_low=torch.full((5,), 0.02, dtype=torch.float64),
+    log_first=double(0.0),
+    log_rest=double(0.0),
+    part_mean=double([math.log(0.1), *[MAG] * 5, *[math.log(0.05)] * 5]),
+    part_root=torch.diag(double(1.0, *[0.1] * 5, *[1.0] * 5))[None],
+    density_low=double(-1.5).squeeze(),
 )
-"""Sigma within 0.02-0.08 mag, magnitudes 17-19, colours redder than -1.2."""
+"""Sigma within 0.02-0.08 mag, magnitudes 17-19, colours redder than -1.2, and the logarithms of
+all five errors together within sqrt(3) of that of 0.05 mag."""
 
 
 def galaxy_with(rule: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -60,6 +68,8 @@ def galaxy_with(rule: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         mag[band] += 1.1
     if kind in ("sigma_high", "sigma_low"):
         sigma[band] = {"sigma_high": 0.085, "sigma_low": 0.015}[kind]
+    if rule == "density_low":
+        sigma[:] = 0.021
     flux = 10 ** (0.4 * (22.5 - mag))
     flux_err = sigma * flux / POGSON
     if kind == "non_finite" and where != "redshift":
@@ -133,11 +143,12 @@ def test_any_values_are_legal_and_rows_are_independent(rows: list) -> None:
 
 def test_limits_leave_a_tenth_of_a_percent_outside_each(forward: ForwardModel) -> None:
     rows = simulate_noisy(forward, 20_000, seed=2)
-    tables = fit_support(rows.flux, rows.flux_err, forward.noise, (0.001, 0.2), UGRIZ)
-    flags = check_support(rows.flux, rows.flux_err, rows.redshift, tables, UGRIZ)
+    photometry = (rows.flux, rows.flux_err, rows.redshift)
+    tables = fit_support(*photometry, noise=forward.noise, redshift_range=(0.001, 0.2), bands=UGRIZ)
+    flags = check_support(*photometry, tables, UGRIZ)
     for i, name in enumerate(NAMES):
         outside = int((flags >> i & 1).sum())
-        if name.startswith(("color_blue", "sigma_low")):
+        if name.startswith(("color_blue", "sigma_low", "density_low")):
             assert outside == 19, name
         elif not name.startswith("sigma_high"):
             assert outside == 0, name
@@ -146,10 +157,17 @@ def test_limits_leave_a_tenth_of_a_percent_outside_each(forward: ForwardModel) -
 
 def test_the_artifact_names_every_bit(tiny: Artifact) -> None:
     assert tiny.flag_names == NAMES == tuple(tiny.manifest["support_flags"])
-    assert len(set(NAMES)) == len(NAMES) == 42
+    assert len(set(NAMES)) == len(NAMES) == 43
+
+
+def test_bits_keep_their_places() -> None:
+    """Archives hold flags as numbers."""
+    places = {"sigma_high_u": 0, "color_blue_u-g": 5, "mag_range_u": 15, "redshift_range": 20}
+    later = {"sigma_low_u": 21, "non_finite_u": 26, "non_finite_redshift": 41, "density_low": 42}
+    assert {name: NAMES.index(name) for name in places | later} == places | later
 
 
 def test_more_bands_than_bits_are_refused() -> None:
     assert len(flag_names(parse_band_set("lsst2023-ugrizy"))) <= 63
-    with pytest.raises(BandError, match="at most 63 bits, got 65"):
+    with pytest.raises(BandError, match="at most 63 bits, got 66"):
         flag_names(BandSet("lsst2023", tuple("ugrizyx")))

@@ -11,7 +11,7 @@ from sedflow_core.importance import weigh
 from sedflow_core.observation import Observation
 from sedflow_core.prior import to_u
 from sedflow_core.simulation import ForwardModel
-from sedflow_core.trust import Trust, calc_efficiency, fit_pareto_k, judge
+from sedflow_core.trust import Trust, judge, smooth_weights
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
@@ -20,17 +20,39 @@ def test_the_tail_of_pareto_weights_has_their_shape(k: float) -> None:
     shapes = []
     for _ in range(30):
         weights = stats.genpareto(k).rvs(size=10_000, random_state=rng)
-        shapes.append(fit_pareto_k(torch.tensor(np.log(weights))))
+        shapes.append(float(smooth_weights(torch.tensor(np.log(weights))).pareto_k))
     error = np.std(shapes) / np.sqrt(30)
     assert abs(np.mean(shapes) - k) < 4 * error + 0.02
 
 
 def test_efficiency_counts_equal_weights() -> None:
     log_weight = torch.full((100,), -torch.inf, dtype=torch.float64)
-    assert calc_efficiency(log_weight) == 0.0
+    assert smooth_weights(log_weight).efficiency() == 0.0
     log_weight[:25] = 700.0
-    assert calc_efficiency(log_weight) == pytest.approx(0.25)
-    assert fit_pareto_k(log_weight).isnan()
+    smoothed = smooth_weights(log_weight)
+    assert smoothed.efficiency() == pytest.approx(0.25)
+    assert smoothed.pareto_k.isnan()
+
+
+def test_smoothed_weights_find_the_efficiency_that_plain_ones_miss() -> None:
+    """Log-normal weights: exp(-s^2). A few draws seldom meet the largest of them."""
+    draws = torch.randn((400, 256), generator=torch.Generator().manual_seed(0)).double()
+    for width in (0.5, 1.0):
+        efficiency = smooth_weights(width * draws).efficiency()
+        truth = np.exp(-(width**2))
+        weights = (width * draws).exp()
+        plain = weights.mean(dim=-1).square() / weights.square().mean(dim=-1)
+        assert efficiency.median() == pytest.approx(truth, rel=0.3)
+        assert efficiency.log().std() <= 1.05 * plain.log().std()
+
+
+def test_smoothing_changes_the_tail_alone_and_keeps_its_order() -> None:
+    log_weight = torch.randn((3, 400), generator=torch.Generator().manual_seed(1)).double()
+    weights = smooth_weights(log_weight).weights
+    plain = (log_weight - log_weight.max(dim=-1, keepdim=True).values).exp().sort().values
+    torch.testing.assert_close(weights[:, :-60], plain[:, :-60])
+    assert (weights.diff(dim=-1) >= 0).all()
+    assert weights.max() <= 1.0
 
 
 def photometry(tiny: Artifact, n: int) -> Observation:
@@ -73,7 +95,7 @@ def test_the_efficiency_is_that_of_the_exact_weights(tiny: Artifact, forward: Fo
     observation = Observation(observation.flux, 0.5 * observation.flux, observation.redshift)
     weighted = weigh(tiny, forward._replace(noise=wide), observation, n_samples=2_000, seed=2)
     log_q = log_prob(tiny, weighted.theta, observation)
-    for i, expected in enumerate(weighted.efficiency()):
+    for i, expected in enumerate(weighted.smoothed().efficiency().tolist()):
         row = observation.rows(slice(i, i + 1))
         tensors = (torch.tensor(row.flux), torch.tensor(row.flux_err), torch.tensor(row.redshift))
         theta = torch.tensor(weighted.theta[:, i])

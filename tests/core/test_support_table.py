@@ -1,0 +1,83 @@
+"""The table of support rules: corruptions do what they say, and the figures add up."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sedflow_core import Artifact, Observation
+from sedflow_core.bands import parse_band_set
+from sedflow_core.corruptions import CLEAN, all_corruptions, corrupted_simulations
+from sedflow_core.support_report import render_markdown
+from sedflow_core.support_table import judge_online, measure_support, rank_correlation
+from sedflow_core.units import mag_err_from_flux
+
+N = 200
+
+
+@pytest.fixture(scope="module")
+def populations(tiny: Artifact) -> dict[str, Observation]:
+    return corrupted_simulations(tiny, N, seed=3)
+
+
+def test_every_way_of_going_wrong_has_its_simulations(
+    tiny: Artifact, populations: dict[str, Observation]
+) -> None:
+    assert list(populations) == list(all_corruptions(tiny.bands))
+    assert len(populations) == 14
+    assert all(len(observation) == N for observation in populations.values())
+    other = all_corruptions(parse_band_set("lsst2023-ugrizy"))
+    assert [name for name in other if name.startswith("filters")] == []
+
+
+def test_errors_are_scaled_as_their_names_say(populations: dict[str, Observation]) -> None:
+    clean = np.median(sigma(populations[CLEAN]))
+    for factor in (2, 5, 10):
+        noisy = np.nanmedian(sigma(populations[f"noise_x{factor}"]))
+        assert noisy / clean == pytest.approx(factor, rel=0.15)
+    assert np.median(sigma(populations["no_error_floor"])) < 0.8 * clean
+
+
+def sigma(observation: Observation) -> np.ndarray:
+    return mag_err_from_flux(observation.flux, observation.flux_err)
+
+
+def test_the_rules_see_what_is_far_outside(
+    tiny: Artifact, populations: dict[str, Observation]
+) -> None:
+    for name, rule, share in (
+        ("noise_x5", "sigma_high", 0.95),
+        ("no_error_floor", "sigma_low", 0.5),
+        ("order_reversed", "color_blue", 0.9),
+        ("njy_as_nanomaggy", "mag_range", 0.95),
+        ("one_band_off", "density_low", 0.5),
+    ):
+        tests = judge_online(tiny, populations[name]).tests
+        assert tests[rule].mean() >= share, (name, tests[rule].mean())
+        assert (tests["flags"] >= tests[rule]).all()
+    clean = judge_online(tiny, populations[CLEAN]).tests
+    assert (clean["flags"] & ~clean["paper"]).mean() <= 0.03
+
+
+def test_ranks_correlate_as_in_scipy() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 6, (2, 50)).astype(float)
+    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert rank_correlation(a, np.ones(50)) is None
+
+
+def test_document_and_markdown_hold_every_population(
+    tiny: Artifact, populations: dict[str, Observation]
+) -> None:
+    few = {name: populations[name].rows(slice(0, 3)) for name in (CLEAN, "one_band_off")}
+    near = few[CLEAN].rows(slice(0, 2))
+    real = {"too far": Observation(near.flux, near.flux_err, np.array([0.5, 0.6]))}
+    done: list[int] = []
+    document = measure_support(tiny, few, real=real, n_clean=20, n_exact=100, progress=done.append)
+    assert done == [3, 3, 2]
+    rates = document["populations"]
+    assert rates["every galaxy"]["n"] == 8
+    far = rates["too far"]
+    assert far["fails"] == far["tests"]["redshift_range"]["recall"] == 1.0
+    text = render_markdown(document)
+    for name in (*few, *real, "every simulation", "every real galaxy", "`density_low`"):
+        assert f"| {name} |" in text
