@@ -78,6 +78,16 @@ def adapt(decoded: Decoded) -> HostAlert:
     return _build(HostAlert, values)
 
 
+def find_alert_id(decoded: Decoded) -> int | None:
+    """Return the id of an alert that may not be usable otherwise; None where it has none."""
+    try:
+        survey = _find_survey(decoded.schema_name)
+        found = _first(decoded.record, survey.alert["alert_id"])
+    except AdaptError:
+        return None
+    return found if type(found) is int else None
+
+
 def _find_survey(schema_name: str) -> SurveyMap:
     for survey in SURVEYS:
         if survey.schema.fullmatch(schema_name):

@@ -110,6 +110,7 @@ def run(
         guard.breaker.note(window)
         tally.add(window)
         metrics.count_window(window, _utc_now())
+        _log_letters(window.rejected)
     return tally
 
 
@@ -159,6 +160,21 @@ def _bury(message: Message) -> Window:
     fields = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
     LOG.error("a message kills its process", extra={"fields": fields})
     return Window((message,), (), (letter,))
+
+
+def _log_letters(letters: Sequence[DeadLetter]) -> None:
+    """A line for each; alerts that were answered have none."""
+    for letter in letters:
+        message = letter.message
+        fields = {
+            "topic": message.topic,
+            "partition": message.partition,
+            "offset": message.offset,
+            "alertId": letter.alert_id,
+            "stage": letter.stage,
+            "error": letter.error,
+        }
+        LOG.warning("dead letter", extra={"fields": fields})
 
 
 def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -> None:

@@ -5,7 +5,7 @@ its dead letter carries those bytes unchanged.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -73,6 +73,8 @@ class DeadLetter:
     failed_at: datetime
     left_out: tuple[int, str] | None = None
     """Size and sha256 of the value where it is too large for the dead-letter topic."""
+    alert_id: int | None = None
+    """The alert's, where the message was read so far."""
 
     def fit(self, limit: int) -> "DeadLetter":
         """Return the letter, or a stub of it, as a message of at most `limit` bytes.
@@ -126,6 +128,17 @@ class Window:
     consumed: tuple[Message, ...]
     results: tuple[Result, ...]
     rejected: tuple[DeadLetter, ...]
+
+    def outcomes(self) -> Iterator[tuple[Message, Result | DeadLetter]]:
+        """Yield each message with what became of it."""
+        results, letters = iter(self.results), iter(self.rejected)
+        letter = next(letters, None)
+        for message in self.consumed:
+            if letter is not None and letter.message is message:
+                yield message, letter
+                letter = next(letters, None)
+            else:
+                yield message, next(results)
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ be missing from a query, so labels that are known beforehand start at 0.
 
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import perf_counter, time
 from typing import get_args
@@ -21,7 +21,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from consumer.message import Stage, Window
+from consumer.message import Place, Stage, Window
 from sedflow_core import Artifact
 from sedflow_core.summary import LEVELS
 
@@ -34,7 +34,7 @@ LATENCY_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 
 
 VERDICTS = {True: "trusted", False: "doubted", None: "not_judged"}
 
-Lag = Mapping[tuple[str, int], int]
+Lag = Mapping[Place, int]
 """Messages behind, by topic and partition."""
 
 
@@ -46,8 +46,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._lagging: set[tuple[str, int]] = set()
-        self._newest_s: float | None = None
+        self._read_up_to: dict[Place, float] = {}
         disable_created_metrics()
         ProcessCollector(namespace="sedflow", registry=registry)
         self._declare_counters(registry)
@@ -110,12 +109,12 @@ class Metrics:
 
         self.lag_messages = gauge(
             "consumer_lag_messages",
-            "High watermark minus own last committed position",
+            "High watermark minus own last committed position, markers before it skipped",
             "topic",
             "partition",
         )
         self.lag_seconds = gauge(
-            "consumer_lag_seconds", "Age of the last committed message; 0 with nothing to read"
+            "consumer_lag_seconds", "How long the oldest unread message waits; 0 without one"
         )
         self.last_message_timestamp = gauge(
             "last_message_timestamp_seconds", "Timestamp of the newest message committed"
@@ -129,7 +128,10 @@ class Metrics:
         )
         self.reference_width = gauge(
             "reference_log_mass_width_dex",
-            "Median width of log10 surviving mass of the artifact's golden galaxies",
+            "Median half width of log10 surviving mass in the validation, or of golden galaxies",
+        )
+        self.slot_info = gauge(
+            "slot_info", "The slot of this worker, which no other live one has", "group", "slot"
         )
         self.artifact_info = gauge(
             "artifact_info", "The artifact that answers", "name", "version", "sha256"
@@ -166,31 +168,53 @@ class Metrics:
         self._observe_timestamps(window, now.timestamp())
 
     def _observe_timestamps(self, window: Window, now_s: float) -> None:
-        times = [m.timestamp_ms / 1e3 for m in window.consumed if m.timestamp_ms is not None]
-        for time_s in times:
-            self.latency.observe(max(0.0, now_s - time_s))
-        if times:
-            self._newest_s = max(times)
-            self.last_message_timestamp.set(self._newest_s)
+        newest_s: dict[Place, float] = {}
+        for message in window.consumed:
+            if message.timestamp_ms is not None:
+                time_s = message.timestamp_ms / 1e3
+                self.latency.observe(max(0.0, now_s - time_s))
+                place = message.topic, message.partition
+                newest_s[place] = max(time_s, newest_s.get(place, time_s))
+        self._read_up_to |= newest_s
+        if newest_s:
+            self.last_message_timestamp.set(max(newest_s.values()))
 
     def set_lag(self, lag: Lag, now: datetime) -> None:
-        """Replace the lag of every partition; partitions no longer held disappear."""
-        for topic, partition in self._lagging - lag.keys():
-            self.lag_messages.remove(topic, str(partition))
+        """Replace the lag of every partition; partitions no longer held disappear.
+
+        What is unread came after the last committed message of its partition, and after the
+        partition was last seen without unread ones or, before that, was assigned.
+        """
+        now_s = now.timestamp()
+        for topic, partition in self._read_up_to.keys() - lag.keys():
+            del self._read_up_to[topic, partition]
+            with suppress(KeyError):  # it may have gone before its lag was ever known
+                self.lag_messages.remove(topic, str(partition))
         for (topic, partition), behind in lag.items():
             self.lag_messages.labels(topic, str(partition)).set(behind)
-        self._lagging = set(lag)
-        newest_s = self._newest_s if any(lag.values()) else None
-        self.lag_seconds.set(0.0 if newest_s is None else max(0.0, now.timestamp() - newest_s))
+            if behind == 0:
+                self._read_up_to[topic, partition] = now_s
+        waits_s = [now_s - self._read_up_to.setdefault(place, now_s) for place in lag]
+        self.lag_seconds.set(max([0.0, *waits_s]))
 
     def set_artifact(self, artifact: Artifact) -> None:
         """Name the artifact that answers; its flags and bands are counted from 0."""
         self.artifact_info.labels(artifact.name, artifact.version, artifact.sha256).set(1)
-        self.reference_width.set(calc_golden_width(artifact))
+        self.reference_width.set(find_reference_width(artifact))
         for flag in artifact.flag_names:
             self.support_flags.labels(flag)
         for band in artifact.bands.names:
             self.missing_bands.labels(band)
+
+
+def find_reference_width(artifact: Artifact) -> float:
+    """Return the median half width of log10 surviving mass that the validation recorded [dex].
+
+    That of the golden galaxies where it recorded none.
+    """
+    widths = (artifact.manifest.get("validation") or {}).get("bias_and_width", {})
+    recorded = widths.get("log_mstar_surviving")
+    return float(recorded["median_half_width"]) if recorded else calc_golden_width(artifact)
 
 
 def calc_golden_width(artifact: Artifact) -> float:

@@ -76,6 +76,7 @@ class Page:
         self._n_ticks = 0
         self._closed = False
         self._news = b""
+        self._whole: tuple[int, bytes] | None = None
         self._ticked = Condition()
         self.tick()
 
@@ -96,10 +97,8 @@ class Page:
     def events(self) -> Iterator[bytes]:
         """Yield what is kept, then each tick's news as it comes, until the page is closed."""
         with self._ticked:
-            numbers = self._describe(self._readings[0], self._readings[-1])
-            kept = {"history": list(self._history), "galaxies": list(self._briefs)}
-            everything, seen = {"numbers": numbers, **kept, "fresh": True}, self._n_ticks
-        yield _event(everything)
+            whole, seen = self._tell_all(), self._n_ticks
+        yield whole
         while True:
             with self._ticked:
                 while self._n_ticks == seen and not self._closed:
@@ -108,6 +107,14 @@ class Page:
                 if self._closed:
                     return
             yield news
+
+    def _tell_all(self) -> bytes:
+        """Return the event with all that is kept, made once a tick however many ask for it."""
+        if self._whole is None or self._whole[0] != self._n_ticks:
+            numbers = self._describe(self._readings[0], self._readings[-1])
+            kept = {"history": list(self._history), "galaxies": list(self._briefs)}
+            self._whole = self._n_ticks, _event({"numbers": numbers, **kept, "fresh": True})
+        return self._whole[1]
 
     def close(self) -> None:
         """Let those who wait for the next tick go."""

@@ -18,7 +18,7 @@ cannot have changed hands without this producer being refused.
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -35,7 +35,7 @@ from consumer.kafka_client import (
     foreign_errors,
 )
 from consumer.kafka_sink import Transactions
-from consumer.message import DeadLetter, Message, Place, Result, Window
+from consumer.message import DeadLetter, Place, Result, Window
 from consumer.metrics import Metrics
 from consumer.sections import ClientOption
 from consumer.settings import Settings
@@ -179,7 +179,7 @@ class PositionLog:
 
 def split_by_place(window: Window) -> dict[Place, Window]:
     """Return the part of the window of each partition, in the order they first appear."""
-    outcomes = list(_pair(window))
+    outcomes = list(window.outcomes())
     places = dict.fromkeys((m.topic, m.partition) for m in window.consumed)
     parts = {}
     for place in places:
@@ -190,15 +190,3 @@ def split_by_place(window: Window) -> dict[Place, Window]:
             tuple(outcome for _, outcome in mine if isinstance(outcome, DeadLetter)),
         )
     return parts
-
-
-def _pair(window: Window) -> Iterator[tuple[Message, Result | DeadLetter]]:
-    """Yield each message with what became of it."""
-    results, letters = iter(window.results), iter(window.rejected)
-    letter = next(letters, None)
-    for message in window.consumed:
-        if letter is not None and letter.message is message:
-            yield message, letter
-            letter = next(letters, None)
-        else:
-            yield message, next(results)

@@ -247,6 +247,13 @@ class PageSettings(Section):
     port: int | None = Field(default=None, ge=0, le=65_535)
 
 
+class TracingSettings(Section):
+    """Where OpenTelemetry traces go; there are none when `endpoint` is absent."""
+
+    endpoint: str | None = Field(default=None, pattern="^https?://[^/@]+/.*$")
+    """Of a collector that takes OTLP over HTTP, such as http://localhost:4318/v1/traces."""
+
+
 class LogSettings(Section):
     """How the daemon logs."""
 

@@ -36,6 +36,7 @@ from consumer.sections import (
     RegistrySettings,
     ReplaySettings,
     StateSettings,
+    TracingSettings,
 )
 
 ENV_PREFIX = "SEDFLOW_"
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     page: PageSettings = PageSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @model_validator(mode="after")
     def _dated_topics_share_dead_letters(self) -> Self:

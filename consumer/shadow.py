@@ -6,15 +6,17 @@ message; the old one's answer is published, the difference is counted, and logge
 
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.avro import Record, decode_summary
+from consumer.daemon import StepFunction
 from consumer.message import Message, Result, Window
 from consumer.settings import Settings
-from consumer.step import Step
+from consumer.step import Step, Watch
 from sedflow_core import load_artifact
 
 QUANTITIES = ("log_mstar_surviving", "log_sfr_1gyr", "a_v")
@@ -22,15 +24,6 @@ BUCKETS = (-3.0, -1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0, 3.0)
 
 
 Report = dict[str, object]
-
-
-class StepFunction(Protocol):
-    """What answers messages; see `consumer.daemon`."""
-
-    def __call__(
-        self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
-    ) -> Window:
-        """Return one result or dead letter for each message."""
 
 
 class Difference(NamedTuple):
@@ -45,8 +38,13 @@ class Shadowed:
     """A step whose messages are answered by a shadow too; returns what the step returns."""
 
     def __init__(
-        self, step: StepFunction, shadow: StepFunction, registry: CollectorRegistry
+        self,
+        step: StepFunction,
+        shadow: StepFunction,
+        registry: CollectorRegistry,
+        watch: Watch = nullcontext,
     ) -> None:
+        self._watch = watch
         self._step = step
         self._shadow = shadow
         self._tally: Tally[str] = Tally()
@@ -70,12 +68,10 @@ class Shadowed:
     ) -> Window:
         """Return the step's window, after the shadow answered as well."""
         window = self._step(messages, replay=replay, now=now)
-        other = self._shadow(messages, replay=replay, now=now)
-        for difference in compare(window.results, other.results):
-            self.statuses.labels(*difference.statuses).inc()
-            for quantity, shift in difference.shifts.items():
-                self.shifts.labels(quantity).observe(shift)
-            self._note(difference)
+        with self._watch("shadow"):
+            other = self._shadow(messages, replay=replay, now=now)
+            for difference in compare(window.results, other.results):
+                self._note(difference)
         return window
 
     def report(self) -> Report:
@@ -88,13 +84,17 @@ class Shadowed:
 
     def _note(self, difference: Difference) -> None:
         published, shadow = difference.statuses
+        self.statuses.labels(published, shadow).inc()
         self._tally.update(compared=1, other_status=int(published != shadow))
         for quantity, shift in difference.shifts.items():
+            self.shifts.labels(quantity).observe(shift)
             if abs(shift) >= abs(self._largest.get(quantity, 0.0)):
                 self._largest[quantity] = shift
 
 
-def with_shadow(step: Step, settings: Settings, registry: CollectorRegistry) -> Step | Shadowed:
+def with_shadow(
+    step: Step, settings: Settings, registry: CollectorRegistry, watch: Watch = nullcontext
+) -> Step | Shadowed:
     """Return the step, with the shadow that the settings name, if any.
 
     Raises ArtifactError when that artifact cannot be used.
@@ -105,7 +105,7 @@ def with_shadow(step: Step, settings: Settings, registry: CollectorRegistry) -> 
     artifact = settings.artifact.model_copy(update={"name": name, "sha256": None})
     shadow = Step(load_artifact(name), settings.model_copy(update={"artifact": artifact}))
     shadow.warm_up()
-    return Shadowed(step, shadow, registry)
+    return Shadowed(step, shadow, registry, watch)
 
 
 def compare(published: Sequence[Result], shadow: Sequence[Result]) -> list[Difference]:

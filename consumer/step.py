@@ -6,12 +6,13 @@ else is in the batch. No input or output, no clock (`now` is passed in), no logg
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
-from consumer.alerts import HostAlert, adapt
+from consumer.alerts import HostAlert, adapt, find_alert_id
 from consumer.avro import WIRE_ID, Decoder, encode
 from consumer.errors import EncodeError, MessageError, SettingsError
 from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window, plugin_version
@@ -31,6 +32,10 @@ KNOWN_SURVEYS = frozenset(("ZTF", "LSST", "ELAsTiCC", "DES", "ATLAS", "PS1", "SD
 """Surveys counted by name; an alert may name any, and metrics need a bounded set."""
 
 
+Watch = Callable[[str], AbstractContextManager[object]]
+"""Is entered while the part of the work with this name is done."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
     """A message that was understood."""
@@ -47,11 +52,12 @@ class Step:
     they name cannot be used.
     """
 
-    def __init__(self, artifact: Artifact, settings: Settings) -> None:
+    def __init__(self, artifact: Artifact, settings: Settings, watch: Watch = nullcontext) -> None:
         pinned = settings.artifact.sha256
         if pinned is not None and pinned != artifact.sha256:
             raise SettingsError(f"artifact.sha256: expected {pinned}, got {artifact.sha256}")
         self._artifact = artifact
+        self._watch = watch
         self._settings = settings
         self._decoder = Decoder(
             schema_file=settings.input.schema_file,
@@ -77,15 +83,18 @@ class Step:
         fault.
         """
         started = now()
-        read = [self._read(message, started) for message in messages]
+        with self._watch("decode"):
+            read = [self._read(message, started) for message in messages]
         understood = [item for item in read if isinstance(item, _Read)]
-        posteriors = self._infer([item.photometry for item in understood])
+        with self._watch("infer"):
+            posteriors = self._infer([item.photometry for item in understood])
         times: Record = {"startTimestamp": started, "endTimestamp": now(), "replay": replay}
         answers = iter(zip(understood, posteriors, strict=True))
-        outcomes = [
-            item if isinstance(item, DeadLetter) else self._answer(*next(answers), times)
-            for item in read
-        ]
+        with self._watch("encode"):
+            outcomes = [
+                item if isinstance(item, DeadLetter) else self._answer(*next(answers), times)
+                for item in read
+            ]
         return Window(
             consumed=tuple(messages),
             results=tuple(item for item in outcomes if isinstance(item, Result)),
@@ -102,13 +111,15 @@ class Step:
 
     def _read(self, message: Message, now: datetime) -> _Read | DeadLetter:
         stage: Stage = "decode"
+        decoded = None
         try:
             decoded = self._decoder.decode(message.value, message.key)
             stage = "adapt"
             alert = adapt(decoded)
             photometry = measure(alert, self._artifact, self._settings.corrections)
         except MessageError as error:
-            return _reject(message, stage, error, now)
+            alert_id = None if decoded is None else find_alert_id(decoded)
+            return _reject(message, stage, error, now, alert_id)
         return _Read(message, alert, photometry)
 
     def _infer(self, photometries: Sequence[Photometry]) -> list[Posterior | None]:
@@ -156,7 +167,8 @@ class Step:
                 self.summary_id,
             )
         except MessageError as error:
-            return _reject(read.message, "encode", error, times["endTimestamp"])
+            when, alert_id = times["endTimestamp"], read.alert.alert_id
+            return _reject(read.message, "encode", error, when, alert_id)
         survey = read.alert.survey if read.alert.survey in KNOWN_SURVEYS else "other"
         flag_names = posterior.reasons if posterior is not None and flags else ()
         return Result(
@@ -203,5 +215,8 @@ def _find_missing(reasons: Sequence[str]) -> tuple[str, ...]:
     return tuple(item.removeprefix(prefix) for item in reasons if item.startswith(prefix))
 
 
-def _reject(message: Message, stage: Stage, error: MessageError, now: datetime) -> DeadLetter:
-    return DeadLetter(message, stage, type(error).__name__, str(error), now)
+def _reject(
+    message: Message, stage: Stage, error: MessageError, now: datetime, alert_id: int | None
+) -> DeadLetter:
+    kind = type(error).__name__
+    return DeadLetter(message, stage, kind, str(error), now, alert_id=alert_id)

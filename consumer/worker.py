@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.avro import schema_text
 from consumer.breaker import Breaker
-from consumer.daemon import Guard, Tally, run
+from consumer.daemon import Guard, StepFunction, Tally, run
 from consumer.errors import BrokerError, HaltedError, WorkerLostError
 from consumer.gallery import Follower, Gallery, ShownSink, open_page
 from consumer.health import Health, serve
@@ -37,7 +37,8 @@ from consumer.process import start_logging, stop_on_signals
 from consumer.registry import open_registry
 from consumer.settings import Settings
 from consumer.shadow import Report, Shadowed, with_shadow
-from consumer.step import Step
+from consumer.step import Step, Watch
+from consumer.tracing import Traces, open_traces
 from sedflow_core import load_artifact
 
 LOG = logging.getLogger("sedflow.worker")
@@ -65,7 +66,11 @@ def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]
     """
     start_logging(settings.log)
     torch.set_num_threads(1)
-    worker = Worker(settings, stop)
+    with open_traces(settings) as traces:
+        return _run(Worker(settings, stop, traces), settings, tell_port)
+
+
+def _run(worker: "Worker", settings: Settings, tell_port: Callable[[int], None]) -> int:
     http, recent = settings.http, Follower(worker.gallery)
     with (
         serve(worker.health, worker.registry, http.host, http.port, worker.gallery) as port,
@@ -99,7 +104,7 @@ class WorkerHealth(Health):
 class Worker:
     """What a worker keeps while its connections come and go."""
 
-    def __init__(self, settings: Settings, stop: Event) -> None:
+    def __init__(self, settings: Settings, stop: Event, traces: Traces | None = None) -> None:
         self.registry = CollectorRegistry()
         self.health = WorkerHealth()
         self.gallery = Gallery()
@@ -108,6 +113,8 @@ class Worker:
         self.registry.register(self.health)
         self._settings = settings
         self._stop = stop
+        self._traces = traces
+        self._metrics.slot_info.labels(settings.input.group, settings.output.slot).set(1)
         self._breaker = Breaker(settings.breaker)
 
     def start(self) -> None:
@@ -118,7 +125,10 @@ class Worker:
         artifact = load_artifact(self._settings.artifact.name)
         if not self._settings.artifact.allow_unvalidated:
             artifact.check_validated()
-        self._step = Step(artifact, self._settings)
+        watch: Watch = self._metrics.time
+        if self._traces is not None:
+            watch = self._traces.watch(watch)
+        self._step = Step(artifact, self._settings, watch)
         self._metrics.set_artifact(artifact)
         self._clusters = check_topics(self._settings)
         registry = open_registry(self._settings.registry)
@@ -126,7 +136,7 @@ class Worker:
             text = schema_text("posteriorSummary")
             self._step.summary_id = registry.register(self._settings.output.topic, text)
         self._step.warm_up()
-        self._answer = with_shadow(self._step, self._settings, self.registry)
+        self._answer = with_shadow(self._step, self._settings, self.registry, watch)
         self.health.warmed = True
         LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
 
@@ -167,10 +177,14 @@ class Worker:
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
             source.subscribe(sink if isinstance(sink, TwoClusterSink) else None, in_hand)
+            shown: Sink = ShownSink(sink, self.gallery)
+            answer: StepFunction = self._answer
+            if self._traces is not None:
+                shown, answer = self._traces.through(shown), self._traces.over(answer)
             return run(
                 source,
-                ShownSink(sink, self.gallery),
-                self._answer,
+                shown,
+                answer,
                 self._stop,
                 max_batch=settings.batch.max_size,
                 max_delay_s=settings.batch.max_delay_s,

@@ -35,6 +35,7 @@ ALLOWED = {
     "h5py": {"fit"},
     "matplotlib": {"figures", "demo", "report", "report_figures"},
     "nflows": {"nflows_bridge"},
+    "opentelemetry": {"tracing"},
     "pyarrow": {"tables", "writers"},
     "sbi": {"nflows_bridge"},
     "scipy": set(),

@@ -122,3 +122,11 @@ def test_the_golden_width_is_that_of_a_summary(tiny: Artifact) -> None:
     assert widths[0] < values["sedflow_reference_log_mass_width_dex", ()] < widths[-1]
     assert values["sedflow_missing_band_total", ("u",)] == 0
     assert values["sedflow_support_flags_total", (tiny.flag_names[0],)] == 0
+
+
+def test_the_reference_width_is_the_validations(shipped: Artifact) -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.set_artifact(shipped)
+    recorded = shipped.manifest["validation"]["bias_and_width"]["log_mstar_surviving"]
+    width = counted(metrics)["sedflow_reference_log_mass_width_dex", ()]
+    assert width == recorded["median_half_width"] > 0.05

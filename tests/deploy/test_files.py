@@ -1,7 +1,7 @@
 """Every deployment file passes its linter, and what it names exists.
 
-hadolint and yamllint come from PyPI; kubectl and systemd-analyze are used where they are. Image
-builds, `docker compose config` and Grafana itself need a network or a server: not here.
+hadolint, compose-lint and yamllint come from PyPI; kubectl, systemd-analyze and docker are used
+where they are. Image builds and Grafana itself need a network or a server: not here.
 """
 
 import json
@@ -14,6 +14,8 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from consumer.settings import Settings, load_settings
 
@@ -52,13 +54,25 @@ def test_yaml() -> None:
     run(BIN / "yamllint", "--strict", "--config-file", ".yamllint.yaml", ".")
 
 
+def test_compose() -> None:
+    config = ".compose-lint.yml"
+    run(BIN / "compose-lint", "--fail-on", "medium", "--config", config, "compose.yaml")
+
+
+def test_compose_is_understood_by_docker() -> None:
+    command = [program("docker"), "compose"]
+    if subprocess.run([*command, "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("docker has no compose here")
+    run(*command, "--file", "compose.yaml", "config", "--quiet")
+
+
 def test_every_image_has_an_exact_version() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
     images = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) - stages
     ours = "sedflow:demo"  # built here
     images |= {service["image"] for service in COMPOSE["services"].values()} - {ours}
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in images), images
 
 
@@ -146,3 +160,13 @@ def test_dashboards_have_one_schema_and_unique_panels(name: str) -> None:
     numbers = [panel["id"] for panel in board["panels"]]
     assert len(set(numbers)) == len(numbers)
     assert all(panel["targets"] for panel in board["panels"])
+
+
+@pytest.mark.parametrize("name", ["overview", "science", "kafka"])
+def test_grafanas_own_model_knows_all_of_a_dashboard(name: str) -> None:
+    board = json.loads((DEPLOY / "grafana" / "dashboards" / f"{name}.json").read_text())
+    known = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+    assert board.keys() <= known.keys()
+    for panel, understood in zip(board["panels"], known["panels"], strict=True):
+        assert panel.keys() <= understood.keys()
+        assert [t["expr"] for t in panel["targets"]] == [t["expr"] for t in understood["targets"]]

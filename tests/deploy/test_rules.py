@@ -29,6 +29,6 @@ def test_alerts_fire_and_are_silent() -> None:
 @pytest.mark.parametrize("alert", alert_names())
 def test_an_alert_has_both_cases_and_a_section_in_the_runbook(alert: str) -> None:
     names = [case["name"] for case in yaml.safe_load(CASES.read_text())["tests"]]
-    assert any(name.startswith(f"{alert} fires") for name in names)
+    assert any(name.startswith(f"{alert} fires and clears") for name in names)
     assert any(name.startswith(f"{alert} is silent") for name in names)
     assert re.search(f"^### {alert}$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
