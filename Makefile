@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench bench-stream bench-samples screenshots chaos fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-samples bench-poison screenshots chaos soak fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
@@ -47,16 +47,27 @@ screenshots: $(INSTALLED)
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos
 
+# Throughput with one message in ten poison, as a ratio to that without, in one run.
+bench-poison: $(INSTALLED)
+	$(BIN)/python -m tests.bench.poison --workers $(WORKERS) --out bench-output
+
+# A million alerts, few samples each: whether memory, files and logs stay as they are.
+SOAK ?= 1000000
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.soak --alerts $(SOAK) --out bench-output
+
 # Inputs tried; what was learnt stays in .fuzz, so that the next run goes on from there.
 RUNS ?= 200000
 fuzz: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	$(BIN)/python -m tests.fuzz -runs=$(RUNS)
 
-# Known vulnerabilities of everything that is installed; needs the package index's own records.
+# Known vulnerabilities of everything that is installed; needs the records of pypi.org itself, and
+# fails where it cannot look a package up there.
 audit: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[audit]"
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/pip freeze --exclude-editable > $(VENV)/audit.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r $(VENV)/audit.txt
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

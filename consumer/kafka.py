@@ -16,11 +16,11 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
-from consumer.gaps import Position
 from consumer.health import Health
 from consumer.kafka_client import LOG, client_config, foreign_errors
 from consumer.message import Message, Place, Window
 from consumer.metrics import Metrics
+from consumer.position_log import PositionLog
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 from consumer.starts import Positions, Starts
@@ -81,10 +81,13 @@ class KafkaSource:
         self.starts = Starts(settings.input, metrics, self._consumer)
 
     def subscribe(
-        self, positions: Positions | None = None, follower: Follower | None = None
+        self,
+        positions: Positions | None = None,
+        follower: Follower | None = None,
+        log: PositionLog | None = None,
     ) -> None:
-        """Join the group. Without `positions` the group keeps them."""
-        self._positions, self._follower = positions, follower
+        """Join the group. Without `positions` the group keeps them, and `log` what it forgets."""
+        self._positions, self._follower, self.starts.log = positions, follower, log
         self._subscribe_for(datetime.now(UTC))
 
     @property
@@ -101,8 +104,9 @@ class KafkaSource:
         now = datetime.now(UTC)
         self._metrics.set_lag(self._lag(), now)
         self._subscribe_for(now)
+        if remade := self.starts.find_remade({topic for topic, _ in self._held}):
+            raise BrokerError(f"input: {', '.join(remade)}: made anew while it was read")
         self._resume()
-        self._gone.clear()
         self._take(1, IDLE_S)
         deadline = time.monotonic() + max_delay_s
         while self._taken and (left := max_messages - len(self._taken)) > 0:
@@ -114,6 +118,7 @@ class KafkaSource:
             self.group_metadata = self._consumer.consumer_group_metadata()
             # Without a membership the metadata would let a commit pass unchecked.
             member = bool(self._consumer.memberid())
+        self._gone.clear()
         messages, self._taken = self._taken, []
         return messages if member else []
 
@@ -215,7 +220,7 @@ class KafkaSource:
             self._position[event.topic(), event.partition()] = event.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
             place = event.topic(), event.partition()
-            start = self.starts.find(place, Position(self._next[place]))
+            start = self.starts.find_again(place, self._next[place])
             with foreign_errors("input: seek"):
                 self._consumer.seek(TopicPartition(*place, start))
         elif error.retriable() or code in PASSING_ERRORS or self._may_be_missing(code):

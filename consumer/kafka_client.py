@@ -30,6 +30,8 @@ class Clusters(NamedTuple):
 
     input: str
     output: str
+    remembers: bool
+    """Whether there is a topic of positions; see `position_log.py`."""
 
     @property
     def apart(self) -> bool:
@@ -65,16 +67,19 @@ def check_topics(settings: Settings) -> Clusters:
         raise SettingsError("input.topics: expected at least one topic, got none")
     source = describe_cluster("input", settings.input)
     sink = describe_cluster("output", settings.output)
-    clusters = Clusters(source.cluster_id, sink.cluster_id)
+    positions = settings.output.positions_topic
+    clusters = Clusters(source.cluster_id, sink.cluster_id, positions in sink.topics)
     named = [topic for topic in inputs if DATE not in topic]
     _require("input", source, named)
     dead_letters = map(settings.output.dead_letter_topic_of, inputs)
     written = {settings.output.topic, *dead_letters}
     if clusters.apart and settings.output.delivery == "exactly-once":
-        written.add(settings.output.positions_topic)
+        written.add(positions)
     _require("output", sink, written)
     check_rights("input", settings.input, [Need("READ", named)], settings.input.group)
-    check_rights("output", settings.output, [Need("WRITE", written)])
+    remembered = [positions] if clusters.remembers else []
+    needs = [Need("WRITE", written | {*remembered}), Need("READ", remembered)]
+    check_rights("output", settings.output, needs)
     return clusters
 
 

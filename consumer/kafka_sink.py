@@ -18,7 +18,8 @@ What can go wrong, each decided here:
 
 One cluster (`KafkaSink`): the positions go to the group, under the membership the window was read
 with, so partitions that were lost to another worker meanwhile cannot be committed; the loop rewinds
-an aborted window. The transactional id is that of the worker's slot.
+an aborted window. The transactional id is that of the worker's slot. The topic of
+`position_log.py`, where there is one, is told the positions too.
 
 Two clusters: see `positions.py`.
 
@@ -193,6 +194,7 @@ class KafkaSink:
 
     def _add_positions(self, transactions: Transactions, window: Window) -> None:
         if self._source is not None:
+            note_positions(transactions, window, self._source)
             positions = group_positions(window, self._source)
             transactions.send_offsets(positions, self._source.group_metadata)
 
@@ -213,6 +215,7 @@ class PlainSink(Outlet):
         self._refused.clear()
         try:
             self.produce_window(window)
+            note_positions(self, window, self._source)
         except (KafkaException, BufferError) as error:
             raise WindowAbortedError(f"output: {error}") from error
         waiting = self._producer.flush(2 * CALL_TIMEOUT_S)
@@ -241,6 +244,15 @@ class PlainSink(Outlet):
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         if error is not None:
             self._refused.append(error)
+
+
+def note_positions(outlet: Outlet, window: Window, source: KafkaSource) -> None:
+    """Produce the positions behind a window to the topic that remembers them, if there is one."""
+    starts = source.starts
+    if starts.log is not None:
+        for place, offset in next_offsets(window.consumed).items():
+            record = starts.log.record(place, offset, starts.topic_id(place[0]))
+            outlet.produce(starts.log.topic, *record, ())
 
 
 def group_positions(window: Window, source: KafkaSource) -> list[TopicPartition]:

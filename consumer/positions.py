@@ -16,31 +16,19 @@ A window is split by partition. A part that was rolled back is tried again as it
 cannot have changed hands without this producer being refused.
 """
 
-import json
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
-
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumer.errors import BrokerError, WindowAbortedError
 from consumer.gaps import Position
 from consumer.kafka import KafkaSource, next_offsets
-from consumer.kafka_client import (
-    CALL_TIMEOUT_S,
-    LOG,
-    client_config,
-    find_letter_limit,
-    foreign_errors,
-)
+from consumer.kafka_client import LOG, find_letter_limit
 from consumer.kafka_sink import Transactions
 from consumer.message import DeadLetter, Place, Result, Window
 from consumer.metrics import Metrics
-from consumer.sections import ClientOption
+from consumer.position_log import PositionLog
 from consumer.settings import Settings
 
-CATCH_UP_S = 60.0
 MAX_ABORTS_IN_A_ROW = 5
 FIRST_PAUSE_S = 0.1
 
@@ -54,9 +42,8 @@ class TwoClusterSink:
         self._settings = settings
         self._metrics = metrics
         self._source = source
-        self._input_cluster = input_cluster
         self._letter_limit = find_letter_limit(settings)
-        self._log = PositionLog(settings)
+        self._log = PositionLog(settings, input_cluster)
         self._transactions: dict[Place, Transactions] = {}
 
     def take_over(self, places: Collection[Place]) -> Mapping[Place, Position]:
@@ -71,9 +58,7 @@ class TwoClusterSink:
                 f"{self._settings.input.group}-{place[0]}-{place[1]}",
                 self._letter_limit,
             )
-        known = self._log.read_to_end()
-        keys = {place: self._key(place) for place in places}
-        return {place: known[key] for place, key in keys.items() if key in known}
+        return self._log.recall(places)
 
     def let_go(self, places: Collection[Place]) -> None:
         """Forget the producers of partitions that belong to others now."""
@@ -107,74 +92,8 @@ class TwoClusterSink:
 
     def _add_position(self, transactions: Transactions, part: Window) -> None:
         for place, offset in next_offsets(part.consumed).items():
-            position = {"offset": offset, "topicId": self._source.starts.topic_id(place[0])}
-            topic, value = self._settings.output.positions_topic, json.dumps(position).encode()
-            transactions.produce(topic, self._key(place), value, ())
-
-    def _key(self, place: Place) -> bytes:
-        return json.dumps([self._input_cluster, self._settings.input.group, *place]).encode()
-
-
-class PositionLog:
-    """Reads the topic of positions, once and then what was added."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._topic = settings.output.positions_topic
-        forced: dict[str, ClientOption] = {
-            "group.id": f"{settings.input.group}.positions",  # never joined
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "auto.offset.reset": "error",
-        }
-        config = client_config("output", settings.output, {}, forced)
-        self._known: dict[bytes, Position] = {}
-        self._read_to: dict[int, int] = {}
-        with foreign_errors("output: positions"):
-            self._admin = AdminClient({**settings.output.client_config(), "log_level": 3})
-            self._consumer = Consumer(config, logger=LOG)
-            topics = self._consumer.list_topics(self._topic, timeout=CALL_TIMEOUT_S).topics
-            partitions = [TopicPartition(self._topic, p) for p in topics[self._topic].partitions]
-            for partition in partitions:
-                low, _ = self._consumer.get_watermark_offsets(partition, timeout=CALL_TIMEOUT_S)
-                partition.offset = self._read_to[partition.partition] = low
-            self._consumer.assign(partitions)
-
-    def read_to_end(self) -> Mapping[bytes, Position]:
-        """Return every position committed up to now, by key. Raises BrokerError."""
-        with foreign_errors("output: positions"):
-            ends = self._find_ends()
-            deadline = time.monotonic() + CATCH_UP_S
-            while any(self._read_to[p] < end for p, end in ends.items()):
-                if time.monotonic() > deadline:
-                    raise BrokerError(
-                        f"output: expected {self._topic} read up to {ends} within "
-                        f"{CATCH_UP_S:.0f} s, got {self._read_to}"
-                    )
-                for event in self._consumer.consume(1000, 0.1):
-                    self._note(event)
-        return self._known
-
-    def close(self) -> None:
-        """Close the consumer."""
-        self._consumer.close()
-
-    def _find_ends(self) -> dict[int, int]:
-        """The ends of the partitions, open transactions included."""
-        wanted = {TopicPartition(self._topic, p): OffsetSpec.latest() for p in self._read_to}
-        found = self._admin.list_offsets(wanted, request_timeout=CALL_TIMEOUT_S)
-        return {p.partition: future.result().offset for p, future in found.items()}
-
-    def _note(self, event: Any) -> None:
-        error = event.error()
-        if error is None:
-            record = json.loads(event.value())
-            self._known[event.key()] = Position(record["offset"], record["topicId"])
-            self._read_to[event.partition()] = event.offset() + 1
-        elif error.code() == KafkaError._PARTITION_EOF:
-            self._read_to[event.partition()] = event.offset()
-        elif not error.retriable():
-            raise KafkaException(error)
+            record = self._log.record(place, offset, self._source.starts.topic_id(place[0]))
+            transactions.produce(self._log.topic, *record, ())
 
 
 def split_by_place(window: Window) -> dict[Place, Window]:

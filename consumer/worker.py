@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from consumer.avro import schema_text
 from consumer.breaker import Breaker
 from consumer.daemon import Guard, StepFunction, Tally, run
-from consumer.errors import BrokerError, HaltedError, WorkerLostError
+from consumer.errors import BrokerError, HaltedError, SettingsError, WorkerLostError
 from consumer.gallery import Follower, Gallery, ShownSink, open_page
 from consumer.health import Health, serve
 from consumer.in_hand import InHand
@@ -32,14 +32,16 @@ from consumer.kafka_client import Clusters, check_topics
 from consumer.kafka_sink import KafkaSink, PlainSink
 from consumer.message import Sink
 from consumer.metrics import Metrics
+from consumer.position_log import PositionLog
 from consumer.positions import TwoClusterSink
 from consumer.process import start_logging, stop_on_signals
 from consumer.registry import open_registry
+from consumer.sections import ArtifactSettings
 from consumer.settings import Settings
 from consumer.shadow import Report, Shadowed, with_shadow
 from consumer.step import Step, Watch
 from consumer.tracing import Traces, open_traces
-from sedflow_core import load_artifact
+from sedflow_core import Artifact, load_artifact
 
 LOG = logging.getLogger("sedflow.worker")
 
@@ -125,6 +127,7 @@ class Worker:
         artifact = load_artifact(self._settings.artifact.name)
         if not self._settings.artifact.allow_unvalidated:
             artifact.check_validated()
+        check_pinned(artifact, self._settings.artifact)
         watch: Watch = self._metrics.time
         if self._traces is not None:
             watch = self._traces.watch(watch)
@@ -176,7 +179,10 @@ class Worker:
             open_ends.enter_context(closing(source))
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
-            source.subscribe(sink if isinstance(sink, TwoClusterSink) else None, in_hand)
+            if isinstance(sink, TwoClusterSink):
+                source.subscribe(sink, in_hand)
+            else:
+                source.subscribe(None, in_hand, self._open_log(open_ends))
             shown: Sink = ShownSink(sink, self.gallery)
             answer: StepFunction = self._answer
             if self._traces is not None:
@@ -193,6 +199,16 @@ class Worker:
                 guard=Guard(self._breaker, in_hand, source.keep_alive),
             )
 
+    def _open_log(self, open_ends: ExitStack) -> PositionLog | None:
+        """Return what remembers the positions that the group may forget, if its topic is there."""
+        if not self._clusters.remembers:
+            fields = {"topic": self._settings.output.positions_topic}
+            LOG.warning("no topic that remembers positions", extra={"fields": fields})
+            return None
+        log = PositionLog(self._settings, self._clusters.input)
+        open_ends.enter_context(closing(log))
+        return log
+
     def _wait(self, error: BrokerError, failures: int) -> None:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**failures) * random.uniform(0.5, 1.0)
         fields = {"error": str(error), "pause_s": round(pause_s, 1), "failures": failures}
@@ -203,6 +219,16 @@ class Worker:
         self.health.beat()
         self._stop.wait(pause_s)
         self.health.trouble = None
+
+
+def check_pinned(artifact: Artifact, settings: ArtifactSettings) -> None:
+    """Raise SettingsError unless the settings say which artifact exactly is to be served."""
+    if settings.sha256 is None and not settings.allow_unpinned:
+        raise SettingsError(
+            f"artifact.sha256: expected the digest of the artifact to serve, got none; that of "
+            f"{artifact.name} {artifact.version} is {artifact.sha256}: set it, or "
+            "artifact.allow_unpinned to serve whatever is there"
+        )
 
 
 def make_sink(

@@ -24,7 +24,7 @@ ALLOWED = {
         "kafka_client",
         "kafka_sink",
         "letter_box",
-        "positions",
+        "position_log",
         "starts",
         "topics",
     },

@@ -27,6 +27,7 @@ from consumer.metrics import Metrics
 from consumer.process import JsonFormatter, TextFormatter
 from consumer.sections import BreakerSettings
 from consumer.settings import Settings, load_settings
+from sedflow_core import Artifact
 
 
 @dataclass
@@ -274,13 +275,14 @@ def test_the_error_of_a_bounded_call_is_raised() -> None:
         call_within(5.0, divmod, 1, 0)
 
 
-def test_the_example_settings_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_settings_load(monkeypatch: pytest.MonkeyPatch, shipped: Artifact) -> None:
     for name in [name for name in os.environ if name.startswith("SEDFLOW_")]:
         monkeypatch.delenv(name)
     settings = load_settings(Path(__file__).parents[2] / "deploy" / "sedflow.example.toml")
     defaults = Settings().model_dump()
     assert settings.model_dump() == defaults | {
-        "input": defaults["input"] | {"topics": ("sedflow.v1_0.hostAlert",)}
+        "artifact": defaults["artifact"] | {"sha256": shipped.sha256},
+        "input": defaults["input"] | {"topics": ("sedflow.v1_0.hostAlert",)},
     }
 
 

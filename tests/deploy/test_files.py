@@ -18,6 +18,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from consumer.settings import Settings, load_settings
+from sedflow_core import Artifact
 
 from .files import DEPLOY
 
@@ -137,9 +138,10 @@ def test_kustomize_renders_both() -> None:
     assert sorted(str(m["kind"]) for m in scaled) == sorted([*kinds, "ScaledObject"])
 
 
-def test_the_settings_of_kubernetes_are_valid() -> None:
+def test_the_settings_of_kubernetes_are_valid(shipped: Artifact) -> None:
     settings = load_settings(DEPLOY / "kubernetes" / "base" / "sedflow.toml")
     assert settings.state.folder == Path("/state")
+    assert settings.artifact.sha256 == shipped.sha256
     assert settings.config_hash() == Settings().config_hash()
 
 

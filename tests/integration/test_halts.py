@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from consumer.message import ERROR_HEADER_PREFIX
 
+from .broker import create_topics
 from .conftest import Daemon, Topics
 from .test_daemon_process import fetch, scrape, wait_for
 from .traffic import Sent, make_good, make_malformed, produce, read_committed
@@ -54,6 +56,54 @@ def test_messages_deleted_unread(
     resumed = start_daemon("0", "--accept-gap")
     run_until(resumed, bootstrap, topics.summaries, 140)
     assert len(resumed.lines("gap accepted")) == 4
+    assert len(read_committed(bootstrap, topics.summaries)) == 140
+
+
+def remake(bootstrap: str, topic: str) -> None:
+    """Delete a topic and make it anew: the broker forgets what groups have read of it."""
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.delete_topics([topic])[topic].result()
+    wait_for(lambda: topic not in client.list_topics(timeout=10).topics, "no topic")
+    create_topics(bootstrap, [topic])
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_topic_made_anew(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon], running: bool
+) -> None:
+    """While the daemon is away, or at work: then it may have read on where the old one ended."""
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    produce(bootstrap, topics.alerts, list(make_good(100)))
+    daemon = start_daemon()
+    read_committed(bootstrap, topics.summaries, at_least=100)
+    if not running:
+        assert daemon.stop() == 0, daemon.log.read_text()
+    remake(bootstrap, topics.alerts)
+    produce(bootstrap, topics.alerts, list(make_good(150)))
+    halted = daemon if running else start_daemon()
+    assert "the topic was made anew; what its predecessor held from" in reason_of_halt(halted)
+    assert scrape(halted)["sedflow_offsets_lost_total",] > 0
+    assert halted.stop() == 3
+    meanwhile = len(read_committed(bootstrap, topics.summaries)) - 100
+    assert 0 <= meanwhile <= (50 if running else 0)
+
+    n = 100 + meanwhile + 150  # all of the new topic
+    run_until(start_daemon("0", "--accept-gap"), bootstrap, topics.summaries, n)
+    produce(bootstrap, topics.alerts, list(make_good(40)))
+    run_until(start_daemon(), bootstrap, topics.summaries, n + 40)
+    assert len(read_committed(bootstrap, topics.summaries)) == n + 40
+
+
+def test_a_group_forgotten_goes_on_where_it_was(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    produce(bootstrap, topics.alerts, list(make_good(100)))
+    run_until(start_daemon(), bootstrap, topics.summaries, 100)
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.delete_consumer_groups([topics.alerts])[topics.alerts].result()
+    produce(bootstrap, topics.alerts, list(make_good(40)))
+    run_until(start_daemon(), bootstrap, topics.summaries, 140)
     assert len(read_committed(bootstrap, topics.summaries)) == 140
 
 

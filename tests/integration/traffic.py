@@ -89,7 +89,8 @@ def make_malformed(n: int) -> Iterator[Sent]:
 
 def produce(bootstrap: str, topic: str, messages: list[Sent]) -> None:
     """Produce all and wait until the broker has them."""
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20})
+    options = {"linger.ms": 20, "message.max.bytes": 20_000_000}
+    producer = Producer({"bootstrap.servers": bootstrap, **options})
     for message in messages:
         producer.produce(
             topic,

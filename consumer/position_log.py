@@ -1,0 +1,105 @@
+"""The compacted topic of input positions on the output's cluster: `<output>.sedflow.offsets`.
+
+Its keys are `[input cluster id, group, topic, partition]`; a value holds the offset to read next
+and the id of the topic. Between two clusters it is where the positions are kept. On one cluster the
+group keeps them; but a broker forgets a group's positions when the topic is deleted, or after a
+week without the group. This topic remembers, so that neither a topic made anew nor a forgotten
+group is read from the start unseen.
+"""
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from consumer.errors import BrokerError
+from consumer.gaps import Position
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, client_config, foreign_errors
+from consumer.message import Place
+from consumer.sections import ClientOption
+from consumer.settings import Settings
+
+CATCH_UP_S = 60.0
+
+
+class PositionLog:
+    """Reads the topic of positions, once and then what was added; tells what to write to it."""
+
+    def __init__(self, settings: Settings, input_cluster: str) -> None:
+        self.topic = settings.output.positions_topic
+        self._owner = [input_cluster, settings.input.group]
+        forced: dict[str, ClientOption] = {
+            "group.id": f"{settings.input.group}.positions",  # never joined
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+        }
+        config = client_config("output", settings.output, {}, forced)
+        self._known: dict[bytes, Position] = {}
+        self._read_to: dict[int, int] = {}
+        with foreign_errors("output: positions"):
+            self._admin = AdminClient({**settings.output.client_config(), "log_level": 3})
+            self._consumer = Consumer(config, logger=LOG)
+            topics = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S).topics
+            partitions = [TopicPartition(self.topic, p) for p in topics[self.topic].partitions]
+            for partition in partitions:
+                low, _ = self._consumer.get_watermark_offsets(partition, timeout=CALL_TIMEOUT_S)
+                partition.offset = self._read_to[partition.partition] = low
+            self._consumer.assign(partitions)
+
+    def recall(self, places: Collection[Place], *, stable: bool = False) -> dict[Place, Position]:
+        """Return the positions known up to now; `stable`: those before any open transaction.
+
+        Raises BrokerError.
+        """
+        self._read_on(self._find_ends(stable=stable))
+        keys = {place: self._key(place) for place in places}
+        return {place: self._known[key] for place, key in keys.items() if key in self._known}
+
+    def record(self, place: Place, offset: int, topic_id: str | None) -> tuple[bytes, bytes]:
+        """Return key and value of the message that says where to go on in a partition."""
+        return self._key(place), json.dumps({"offset": offset, "topicId": topic_id}).encode()
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+    def _key(self, place: Place) -> bytes:
+        return json.dumps([*self._owner, *place]).encode()
+
+    def _read_on(self, ends: Mapping[int, int]) -> None:
+        deadline = time.monotonic() + CATCH_UP_S
+        with foreign_errors("output: positions"):
+            while any(self._read_to[p] < end for p, end in ends.items()):
+                if time.monotonic() > deadline:
+                    raise BrokerError(
+                        f"output: expected {self.topic} read up to {ends} within "
+                        f"{CATCH_UP_S:.0f} s, got {self._read_to}"
+                    )
+                for event in self._consumer.consume(1000, 0.1):
+                    self._note(event)
+
+    def _find_ends(self, *, stable: bool) -> dict[int, int]:
+        """The ends of the partitions, open transactions included unless `stable`."""
+        wanted = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self._read_to}
+        level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+        with foreign_errors("output: positions"):
+            found = self._admin.list_offsets(
+                wanted, isolation_level=level, request_timeout=CALL_TIMEOUT_S
+            )
+            return {p.partition: future.result().offset for p, future in found.items()}
+
+    def _note(self, event: Any) -> None:
+        error = event.error()
+        if error is None:
+            record = json.loads(event.value())
+            self._known[event.key()] = Position(record["offset"], record["topicId"])
+            self._read_to[event.partition()] = event.offset() + 1
+        elif error.code() == KafkaError._PARTITION_EOF:
+            self._read_to[event.partition()] = event.offset()
+        elif not error.retriable():
+            raise KafkaException(error)
