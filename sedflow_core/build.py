@@ -41,7 +41,7 @@ def build_artifact(
     flow_config: FlowConfig,
     scale: ContextScale,
     forward: ForwardConfig,
-    n_samples: int = 960,
+    n_samples: int = 1024,
     training: dict[str, Any],
     n_support: int = 400_000,
 ) -> Artifact:

@@ -167,7 +167,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the artifact")
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True, dest="artifact_version")
-    parser.add_argument("--n-samples", type=int, default=960)
+    parser.add_argument("--n-samples", type=int, default=1024)
     parser.add_argument(
         "--n-support", type=int, default=400_000, help="simulations behind the support limits"
     )

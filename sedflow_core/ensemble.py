@@ -116,11 +116,12 @@ class Ensemble:
             late = time.monotonic() > deadline
             rise = 1.0 - beta if late else find_rise(log_like, 1.0 - beta, _KEPT * n)
             beta += rise
-            points = points[_resample(rise * log_like, n, self._random)]
+            points = np.asarray(points[_resample(rise * log_like, n, self._random)])
             if beta >= 1.0:
                 return points
             sampler = self._sampler(beta, n)
-            points = sampler.run_mcmc(points, n_step, skip_initial_state_check=True).coords
+            state = sampler.run_mcmc(points, n_step, skip_initial_state_check=True)
+            points = state.coords
             self.n_calls += n_step * n
             accepted = max(float(sampler.acceptance_fraction.mean()), 1e-3)
             n_step = int(np.clip(_MOVES_PER_RISE / accepted, _LEAST_STEPS, _MOST_STEPS))

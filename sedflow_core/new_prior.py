@@ -152,7 +152,8 @@ def _tabulate(name: str, wanted: Mapping[str, Any], values: Array) -> dict[str, 
             f"{name}: expected a distribution within {low:.4g} to {high:.4g}, got {dict(wanted)}"
         )
     levels = np.linspace(0.0, 1.0, N_BIN + 1)[1:-1]
-    equal_width = np.linspace(*np.quantile(values, [1e-4, 1 - 1e-4]), N_BIN + 1)
+    lowest, highest = np.quantile(values, [1e-4, 1 - 1e-4])
+    equal_width = np.linspace(lowest, highest, N_BIN + 1)
     own = [wanted.get(field, []) for field in ("low", "high", "edges")]
     candidates = np.unique(
         np.concatenate([np.quantile(values, levels), equal_width, *map(np.ravel, own)])

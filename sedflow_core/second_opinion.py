@@ -105,4 +105,6 @@ def _summarise(
 
 def _tail(chi_square: Tensor, n_band: int) -> Tensor:
     """Probability of a larger chi-square with n_band degrees of freedom."""
-    return torch.special.gammaincc(torch.full_like(chi_square, n_band / 2), chi_square / 2)
+    half = torch.full_like(chi_square, n_band / 2)
+    tail: Tensor = torch.special.gammaincc(half, chi_square / 2)
+    return tail

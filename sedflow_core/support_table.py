@@ -76,7 +76,7 @@ def judge_online(artifact: Artifact, observation: Observation) -> Judged:
 
 def _any_flag(flags: NDArray[np.int64], artifact: Artifact, rules: tuple[str, ...]) -> Bools:
     mask = sum(1 << i for i, name in enumerate(artifact.flag_names) if name.startswith(rules))
-    return (flags & mask) != 0
+    return np.asarray((flags & mask) != 0)
 
 
 def measure_exact(

@@ -173,8 +173,8 @@ class FlowProposal:
     """The flow's posterior of the galaxy of a target, in the target's coordinates."""
 
     def __init__(self, artifact: Artifact, observation: Observation, target: GalaxyTarget) -> None:
-        photometry = map(torch.tensor, astuple(observation))
-        self._context = to_context(*photometry, artifact.scale)
+        flux, flux_err, redshift = (torch.tensor(values) for values in astuple(observation))
+        self._context = to_context(flux, flux_err, redshift, artifact.scale)
         self._flow, self._target = artifact.flow, target
 
     def draw(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:
