@@ -73,6 +73,17 @@ def test_workers_leave_when_their_supervisor_is_killed(
     assert len(daemon.lines("stopped")) == 2
 
 
+def test_workers_whose_supervisor_dies_while_they_start_leave_in_order(
+    start_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = start_daemon("0", "--workers", "2")
+    wait_for(lambda: len(worker_pids(daemon)) == 2, "workers")
+    daemon.process.kill()
+    wait_for(lambda: not any(map(is_running, worker_pids(daemon))), "no workers")
+    assert len(daemon.lines("stopped")) == 2
+    assert "Traceback" not in daemon.log.read_text()
+
+
 def test_unusable_settings_end_all(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon("0", "--workers", "2", more="[artifact.more]\n")
     assert daemon.process.wait(READY_TIMEOUT_S) == 2
