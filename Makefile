@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench bench-stream bench-samples bench-poison screenshots chaos soak fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-samples bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
@@ -34,6 +34,10 @@ LOAD ?= sustained
 WORKERS ?= 2
 bench-stream: $(INSTALLED)
 	$(BIN)/python -m tests.bench.stream $(LOAD) --workers $(WORKERS) --out bench-output
+
+# What metrics, traces, a shadow and readers of the live page cost.
+bench-watching: $(INSTALLED)
+	$(BIN)/python -m tests.bench.watching --out bench-output
 
 # Error of every published quantile against the number of samples, and the figure of it.
 bench-samples: $(INSTALLED)

@@ -1,7 +1,7 @@
 """The demo's galaxies as alerts on the input topic, over and over.
 
-`python -m consumer.demo_alerts` is for the compose file: somebody who has no stream yet sees one.
-The settings come from the environment, as the daemon's do. Needs the extra `demo`.
+`python -m consumer.demo_alerts` is for the compose file and for first steps: somebody who has no
+stream yet sees one. The settings are the daemon's. Needs the extra `demo`.
 """
 
 import argparse
@@ -25,11 +25,12 @@ N_GALAXIES = 10_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Produce until interrupted; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m consumer.demo_alerts", description=__doc__)
+    parser.add_argument("--config", metavar="TOML", help="settings of the daemon")
     parser.add_argument("--rate", type=float, default=5.0, help="alerts per second")
     parser.add_argument("--limit", type=int, help="stop after so many")
     options = parser.parse_args(arguments)
     try:
-        produce(load_settings(), rate=options.rate, limit=options.limit)
+        produce(load_settings(options.config), rate=options.rate, limit=options.limit)
     except SedflowError as error:
         print(f"demo_alerts: {error}", file=sys.stderr)
         return 2

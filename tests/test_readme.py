@@ -33,6 +33,9 @@ ELSEWHERE = {
     "sedflow-consumer topics plan --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer topics check --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer run --config sedflow.toml --workers 2": "tests/integration",
+    "python -m consumer.demo_alerts --config sedflow.toml --rate 5": (
+        "tests/integration/test_demo.py"
+    ),
     "pip install '.[page,top]'": "tests/integration/test_page.py needs both",
     "SEDFLOW_PAGE__PORT=9109 sedflow-consumer run --config sedflow.toml": (
         "tests/integration/test_live_daemon.py"

@@ -1,13 +1,17 @@
 """A shadow's differences are reported; what is published stays as it was."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.message import Message
+from consumer.avro import decode_summary, encode
+from consumer.daemon import StepFunction
+from consumer.message import Message, Result, Window
 from consumer.settings import Settings
 from consumer.shadow import QUANTITIES, Shadowed, with_shadow
 from consumer.step import Step
@@ -42,12 +46,66 @@ def test_a_planted_difference_is_found(
     assert isinstance(shadowed, Shadowed)
     report = shadowed.report()
     assert report["shadow_compared"] == 4
-    assert set(report["shadow_largest_shift_sigma"]) == set(QUANTITIES)
+    other = Step(load_artifact(other_path), settings)(messages, replay=False, now=now)
+    pairs = list(zip(*(marginals(w.results[:3]) for w in (window, other)), strict=True))
+    for name in QUANTITIES:
+        shifts = [(b[name]["q50"] - a[name]["q50"]) / a[name]["std"] for a, b in pairs]
+        assert report["shadow_largest_shift_sigma"][name] == max(shifts, key=abs) != 0.0
     sample = registry.get_sample_value
     count = sample("sedflow_shadow_shift_sigma_count", {"quantity": "log_mstar_surviving"})
     assert count == sample("sedflow_shadow_status_total", {"status": "OK", "shadow": "OK"}) == 3
     statuses = {"status": "NO_REDSHIFT", "shadow": "NO_REDSHIFT"}
     assert sample("sedflow_shadow_status_total", statuses) == 1
+
+
+def marginals(results: Sequence[Result]) -> list[dict[str, Any]]:
+    return [decode_summary(result.value)["posterior"]["derived"] for result in results]
+
+
+def planted(step: Step, shift_sigma: float) -> StepFunction:
+    """A step whose masses are so much larger, and that finds no host in the first message."""
+
+    def change(result: Result, first: bool) -> Result:
+        summary = decode_summary(result.value)
+        if first:
+            summary |= {"status": "NO_HOST", "posterior": None, "trust": None}
+        else:
+            mass = summary["posterior"]["derived"]["log_mstar_surviving"]
+            mass["q50"] += shift_sigma * mass["std"]
+        return replace(result, value=encode(summary, "posteriorSummary"))
+
+    def answer(messages: Sequence[Message], **options: Any) -> Window:
+        window = step(messages, **options)
+        changed = [change(r, i == 0) for i, r in enumerate(window.results)]
+        return replace(window, results=tuple(changed))
+
+    return answer
+
+
+@pytest.mark.parametrize("shift_sigma", [0.5, -2.0])
+def test_a_difference_of_known_size_is_reported(
+    step: Step,
+    make_message: Callable[..., Message],
+    now: Callable[[], datetime],
+    shift_sigma: float,
+) -> None:
+    registry = CollectorRegistry()
+    shadowed = Shadowed(step, planted(step, shift_sigma), registry)
+    shadowed([make_message(i) for i in range(5)], replay=False, now=now)
+    report = shadowed.report()
+    shift = pytest.approx(shift_sigma, rel=1e-4)
+    assert report["shadow_largest_shift_sigma"] == {
+        "log_mstar_surviving": shift,
+        "log_sfr_1gyr": 0.0,
+        "a_v": 0.0,
+    }
+    assert report["shadow_other_status"] == 1
+    sample = registry.get_sample_value
+    changed = {"status": "OK", "shadow": "NO_HOST"}
+    assert sample("sedflow_shadow_status_total", changed) == 1
+    mass = {"quantity": "log_mstar_surviving"}
+    assert sample("sedflow_shadow_shift_sigma_sum", mass) == pytest.approx(4 * shift_sigma)
+    assert sample("sedflow_shadow_shift_sigma_count", mass) == 4
 
 
 def test_the_same_artifact_differs_in_nothing(

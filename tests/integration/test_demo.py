@@ -2,7 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from consumer import demo
+from consumer import demo, demo_alerts
+from consumer.avro import Decoder
+
+from .conftest import SETTINGS, Topics
+from .traffic import read_committed
 
 N = 50
 
@@ -18,3 +22,15 @@ def test_demo_through_a_broker(
     assert [record["alertId"] for record in records] == list(range(N))
     assert {record["replay"] for record in records} == {False}
     assert bootstrap in (tmp_path / "daemon.toml").read_text()
+
+
+def test_the_demo_as_a_stream(
+    bootstrap: str, topics: Topics, tiny_path: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "sedflow.toml"
+    names = {"artifact": tiny_path, "bootstrap": bootstrap, "slot": "0", "port": 0}
+    config.write_text(SETTINGS.format(topics=topics, **names))
+    assert demo_alerts.main(["--config", str(config), "--rate", "1000", "--limit", str(N)]) == 0
+    messages = read_committed(bootstrap, topics.alerts, at_least=N)
+    alerts = [Decoder().decode(m.value(), m.key()).record for m in messages]
+    assert sorted(alert["alertId"] for alert in alerts) == list(range(N))
