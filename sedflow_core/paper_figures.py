@@ -89,7 +89,13 @@ def _limits(*values: Array | None) -> tuple[float, float]:
 def _histograms(
     axes: Axes, simulated: Array, real: Array | None, limits: tuple[float, float]
 ) -> None:
-    style = {"bins": _N_BIN, "range": limits, "density": True, "histtype": "step", "lw": 1.3}
+    style: dict[str, Any] = {
+        "bins": _N_BIN,
+        "range": limits,
+        "density": True,
+        "histtype": "step",
+        "lw": 1.3,
+    }
     axes.hist(simulated, color="0.35", **style)
     if real is not None:
         axes.hist(real, color=BLUE, **style)
@@ -162,7 +168,12 @@ def induced_prior(
     for axes in grid.flat[len(names) :]:
         axes.remove()
     for axes, name in zip(grid.flat, names, strict=False):
-        style = {"bins": 50, "range": _limits(prior[name]), "density": True, "histtype": "step"}
+        style: dict[str, Any] = {
+            "bins": 50,
+            "range": _limits(prior[name]),
+            "density": True,
+            "histtype": "step",
+        }
         axes.hist(prior[name], color=BLACK, lw=1.3, **style)
         axes.hist(accepted[name], color=BLUE, lw=1.3, ls="--", **style)
         axes.set(yticks=[], xlabel=label_of(name))

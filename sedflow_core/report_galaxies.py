@@ -69,10 +69,10 @@ def figure_of_training(
 
 def flags_of(artifact: Artifact, observation: Observation) -> NDArray[np.int64]:
     """Support flags (n,) of galaxies."""
-    tensors = (
-        torch.tensor(t) for t in (observation.flux, observation.flux_err, observation.redshift)
-    )
-    return check_support(*tensors, artifact.support, artifact.bands).numpy()
+    flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
+    redshift = torch.tensor(observation.redshift)
+    flags = check_support(flux, flux_err, redshift, artifact.support, artifact.bands)
+    return np.asarray(flags.numpy())
 
 
 def figure_of_support(

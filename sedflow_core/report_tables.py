@@ -109,7 +109,9 @@ def _exact(document: dict[str, Any]) -> Iterator[Row]:
     share = weights["pareto_k"]["above_0.7"]
     yield ("share with Pareto k above 0.7", f"{share:.1%}", "", "", "")
     classified = document.get("c2st")
-    for name, text in _CLASSIFIERS.items() if classified else ():
+    if classified is None:
+        return
+    for name, text in _CLASSIFIERS.items():
         part = classified[name]
         low, high = part["range"]
         size = f" ({classified['n_simulations']} simulations)" if name == "exact" else ""

@@ -35,7 +35,7 @@ from sedflow_core.units import Array, mag_from_nanomaggy
 
 MAX_KS_DISTANCE = 0.04
 MIN_EFFICIENCY = 0.02
-PRIOR_LOSS = 0.5 * N_U * (1.0 + np.log(2.0 * np.pi))
+PRIOR_LOSS = float(0.5 * N_U * (1.0 + np.log(2.0 * np.pi)))
 """-ln of the prior's density in u, averaged over the prior of the table: 15.61."""
 GOOD = {
     "ks_distance": 0.018,
