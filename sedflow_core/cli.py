@@ -198,12 +198,24 @@ def run_build(args: argparse.Namespace) -> int:
 
 
 def _add_validate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", help="name of a shipped artifact, or a folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder for report and figure")
-    parser.add_argument("--n-simulations", type=int, default=10_000)
-    parser.add_argument("--n-samples", type=int, default=1_000)
-    parser.add_argument("--n-importance", type=int, default=200)
-    parser.add_argument("--record", action="store_true", help="write the result to the manifest")
+    from sedflow_core.fit import add_column_arguments
+    from sedflow_core.validate import Sizes
+
+    add, sizes = parser.add_argument, Sizes()
+    add("artifact", help="name of a shipped artifact, or a folder")
+    add("--out", type=Path, required=True, help="folder of the report; resumed if it exists")
+    add("--n-simulations", type=int, default=sizes.n_simulations)
+    add("--n-samples", type=int, default=sizes.n_samples)
+    add("--n-published", type=int, default=sizes.n_published, help="ranked in the Sobol sets too")
+    add("--n-importance", type=int, default=sizes.n_importance, help="weighed, 10,000 draws each")
+    add(
+        "--n-classifier", type=int, default=sizes.n_classifier, help="told from the exact posterior"
+    )
+    add("--n-mcmc", type=int, default=sizes.n_mcmc, help="sampled by MCMC, some 10 s each")
+    add("--record", action="store_true", help="write the result to the manifest")
+    add("--galaxies", type=Path, metavar="CATALOG", help="real galaxies for the figures")
+    add("--learning-curve", type=Path, metavar="JSON", help="of sedflow learning-curve")
+    add_column_arguments(parser)
 
 
 def run_validate(args: argparse.Namespace) -> int:
@@ -212,18 +224,15 @@ def run_validate(args: argparse.Namespace) -> int:
     from sedflow_core.estimation import load_artifact
     from sedflow_core.figures import pp_plot
     from sedflow_core.report import render_report
-    from sedflow_core.validate import validate
+    from sedflow_core.validate import Sizes, validate
 
     artifact = load_artifact(args.artifact)
-    with progress_bar(2 * args.n_simulations, "posteriors") as bar:
-        report = validate(
-            artifact,
-            n_simulations=args.n_simulations,
-            n_samples=args.n_samples,
-            n_importance=args.n_importance,
-            progress=bar.update,
-        )
+    galaxies = _real_galaxies(args, artifact.bands)
+    curve = json.loads(args.learning_curve.read_text()) if args.learning_curve else None
+    sizes = Sizes(*(getattr(args, name) for name in Sizes._fields))
     args.out.mkdir(parents=True, exist_ok=True)
+    with progress_bar(sizes.n_simulations + sizes.n_published, "posteriors") as bar:
+        report = validate(artifact, sizes, folder=args.out / "parts", progress=bar.update)
     text = json.dumps(report.document, indent=2)
     (args.out / "validation.json").write_text(text + "\n")
     if args.record:
@@ -232,8 +241,23 @@ def run_validate(args: argparse.Namespace) -> int:
     print(text)
     calibration = report.calibration
     pp_plot(calibration.ranks, calibration.names).savefig(args.out / "pp.png")
-    (args.out / "report.html").write_text(render_report(artifact, report))
+    page = render_report(artifact, report, galaxies=galaxies, learning_curve=curve)
+    (args.out / "report.html").write_text(page)
     return 0
+
+
+def _real_galaxies(args: argparse.Namespace, bands: Any) -> Any:
+    """Galaxies with finite photometry of the catalogue that --galaxies names, if any."""
+    if args.galaxies is None:
+        return None
+    from sedflow_core.catalog import read_catalog
+    from sedflow_core.fit import column_map
+
+    args.catalog = args.galaxies
+    catalog = read_catalog(args.catalog, column_map(args), bands)
+    observation = catalog.observation
+    finite = (observation.flux_err > 0).all(axis=1) & (observation.redshift > 0)
+    return observation.rows(finite & (catalog.quality == 0))
 
 
 def progress_bar(total: int | None, unit: str) -> Any:

@@ -24,41 +24,81 @@ def ks_p_value(distance: float, n: int) -> float:
     return float(np.clip(p, 0.0, 1.0)) if scaled > 0.2 else 1.0
 
 
-def pooled(ranks: Array, n_sets: int = 10) -> dict[str, Any]:
+def pooled(ranks: Array, control: Array, n_per_set: int = 1_000) -> dict[str, Any]:
     """KS distance and p-value of all ranks (n, n_name) together, and of disjoint sets of rows.
 
     Ranks of one galaxy depend on each other, so even a perfect posterior has p-values below
-    uniform ones: the paper's figure, kept for comparison.
+    uniform ones. This is the paper's figure; `perfect` is that of control (n, n_control, n_name),
+    whose ranks are those of a perfect posterior on the same galaxies.
     """
+    n_per_set = min(n_per_set, max(1, len(ranks) // N_SETS))
+    sets = _p_values(ranks, n_per_set)
+    perfect = [_p_values(column, n_per_set) for column in control.swapaxes(0, 1)]
     distance = ks_distance(ranks.ravel())
-    sets = [part.ravel() for part in np.array_split(ranks, n_sets)]
-    p_values = [ks_p_value(ks_distance(part), len(part)) for part in sets if len(part)]
+    low, high = np.quantile(perfect, [0.16, 0.84])
     return {
         "ks_distance": distance,
         "p_value": ks_p_value(distance, ranks.size),
-        "median_p_value_of_sets": float(np.median(p_values)),
-        "n_per_set": len(ranks) // n_sets,
+        "median_p_value_of_sets": float(np.median(sets)),
+        "p_values_of_sets": sets,
+        "n_per_set": n_per_set,
+        "perfect": {
+            "ks_distance": float(
+                np.median([ks_distance(c.ravel()) for c in control.swapaxes(0, 1)])
+            ),
+            "median_p_value_of_sets": float(np.median([np.median(p) for p in perfect])),
+            "p_values_16_84": [float(low), float(high)],
+        },
     }
+
+
+N_SETS = 10
+
+
+def _p_values(ranks: Array, n_per_set: int) -> list[float]:
+    sets = [ranks[i * n_per_set : (i + 1) * n_per_set].ravel() for i in range(N_SETS)]
+    return [ks_p_value(ks_distance(part), len(part)) for part in sets if len(part)]
 
 
 def slices(
     ranks: Array, names: tuple[str, ...], by: dict[str, Array], n_slice: int = 3
 ) -> dict[str, list[dict[str, Any]]]:
-    """Largest KS distance of ranks (n, n_name) in slices of equal number of each quantity (n,)."""
+    """KS distances of ranks (n, n_name) in slices of equal number of each quantity (n,).
+
+    `noise` is what one distance of a perfect posterior exceeds in 1 % of cases.
+    """
     result: dict[str, list[dict[str, Any]]] = {}
     for quantity, values in by.items():
         result[quantity] = []
         for rows in np.array_split(np.argsort(values), n_slice):
-            distance = np.array([ks_distance(column) for column in ranks[rows].T])
+            distance = {
+                name: ks_distance(column) for name, column in zip(names, ranks[rows].T, strict=True)
+            }
+            largest = max(distance, key=lambda name: distance[name])
             result[quantity].append(
                 {
                     "range": [float(values[rows].min()), float(values[rows].max())],
                     "n": len(rows),
-                    "max_ks_distance": float(distance.max()),
-                    "of": names[int(distance.argmax())],
+                    "noise": noise_bound(len(rows)),
+                    "max_ks_distance": distance[largest],
+                    "of": largest,
+                    "ks_distance": distance,
                 }
             )
     return result
+
+
+def noise_bound(n: int) -> float:
+    """Distance that 1 % of the KS distances of n uniform ranks exceed."""
+    return KS_99 / float(np.sqrt(n))
+
+
+KS_99 = 1.63
+
+
+def central_levels(ranks: Array) -> Array:
+    """Credibility of the central interval that just holds the truth, of ranks in (0, 1)."""
+    return np.asarray(np.abs(2.0 * ranks - 1.0))
 
 
 def tarp_levels(samples: Array, truth: Array, reference: Array) -> Array:
@@ -72,34 +112,37 @@ def tarp_levels(samples: Array, truth: Array, reference: Array) -> Array:
     return np.asarray((of_samples < of_truth[:, None]).mean(axis=1))
 
 
-def bias_and_width(
-    truth: Array, quantiles: Array, names: tuple[str, ...]
-) -> dict[str, dict[str, float]]:
-    """Bias, scatter and widths of each quantity's posterior.
-
-    Args:
-        truth: (n, n_name); quantiles: (n, n_name, 3) at 16, 50 and 84 %.
-        names: of the quantities.
-    """
-    low, median, high = np.moveaxis(quantiles, -1, 0)
-    half_width = 0.5 * (high - low)
-    change = median - truth
-    inside = ((truth >= low) & (truth <= high)).mean(axis=0)
-    spread = np.quantile(change, [0.16, 0.84], axis=0)
-    return {
-        name: {
-            "median_bias": float(np.median(change[:, i])),
-            "scatter": float(0.5 * (spread[1, i] - spread[0, i])),
-            "median_half_width": float(np.median(half_width[:, i])),
-            "inside_68": float(inside[i]),
-        }
-        for i, name in enumerate(names)
-    }
-
-
 def density_ranks(log_q: NDArray[Any], log_q_truth: NDArray[Any]) -> Array:
     """Credibility (n,) of the smallest highest-density region that holds the truth.
 
     log_q (n_sample, n) of samples and log_q_truth (n,); uniform for a calibrated posterior.
     """
     return np.asarray((log_q > log_q_truth).mean(axis=0))
+
+
+def bias_and_width(
+    truth: Array, quantiles: Array, names: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """Bias, scatter and widths of each quantity's posterior, and how many truths lie inside.
+
+    Args:
+        truth: (n, n_name); quantiles: (n, n_name, 5) at 2.5, 16, 50, 84 and 97.5 %.
+        names: of the quantities.
+    """
+    lowest, low, median, high, highest = np.moveaxis(quantiles, -1, 0)
+    half_width = 0.5 * (high - low)
+    change = median - truth
+    inside = {
+        "inside_68": (truth >= low) & (truth <= high),
+        "inside_95": (truth >= lowest) & (truth <= highest),
+    }
+    spread = np.quantile(change, [0.16, 0.84], axis=0)
+    return {
+        name: {
+            "median_bias": float(np.median(change[:, i])),
+            "scatter": float(0.5 * (spread[1, i] - spread[0, i])),
+            "median_half_width": float(np.median(half_width[:, i])),
+            **{level: float(is_inside[:, i].mean()) for level, is_inside in inside.items()},
+        }
+        for i, name in enumerate(names)
+    }

@@ -139,11 +139,14 @@ def flags_by_reason(counts: Mapping[str, int], n_galaxies: int) -> Figure:
     return figure
 
 
-def pp_plot(ranks: ArrayLike, names: Sequence[str]) -> Figure:
+def pp_plot(
+    ranks: ArrayLike, names: Sequence[str], reference: Mapping[str, Array] | None = None
+) -> Figure:
     """P-P plot of the truth's `ranks` (n, n_name) in [0, 1], one line per quantity.
 
     The lower panel shows the distance from the diagonal. Grey: where the whole line of a perfectly
-    calibrated quantity stays in 95 % of cases (Kolmogorov-Smirnov, for this n).
+    calibrated quantity stays in 95 % of cases (Kolmogorov-Smirnov, for this n). `reference`: method
+    -> ranks (m, n_name) in its posteriors of fewer galaxies, dotted.
     """
     ordered = np.sort(np.asarray(ranks, dtype=np.float64), axis=0)
     n = len(ordered)
@@ -159,6 +162,12 @@ def pp_plot(ranks: ArrayLike, names: Sequence[str]) -> Figure:
         below = np.searchsorted(column, grid, side="right") / n
         upper.plot(grid, below, label=f"{distance:.3f}  {symbol_of(name)}", **style)
         lower.plot(grid, below - grid, **style)
+    for (method, other), color in zip((reference or {}).items(), (GREY, BLACK), strict=False):
+        label = f"{method}, {len(other):,}"
+        for column in np.sort(other, axis=0).T:
+            below = np.searchsorted(column, grid, side="right") / len(other)
+            upper.plot(grid, below, ":", color=color, lw=0.8, zorder=0, label=label)
+            label = "_"
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="fraction of galaxies with a lower rank")
     lower.set(xlabel="rank of the truth in its posterior", ylabel="distance from the diagonal")
     upper.set_title(f"Calibration on {n:,} simulations; grey: 95 % band", fontsize=12)

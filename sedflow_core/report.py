@@ -3,29 +3,28 @@
 import base64
 import html
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.figures import pp_plot
-from sedflow_core.galaxy import calc_band_flux
-from sedflow_core.noise import mag_error_model
-from sedflow_core.prior import PARAM_NAMES
-from sedflow_core.report_figures import (
-    coverage_curves,
-    flow_against_exact,
-    rank_histograms,
-    sed_fit,
-    support_plane,
+from sedflow_core.observation import Observation
+from sedflow_core.paper_figures import learning_figure, p_value_figure, slice_map
+from sedflow_core.report_figures import coverage_curves, rank_histograms
+from sedflow_core.report_galaxies import (
+    examine,
+    figure_of_fit,
+    figure_of_posterior,
+    figure_of_prior,
+    figure_of_support,
+    figure_of_training,
+    flags_of,
 )
-from sedflow_core.sfh import calc_derived
+from sedflow_core.report_tables import tables, verdict
 from sedflow_core.simulated import forward_model
-from sedflow_core.support import N_SIGMA, check_support
-from sedflow_core.units import mag_err_from_flux, mag_from_nanomaggy
 from sedflow_core.validate import Report
 
 _STYLE = """
@@ -33,149 +32,153 @@ body { font: 16px/1.5 sans-serif; max-width: 62rem; margin: 2rem auto; padding: 
 img { max-width: 100%; } table { border-collapse: collapse; margin: 1rem 0; }
 td, th { border-bottom: 1px solid #ccc; padding: .2rem .7rem; text-align: right; }
 td:first-child, th:first-child { text-align: left; }
+div { overflow-x: auto; } p { max-width: 45rem; }
 """
-N_SUPPORT_POINTS = 4_000
 
 
-def render_report(artifact: Artifact, report: Report) -> str:
-    """The page: verdict, tables and figures of a validation."""
+def render_report(
+    artifact: Artifact,
+    report: Report,
+    *,
+    galaxies: Observation | None = None,
+    learning_curve: dict[str, Any] | None = None,
+) -> str:
+    """The page: verdict, tables and figures of a validation.
+
+    Args:
+        artifact: see `load_artifact`.
+        report: of `sedflow_core.validate.validate`.
+        galaxies: real ones, to be shown beside the simulations.
+        learning_curve: a document of `sedflow_core.learning_curve`.
+    """
+    name = html.escape(f"{artifact.name} {artifact.version}")
     parts = [
-        f"<h1>{html.escape(artifact.name)} {html.escape(artifact.version)}</h1>",
-        f"<p>{_verdict(report.document)}</p>",
-        *_tables(report.document),
-        *_figures(artifact, report),
+        f"<h1>Validation of {name}</h1><p>{verdict(report.document)}</p>",
+        *tables(report.document),
+        *(
+            f"<h2>{title}</h2><p>{text}</p>{_embed(figure, title)}"
+            for title, text, figure in _figures(artifact, report, galaxies, learning_curve)
+        ),
     ]
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>Validation of {html.escape(artifact.name)}</title><style>{_STYLE}</style></head>"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>Validation of {name}</title><style>{_STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
-
-
-def _verdict(document: dict[str, Any]) -> str:
-    of = f"on {document['n_simulations']:,} simulations, seed {document['seed']}"
-    if document["passed"]:
-        return f"<strong>Passed</strong> {of}."
-    return f"<strong>Failed</strong> {of}: {html.escape('; '.join(document['failures']))}."
-
-
-def _tables(document: dict[str, Any]) -> Iterator[str]:
-    efficiency, together = document["importance_efficiency"], document["pooled"]
-    noise = 1.358 / np.sqrt(document["n_simulations"])
-    yield "<h2>In short</h2>" + _table(
-        ("figure", "value"),
-        [
-            ("mean -ln q of the truth", f"{document['mean_negative_log_q']:.3f}"),
-            ("the same of the prior", f"{document['mean_negative_log_prior']:.3f}"),
-            ("median importance efficiency", f"{efficiency['median']:.1%}"),
-            ("KS distance of all parameters' ranks together", f"{together['ks_distance']:.4f}"),
-            ("its p-value, median of 10 sets", f"{together['median_p_value_of_sets']:.3g}"),
-            ("TARP: distance from the diagonal", f"{document['tarp_distance']:.4f}"),
-            ("expected coverage: distance", f"{document['expected_coverage']['distance']:.4f}"),
-            ("distance that noise alone exceeds in 5 %", f"{noise:.4f}"),
-        ],
-    )
-    published = document["ks_distance_published_sobol"]
-    yield "<h2>Each quantity</h2>" + _table(
-        ("quantity", "KS", "KS, Sobol set", "bias", "scatter", "half-width", "inside 68 %"),
-        [
-            (
-                name,
-                f"{distance:.4f}",
-                f"{published[name]:.4f}",
-                *(f"{document['bias_and_width'][name][key]:.3f}" for key in _WIDTHS),
-            )
-            for name, distance in document["ks_distance_independent"].items()
-        ],
-    )
-    yield "<p>Bias, scatter and widths of the 11 network parameters are in prior sigmas (u).</p>"
-    yield "<h2>Slices</h2>" + _table(
-        ("slice", "from", "to", "n", "largest KS", "of"),
-        [
-            (
-                quantity,
-                *(f"{end:.4g}" for end in part["range"]),
-                f"{part['n']:,}",
-                f"{part['max_ks_distance']:.4f}",
-                part["of"],
-            )
-            for quantity, parts in document["slices"].items()
-            for part in parts
-        ],
-    )
-
-
-_WIDTHS = ("median_bias", "scatter", "median_half_width", "inside_68")
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    def line(cells: tuple[str, ...], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
-
-
-def _figures(artifact: Artifact, report: Report) -> Iterator[str]:
-    calibration = report.calibration
-    figures: Mapping[str, Figure] = {
-        "P-P plot": pp_plot(calibration.ranks, calibration.names),
-        "Simulation-based calibration": rank_histograms(calibration.ranks, calibration.names),
-        "Coverage": coverage_curves(
-            {"TARP": calibration.tarp, "highest density": report.density_ranks}
-        ),
-        "One simulation: the flow and the exact posterior": _one_posterior(artifact, report),
-        "The same simulation: photometry and posterior": _one_fit(artifact, report),
-        "Support": _support(artifact, report),
-    }
-    for title, figure in figures.items():
-        yield f"<h2>{title}</h2>{_embed(figure, title)}"
 
 
 def _embed(figure: Figure, title: str) -> str:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     data = base64.b64encode(stream.getvalue()).decode()
-    return f"<img alt='{title}' src='data:image/png;base64,{data}'>"
+    return f"<img alt='{html.escape(title)}' src='data:image/png;base64,{data}'>"
 
 
-def _one_posterior(artifact: Artifact, report: Report) -> Figure:
-    theta = torch.tensor(report.weighted.theta[:, :1]).transpose(0, 1)
-    redshift = torch.tensor(report.simulations.observation.redshift[:1])
-    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    truth = np.concatenate([report.simulations.theta[0], report.simulations.derived[0]])
-    samples = torch.cat([theta, derived], dim=-1)[0].double().numpy()
-    names = PARAM_NAMES + artifact.derived_names
-    return flow_against_exact(samples, report.weighted.weights[:, 0], truth, names)
+def _figures(
+    artifact: Artifact,
+    report: Report,
+    galaxies: Observation | None,
+    learning_curve: dict[str, Any] | None,
+) -> Iterator[tuple[str, str, Figure]]:
+    """Title, caption and figure, in the order of the page."""
+    model, simulations = forward_model(artifact), report.simulations
+    row = None if galaxies is None else int(np.flatnonzero(flags_of(artifact, galaxies) == 0)[0])
+    yield (
+        "Training set and galaxies",
+        "What the flow was trained on, in some parameters and observables; blue where real "
+        "galaxies were given. They must lie inside.",
+        figure_of_training(artifact, simulations, galaxies, row),
+    )
+    yield (
+        "Prior on derived quantities",
+        "What the prior on the parameters implies, and how the magnitude cuts change it. Where a "
+        "posterior is as wide as this, nothing was measured.",
+        figure_of_prior(artifact, model, simulations),
+    )
+    yield from _posteriors(artifact, report, galaxies, row)
+    yield from _calibration_figures(report)
+    of = "simulations" if galaxies is None else "real galaxies"
+    yield (
+        "Support",
+        f"Simulations in grey; {of} that a rule finds outside the support. Such a galaxy gets a "
+        "status and no posterior.",
+        figure_of_support(artifact, simulations, galaxies),
+    )
+    if learning_curve is not None:
+        yield (
+            "Number of simulations",
+            "A small network, trained with as many steps on nested subsets of one training set, "
+            "with fresh noise in each epoch; all measured on the same rows.",
+            learning_figure(learning_curve),
+        )
 
 
-def _one_fit(artifact: Artifact, report: Report) -> Figure:
-    model, observation = forward_model(artifact), report.simulations.observation
-    theta = torch.tensor(report.weighted.theta[:500, 0])
-    redshift = torch.full((len(theta),), float(observation.redshift[0]), dtype=torch.float64)
-    flux = calc_band_flux(model.galaxy, theta, redshift).numpy()
-    response = model.galaxy.photometry[0].view(-1, flux.shape[1]).double()
-    wave = (response * model.galaxy.wave[:, None]).sum(dim=0) / response.sum(dim=0)
-    return sed_fit(
-        wave.numpy(),
-        mag_from_nanomaggy(observation.flux[0]),
-        mag_err_from_flux(observation.flux[0], observation.flux_err[0]),
-        mag_from_nanomaggy(flux),
-        artifact.bands.names,
+def _posteriors(
+    artifact: Artifact, report: Report, galaxies: Observation | None, row: int | None
+) -> Iterator[tuple[str, str, Figure]]:
+    model, simulations = forward_model(artifact), report.simulations
+    with_mcmc = "MCMC" in report.exact_ranks
+    if galaxies is not None and row is not None:
+        one = galaxies.rows(slice(row, row + 1))
+        galaxy = examine(artifact, model, one, None, with_mcmc=with_mcmc)
+        yield (
+            "One real galaxy: the flow and the exact posterior",
+            f"Row {row}, the first inside the support.",
+            figure_of_posterior(artifact, galaxy),
+        )
+        yield (
+            "The same galaxy: best fits",
+            "Spectra of the samples that fit the photometry best.",
+            figure_of_fit(artifact, model, galaxy),
+        )
+    one = simulations.observation.rows(slice(0, 1))
+    truth = np.concatenate([simulations.theta[0], simulations.derived[0]])
+    galaxy = examine(artifact, model, one, truth, with_mcmc=with_mcmc)
+    yield (
+        "One simulation: the flow and the exact posterior",
+        "The first of the simulations, whose truth is known.",
+        figure_of_posterior(artifact, galaxy),
+    )
+    yield (
+        "The same simulation: best fits",
+        "Spectra of the samples that fit the photometry best.",
+        figure_of_fit(artifact, model, galaxy),
     )
 
 
-def _support(artifact: Artifact, report: Report) -> Figure:
-    observation = report.simulations.observation.rows(slice(0, N_SUPPORT_POINTS))
-    tensors = (
-        torch.tensor(observation.flux),
-        torch.tensor(observation.flux_err),
-        torch.tensor(observation.redshift),
+def _calibration_figures(report: Report) -> Iterator[tuple[str, str, Figure]]:
+    calibration, document = report.calibration, report.document
+    names = calibration.names
+    yield (
+        "P-P plot",
+        "Where the truth lies in its posterior; on the diagonal for a perfect one. Dotted: the "
+        "exact posterior of fewer simulations, one line per quantity, which strays by chance.",
+        pp_plot(calibration.ranks, names, report.exact_ranks),
     )
-    flags = check_support(*tensors, artifact.support, artifact.bands)
-    middle = len(artifact.bands.names) // 2
-    mag = mag_from_nanomaggy(observation.flux)[:, middle]
-    grid = torch.linspace(float(mag.min()), float(mag.max()), 200, dtype=torch.float64)
-    error = mag_error_model(grid[:, None].expand(-1, len(artifact.bands.names)), artifact.support)
-    limit = (error.mean + N_SIGMA * error.width)[:, middle]
-    sigma = mag_err_from_flux(observation.flux, observation.flux_err)[:, middle]
-    return support_plane(mag, sigma, (grid.numpy(), limit.numpy()), (flags != 0).numpy())
+    yield (
+        "Simulation-based calibration",
+        "The same as histograms: a cup says too narrow, a cap too wide, a slope biased. Grey: 99 % "
+        "of the bins of a perfect posterior.",
+        rank_histograms(calibration.ranks, names, report.exact_ranks),
+    )
+    yield (
+        "Coverage",
+        "How often the truth lies in a region of given credibility: about random points (TARP), "
+        "and of highest density, in all 11 parameters together.",
+        coverage_curves({"TARP": calibration.tarp[:, -1], "highest density": calibration.density}),
+    )
+    yield (
+        "Slices",
+        "KS distance of the ranks, in units of what 1 % of perfect posteriors exceed.",
+        slice_map(document["slices"]),
+    )
+    together = document["pooled"]
+    yield (
+        "All ranks pooled",
+        f"The paper's figure: the p-value of all ranks of {together['n_per_set']:,} galaxies. "
+        "Ranks of one galaxy depend on each other, so a perfect posterior strays as well.",
+        p_value_figure(
+            np.array(together["p_values_of_sets"]), together["perfect"]["p_values_16_84"]
+        ),
+    )

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from sedflow_core.figures import (
     BLACK,
     BLUE,
+    GREEN,
     GREY,
     KS_95,
     ORANGE,
@@ -22,8 +24,13 @@ from sedflow_core.units import Array
 _N_BIN = 20
 
 
-def rank_histograms(ranks: ArrayLike, names: Sequence[str]) -> Figure:
-    """SBC: histogram of the truth's ranks (n, n_name) per quantity; grey: 99 % of uniform ones."""
+def rank_histograms(
+    ranks: ArrayLike, names: Sequence[str], reference: Mapping[str, Array] | None = None
+) -> Figure:
+    """SBC: histogram of the truth's ranks (n, n_name) per quantity; grey: 99 % of uniform ones.
+
+    `reference`: method -> ranks (m, n_name) of fewer galaxies, in half as many bins, scaled to n.
+    """
     values = np.asarray(ranks, dtype=np.float64)
     expected = len(values) / _N_BIN
     band = 2.576 * np.sqrt(expected * (1.0 - 1.0 / _N_BIN))
@@ -35,11 +42,26 @@ def rank_histograms(ranks: ArrayLike, names: Sequence[str]) -> Figure:
     for axes, name, column in zip(grid.flat, names, values.T, strict=False):
         axes.axhspan(expected - band, expected + band, color=GREY, alpha=0.35, lw=0)
         axes.hist(column, bins=_N_BIN, range=(0, 1), histtype="step", color=BLUE, lw=1.3)
+        _reference_histograms(axes, reference or {}, list(names).index(name), expected)
         axes.set_title(symbol_of(name), fontsize=11)
         axes.set(xlim=(0, 1), ylim=(0, 2.0 * expected))
     figure.supxlabel("rank of the truth in its posterior", fontsize=11)
     figure.supylabel("simulations per bin", fontsize=11)
+    if reference:
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=10)
     return figure
+
+
+def _reference_histograms(
+    axes: Axes, reference: Mapping[str, Array], column: int, expected: float
+) -> None:
+    n_bin = _N_BIN // 2
+    for (method, ranks), color in zip(reference.items(), (GREY, BLACK), strict=False):
+        height, edges = np.histogram(ranks[:, column], bins=n_bin, range=(0, 1))
+        scaled = height * expected * n_bin / len(ranks)
+        label = f"{method}, {len(ranks):,} simulations"
+        axes.stairs(scaled, edges, color=color, ls=":", lw=1.1, label=label)
 
 
 def coverage_curves(levels: Mapping[str, Array]) -> Figure:
@@ -61,28 +83,71 @@ def coverage_curves(levels: Mapping[str, Array]) -> Figure:
 
 
 def flow_against_exact(
-    samples: Array, weights: Array, truth: Array, names: Sequence[str]
+    samples: Array,
+    weights: Array,
+    names: Sequence[str],
+    *,
+    truth: Array | None = None,
+    mcmc: Array | None = None,
 ) -> Figure:
-    """Marginals of one galaxy: the flow's samples, the same weighted to be exact, and the truth.
+    """Marginals of one galaxy: the flow's samples, the same weighted to be exact, and MCMC's.
 
     Args:
-        samples: (n_sample, n_name); weights: (n_sample,) that sum to 1; truth: (n_name,).
+        samples: (n_sample, n_name); weights: (n_sample,) that sum to 1.
         names: of the quantities.
+        truth: (n_name,) where it is known; mcmc: (n, n_name) where it was run.
     """
     n_row = -(-len(names) // 4)
     figure = empty_figure(11.0, 2.3 * n_row + 0.5)
     grid = figure.subplots(n_row, 4, squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.remove()
-    for axes, name, column, true in zip(grid.flat, names, samples.T, truth, strict=False):
+    for i, (axes, name, column) in enumerate(zip(grid.flat, names, samples.T, strict=False)):
         low, high = np.quantile(column, [0.002, 0.998])
         bins = np.linspace(low, high, 31) if high > low else 10
         style = {"bins": bins, "density": True, "histtype": "step", "lw": 1.4}
         axes.hist(column, color=BLUE, label="flow", **style)
-        axes.hist(column, weights=weights, color=VERMILION, ls="--", label="exact", **style)
-        axes.axvline(true, color=BLACK, lw=1.0, label="truth")
+        label = "exact, by weights"
+        axes.hist(column, weights=weights, color=VERMILION, ls="--", label=label, **style)
+        if mcmc is not None:
+            axes.hist(mcmc[:, i], color=BLACK, label="exact, by MCMC", **style | {"lw": 1.0})
+        if truth is not None:
+            axes.axvline(truth[i], color=GREEN, lw=1.2, label="truth")
         axes.set(yticks=[], xlabel=label_of(name))
-    grid[0, 0].legend(fontsize=8)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=11)
+    return figure
+
+
+def best_fit(
+    photometry: tuple[Array, Array, Array],
+    wave: Array,
+    spectra: Mapping[str, Array],
+    chi_square: Mapping[str, float],
+    bands: Sequence[str],
+) -> Figure:
+    """Photometry of one galaxy, and the spectra of the parameters that fit it best.
+
+    Args:
+        photometry: mean wavelengths [Angstrom], AB magnitudes and their errors, (n_band,) each.
+        wave: (n_wave,) observed wavelengths [Angstrom].
+        spectra: method -> AB magnitude (n_wave,); chi_square: method -> of the photometry.
+        bands: names.
+    """
+    at, mag, mag_err = photometry
+    figure = empty_figure(9.0, 4.6)
+    axes = figure.add_subplot()
+    styles = ((BLUE, "-"), (BLACK, ":"))
+    for (method, spectrum), (color, line) in zip(spectra.items(), styles, strict=False):
+        label = rf"best of {method}, $\chi^2$ = {chi_square[method]:.2f}"
+        axes.plot(wave, spectrum, color=color, ls=line, lw=0.9, label=label)
+    axes.errorbar(at, mag, mag_err, fmt="o", color=VERMILION, ms=6, label="observed", zorder=3)
+    for x, y, band in zip(at, mag, bands, strict=True):
+        axes.annotate(band, (x, y), xytext=(7, 7), textcoords="offset points", fontsize=12)
+    margin = 0.15 * float(np.ptp(mag)) + 0.4
+    axes.set(xlim=(at.min() - 700, at.max() + 1500), ylim=(mag.max() + margin, mag.min() - margin))
+    axes.set(xlabel=r"observed wavelength [$\rm\AA$]", ylabel="AB magnitude")
+    axes.legend(loc="lower right")
     return figure
 
 
@@ -105,19 +170,4 @@ def sed_fit(
     residual.set(xlabel=r"observed wavelength [$\rm\AA$]", ylabel="model - observed")
     for x, band in zip(wave, bands, strict=True):
         axes.annotate(band, (x, mag[bands.index(band)]), xytext=(6, 6), textcoords="offset points")
-    return figure
-
-
-def support_plane(
-    mag: Array, mag_err: Array, limits: tuple[Array, Array], flagged: NDArray[np.bool_]
-) -> Figure:
-    """Magnitude errors (n,) against magnitudes of one band, with the upper limit of the support."""
-    figure = empty_figure(7.0, 4.6)
-    axes = figure.add_subplot()
-    axes.plot(mag[~flagged], mag_err[~flagged], ".", ms=2, color=BLUE, label="inside")
-    axes.plot(mag[flagged], mag_err[flagged], "x", ms=4, color=VERMILION, label="flagged, any rule")
-    axes.plot(*limits, "-", color=BLACK, lw=1.2, label="limit of the sigma rule")
-    axes.set(yscale="log", xlabel="AB magnitude", ylabel="magnitude error")
-    axes.set_xlim(mag.min() - 0.2, mag.max() + 0.2)
-    axes.legend()
     return figure

@@ -43,7 +43,7 @@ SMALLER = {
     "--n-rows 1000000": "--n-rows 20000",
     "--preset streaming": "--preset streaming --epochs 1 --threads 1",
     "--version 1": "--version 1 --n-support 5000",
-    "--record": "--record --n-simulations 20 --n-samples 50 --n-importance 2",
+    "--record": "--record --n-simulations 20 --n-samples 50 --n-importance 2 --n-classifier 0",
 }
 """What the README asks for -> a size that a test can wait for."""
 

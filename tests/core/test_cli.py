@@ -24,11 +24,15 @@ def test_from_simulations_to_a_validated_artifact(tmp_path: Path) -> None:
     training = built.manifest["provenance"]["training"]
     assert training["training_set"]["seed"] == 3
     assert len(training["losses"]) == 1
-    sizes = ["--n-simulations", "30", "--n-samples", "40", "--n-importance", "2", "--record"]
-    assert main(["validate", str(artifact), "--out", str(report), *sizes]) == 0
+    sizes = ["--n-simulations", "30", "--n-samples", "40", "--n-importance", "2"]
+    sizes += ["--n-published", "20", "--n-classifier", "0", "--record"]
+    shown = ["--galaxies", str(real_galaxies(tmp_path)), "--flux-columns", "flux_{band}"]
+    shown += ["--err-columns", "flux_err_{band}", "--redshift-column", "z"]
+    shown += ["--learning-curve", str(learning_curve(rows, tmp_path / "curve"))]
+    assert main(["validate", str(artifact), "--out", str(report), *sizes, *shown]) == 0
     assert (report / "pp.png").read_bytes().startswith(b"\x89PNG")
     page = (report / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 6
+    assert page.count("data:image/png;base64") == 13
     assert "http" not in page
     document = json.loads((report / "validation.json").read_text())
     assert document["n_simulations"] == 30
@@ -38,6 +42,27 @@ def test_from_simulations_to_a_validated_artifact(tmp_path: Path) -> None:
     distances = document["ks_distance_independent"]
     assert len(distances) == 11 + len(built.derived_names)
     assert all(0 < distance < 1 for distance in distances.values())
+
+
+def real_galaxies(folder: Path) -> Path:
+    """A catalogue of galaxies inside the support, one of them with errors too large."""
+    header = ",".join([*(f"flux_{b}" for b in "ugriz"), *(f"flux_err_{b}" for b in "ugriz"), "z"])
+    row = "57.3,253.8,549.0,792.3,1060.8,{},4.9,10.3,14.9,30.3,0.0366"
+    path = folder / "galaxies.csv"
+    path.write_text("\n".join([header, row.format(3.2), row.format(33.0), row.format(3.4)]) + "\n")
+    return path
+
+
+def learning_curve(rows: Path, folder: Path) -> Path:
+    """The document of a learning curve in two sizes, interrupted once."""
+    for sizes in (["2000"], ["1000", "2000"]):
+        options = ["--sizes", *sizes, "--passes", "1", "--n-test", "1000"]
+        assert main(["learning-curve", str(rows), str(folder), *options]) == 0
+    path = folder / "learning-curve.json"
+    points = json.loads(path.read_text())["points"]
+    assert [(p["n_rows"], p["epochs"]) for p in points] == [(1_000, 2), (2_000, 1)]
+    assert all(5.0 < p["test_loss"] < 20.0 for p in points)
+    return path
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,18 @@ from scipy import stats
 
 from sedflow_core.diagnostics import (
     bias_and_width,
+    central_levels,
     density_ranks,
     ks_distance,
     ks_p_value,
+    noise_bound,
     pooled,
     slices,
     tarp_levels,
 )
 
 N, N_SAMPLE = 2_000, 400
+LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +63,13 @@ def test_density_ranks_are_uniform_for_the_exact_posterior_alone(rng: np.random.
 
 def test_bias_and_width_of_a_shifted_posterior(rng: np.random.Generator) -> None:
     truth, samples = conjugate(rng, 1.0)
-    quantiles = np.quantile(samples + np.array([0.0, 0.3]), [0.16, 0.5, 0.84], axis=1).transpose(
-        1, 2, 0
-    )
+    quantiles = np.quantile(samples + np.array([0.0, 0.3]), LEVELS, axis=1).transpose(1, 2, 0)
     found = bias_and_width(truth, quantiles, ("right", "shifted"))
     assert found["right"]["median_bias"] == pytest.approx(0.0, abs=0.08)
     assert found["shifted"]["median_bias"] == pytest.approx(0.3, abs=0.08)
     assert found["right"]["median_half_width"] == pytest.approx(np.sqrt(0.5), rel=0.05)
     assert found["right"]["inside_68"] == pytest.approx(0.68, abs=0.04)
+    assert found["right"]["inside_95"] == pytest.approx(0.95, abs=0.02)
     assert found["shifted"]["inside_68"] < found["right"]["inside_68"]
 
 
@@ -79,12 +81,33 @@ def test_a_slice_that_is_wrong_is_found(rng: np.random.Generator) -> None:
     assert max(low["max_ks_distance"], middle["max_ks_distance"]) < 0.12
     assert high["max_ks_distance"] > 0.2
     assert high["of"] == "b"
+    assert high["noise"] == pytest.approx(1.63 / np.sqrt(300))
+    assert high["ks_distance"]["a"] < 0.12 < high["ks_distance"]["b"]
 
 
-def test_pooled_ranks_of_uniform_and_of_skewed_posteriors(rng: np.random.Generator) -> None:
-    ranks = rng.random((2_000, 3))
-    assert pooled(ranks)["ks_distance"] < 1.63 / np.sqrt(6_000)
-    assert pooled(ranks)["median_p_value_of_sets"] > 0.05
-    skewed = pooled(ranks**1.2)
+def test_pooled_ranks_of_perfect_and_of_skewed_posteriors(rng: np.random.Generator) -> None:
+    ranks, control = rng.random((2_000, 3)), rng.random((2_000, 4, 3))
+    right, skewed = pooled(ranks, control), pooled(ranks**1.2, control)
+    assert right["ks_distance"] < 1.63 / np.sqrt(6_000)
+    assert right["median_p_value_of_sets"] > 0.05
+    assert (right["n_per_set"], len(right["p_values_of_sets"])) == (200, 10)
     assert skewed["ks_distance"] > 0.05
     assert skewed["median_p_value_of_sets"] < 0.05
+    assert skewed["perfect"] == right["perfect"]
+    assert 0.2 < right["perfect"]["median_p_value_of_sets"] < 0.8
+
+
+def test_a_perfect_posterior_whose_ranks_go_together_has_low_p_values(
+    rng: np.random.Generator,
+) -> None:
+    together = np.repeat(rng.random((2_000, 5, 1)), 6, axis=-1)
+    found = pooled(together[:, 0], together[:, 1:])
+    low, high = found["perfect"]["p_values_16_84"]
+    assert low < 1e-3 < high
+    assert low <= found["median_p_value_of_sets"] <= high
+
+
+def test_central_levels_are_uniform_where_ranks_are(rng: np.random.Generator) -> None:
+    ranks = rng.random(N)
+    assert ks_distance(central_levels(ranks)) < noise_bound(N)
+    assert ks_distance(central_levels(0.25 + 0.5 * ranks)) > 0.4

@@ -1,0 +1,93 @@
+"""Ranks of the truth in the exact posterior: by the weights of flow samples, and by MCMC."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sedflow_core.artifact import Artifact
+from sedflow_core.importance import Weighted
+from sedflow_core.mcmc import sample_exact
+from sedflow_core.prior import from_u, to_u
+from sedflow_core.sfh import calc_derived
+from sedflow_core.simulated import Simulations
+from sedflow_core.simulation import ForwardModel
+from sedflow_core.units import Array
+
+N_MCMC_SAMPLES = 2_000
+MAX_SECONDS = 60.0
+
+
+def quantities(artifact: Artifact, u: Tensor, redshift: float) -> Array:
+    """u and derived quantities (n, n_name) of samples u (n, n_u) of one galaxy."""
+    z = torch.tensor([redshift], dtype=torch.float64)
+    theta = from_u(u.double()).float()
+    derived = calc_derived(theta[None], z, artifact.tables, artifact.derived_names)[0]
+    return torch.cat([u.double(), derived.double()], dim=-1).numpy()
+
+
+def weighted_ranks(artifact: Artifact, simulations: Simulations, weighted: Weighted) -> Array:
+    """Ranks (n, n_name) of the truth in weighted samples of the first n simulations.
+
+    Args:
+        artifact: see `load_artifact`.
+        simulations: at least n.
+        weighted: samples of n simulations.
+    """
+    ranks = []
+    for i, weights in enumerate(weighted.weights.T):
+        u = to_u(torch.tensor(weighted.theta[:, i]).double())
+        samples = quantities(artifact, u, simulations.observation.redshift[i])
+        ranks.append(_rank(samples, weights, _truth(simulations, i)))
+    return np.array(ranks)
+
+
+def mcmc_ranks(
+    artifact: Artifact, model: ForwardModel, simulations: Simulations, folder: Path | None
+) -> Array:
+    """Ranks (n, n_name) of the truth of simulations in samples by MCMC.
+
+    Args:
+        artifact, model: see `sedflow_core.mcmc.sample_exact`.
+        simulations: n of them.
+        folder: keeps the samples, so that a killed run goes on from there.
+    """
+    ranks = []
+    for i in range(len(simulations.observation)):
+        u = mcmc_samples(artifact, model, simulations, i, folder)
+        samples = quantities(artifact, torch.tensor(u), simulations.observation.redshift[i])
+        weights = np.full(len(samples), 1.0 / len(samples))
+        ranks.append(_rank(samples, weights, _truth(simulations, i)))
+    return np.array(ranks)
+
+
+def mcmc_samples(
+    artifact: Artifact, model: ForwardModel, simulations: Simulations, i: int, folder: Path | None
+) -> Array:
+    """Samples u (n, n_u) of the exact posterior of simulation i by MCMC; kept in the folder."""
+    path = None if folder is None else folder / f"mcmc-{i}.npy"
+    if path is not None and path.exists():
+        return np.asarray(np.load(path))
+    exact = sample_exact(
+        artifact,
+        simulations.observation.rows(slice(i, i + 1)),
+        model=model,
+        n_samples=N_MCMC_SAMPLES,
+        max_seconds=MAX_SECONDS,
+        seed=i,
+    )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, exact.u)
+    return exact.u
+
+
+def _truth(simulations: Simulations, i: int) -> Array:
+    u = to_u(torch.tensor(simulations.theta[i : i + 1]))[0]
+    return np.concatenate([u.numpy(), simulations.derived[i].astype(np.float64)])
+
+
+def _rank(samples: Array, weights: Array, truth: Array) -> Array:
+    """Weight (n_name,) of the samples (n, n_name) below truth; half of the ties count."""
+    return np.asarray(weights @ (samples < truth) + 0.5 * (weights @ (samples == truth)))

@@ -1,0 +1,166 @@
+"""How far a flow is from the exact posterior: distances from weights, and classifiers.
+
+The weights of independent flow samples against the exact posterior give its Kullback-Leibler
+divergence and total variation from the flow. A classifier asked to tell samples of the two apart
+(C2ST; Lopez-Paz & Oquab 2017) needs no density: .5 where it cannot, 1 where it always can.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sedflow_core.artifact import Artifact
+from sedflow_core.calibration import draw
+from sedflow_core.emulator import emulate, fix_redshift
+from sedflow_core.errors import ArtifactError, MissingExtraError
+from sedflow_core.importance import Weighted
+from sedflow_core.new_prior import log_prior_weight
+from sedflow_core.noise import log_likelihood
+from sedflow_core.observation import Observation
+from sedflow_core.prior import N_U, U_NAMES, from_u
+from sedflow_core.simulation import stream_generator
+from sedflow_core.trust import fit_pareto_k
+from sedflow_core.units import Array
+
+N_PER_CLASS = 5_000
+POOL = 40
+"""Flow samples for every exact draw taken from them by weight."""
+POWER_SHIFT = 0.5
+"""Shift of log_mstar in the control of power [posterior sigma in u]."""
+HEAVY_TAIL = 0.7
+_CLASSIFIER = {
+    "hidden_layer_sizes": (128, 128),
+    "batch_size": 500,
+    "early_stopping": True,
+    "max_iter": 200,
+}
+
+
+def distances(weighted: Weighted) -> dict[str, Any]:
+    """Importance efficiency, KL(exact || flow), total variation and Pareto k over the galaxies."""
+    n = len(weighted.weights)
+    ratio = n * weighted.weights
+    kl = np.where(ratio > 0, weighted.weights * np.log(np.maximum(ratio, 1e-300)), 0.0).sum(axis=0)
+    total_variation = 0.5 * np.abs(weighted.weights - 1.0 / n).sum(axis=0)
+    log_weight = torch.tensor(weighted.weights).log()
+    # Where too few samples have a weight for a fit, the tail is as heavy as can be.
+    pareto_k = np.nan_to_num(fit_pareto_k(log_weight.T).numpy(), nan=1.0)
+    return {
+        "n_simulations": weighted.weights.shape[1],
+        "n_samples": n,
+        "by": "simulator",
+        **_quantiles(weighted.efficiency()),
+        "kl_exact_flow": _quantiles(kl),
+        "total_variation": _quantiles(total_variation),
+        "pareto_k": _quantiles(pareto_k) | {"above_0.7": float(np.mean(pareto_k > HEAVY_TAIL))},
+    }
+
+
+def _quantiles(values: Array) -> dict[str, Any]:
+    low, median, high = np.quantile(values, [0.16, 0.5, 0.84])
+    return {"median": float(median), "quantiles_16_84": [float(low), float(high)]}
+
+
+class ClassifierTest(NamedTuple):
+    """Accuracies of classifiers on the samples of one galaxy.
+
+    Attributes:
+        exact: flow against exact posterior.
+        null: flow against flow; power: flow against flow with log_mstar shifted.
+        distinct: fraction of the exact draws that are different points.
+    """
+
+    exact: float
+    null: float
+    power: float
+    distinct: float
+
+
+def classify(
+    artifact: Artifact,
+    observation: Observation,
+    *,
+    n: int = N_PER_CLASS,
+    seed: int = 0,
+) -> ClassifierTest:
+    """C2ST in u of one galaxy, n independent draws against n, by five-fold cross-validation.
+
+    The exact draws are taken by weight, from the emulator that the artifact carries, out of `POOL`
+    times as many flow samples, so that hardly any point comes twice.
+
+    Raises:
+        ArtifactError: the artifact carries no emulator.
+        MissingExtraError: sbi is not installed.
+    """
+    generator = stream_generator(seed, 0)
+
+    def flow(n_draw: int) -> tuple[Tensor, Tensor]:
+        base = torch.randn((N_U, n_draw), generator=generator)
+        u, log_q, _ = draw(artifact, observation, base)
+        return u, log_q
+
+    with torch.inference_mode():
+        pool = [_weighted(artifact, observation, *flow(n)) for _ in range(POOL)]
+        u, log_weight = (torch.cat(parts) for parts in zip(*pool, strict=True))
+        weight = torch.softmax(log_weight, dim=0)
+        index = torch.multinomial(weight, n, replacement=True, generator=generator)
+        exact = u[index]
+        first, second = flow(n)[0], flow(n)[0]
+        shifted = second.clone()
+        mass = U_NAMES.index("log_mstar")
+        shifted[:, mass] += POWER_SHIFT * second[:, mass].std()
+    return ClassifierTest(
+        exact=_c2st(first, exact, seed),
+        null=_c2st(first, second, seed),
+        power=_c2st(first, shifted, seed),
+        distinct=len(index.unique()) / n,
+    )
+
+
+def _weighted(
+    artifact: Artifact, observation: Observation, u: Tensor, log_q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The samples u (n, n_u) and ln exact posterior / flow (n,), by the emulator."""
+    if artifact.trust is None:
+        raise ArtifactError(f"{artifact.name}: expected an artifact with an emulator, got none")
+    redshift, theta = torch.tensor(observation.redshift), from_u(u)
+    fixed = fix_redshift(artifact.trust.emulator, artifact.tables, redshift)
+    flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
+    model_flux = emulate(fixed, artifact.tables, theta[None], flux.shape[1])[0].double()
+    log_prior = log_prior_weight(artifact.prior, theta, redshift, artifact.tables)
+    log_prior = log_prior - 0.5 * u.double().square().sum(dim=-1)
+    log_like = log_likelihood(flux, flux_err, model_flux, artifact.trust.noise)
+    return u, log_like + log_prior - log_q.double()
+
+
+def _c2st(first: Tensor, second: Tensor, seed: int) -> float:
+    try:
+        from sbi.utils.metrics import c2st
+    except ImportError as error:
+        raise MissingExtraError("sbi", "train") from error
+    accuracy = c2st(first, second, seed=seed + 1, classifier="mlp", classifier_kwargs=_CLASSIFIER)
+    return float(accuracy)
+
+
+def summarise(tests: list[ClassifierTest]) -> dict[str, Any]:
+    """Median and range of the accuracies, for the manifest."""
+    columns: dict[str, NDArray[np.float64]] = {
+        name: np.array(values)
+        for name, values in zip(ClassifierTest._fields, zip(*tests, strict=True), strict=True)
+    }
+    return {
+        "n_simulations": len(tests),
+        "n_per_class": N_PER_CLASS,
+        "by": "emulator",
+        "power_shift_sigma": POWER_SHIFT,
+        **{
+            name: {
+                "median": float(np.median(values)),
+                "range": [float(values.min()), float(values.max())],
+            }
+            for name, values in columns.items()
+        },
+    }

@@ -1,0 +1,181 @@
+"""The tables of the validation report."""
+
+import html
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sedflow_core.prior import U_NAMES
+from sedflow_core.validate import GOOD
+
+Row = tuple[str, ...]
+
+
+def verdict(document: dict[str, Any]) -> str:
+    """Passed or failed, and on what."""
+    of = f"on {document['n_simulations']:,} simulations, seed {document['seed']}"
+    if document["passed"]:
+        return f"<strong>Passed</strong> {of}."
+    return f"<strong>Failed</strong> {of}: {html.escape('; '.join(document['failures']))}."
+
+
+def tables(document: dict[str, Any]) -> Iterator[str]:
+    """In short, the exact posterior, each quantity, slices."""
+    yield "<h2>In short</h2>" + _table(("figure", "value", "good", "perfect"), _short(document))
+    noise = document["noise"]
+    yield (
+        f"<p>Each KS distance of a perfect posterior exceeds {noise:.4f} in 1 % of cases "
+        f"(1.63 / √n, n = {document['n_simulations']:,}); the column <em>perfect</em> holds what "
+        "one such posterior scores on the same galaxies.</p>"
+    )
+    yield "<h2>Against the exact posterior</h2>" + _table(
+        ("figure", "median", "from", "to", "good"), list(_exact(document))
+    )
+    yield (
+        "<p>From and to: 16 and 84 % of the simulations, or the range where there are few. Weights "
+        f"by the {document['importance_efficiency']['by']}, "
+        f"{document['importance_efficiency']['n_samples']:,} independent draws each.</p>"
+    )
+    yield "<h2>Each quantity</h2>" + _table(_HEAD, list(_quantities(document)))
+    yield (
+        "<p>Bias, scatter and widths of the 11 network parameters are in prior sigmas (u); β2 and "
+        "β3 there are sticks. Sobol: the published sets of points, on the first "
+        f"{document['n_published']:,} simulations.</p>"
+    )
+    yield "<h2>Slices</h2>" + _table(
+        ("slice", "from", "to", "n", "1.63 / √n", "largest KS", "of", "TARP", "coverage"),
+        list(_slices(document)),
+    )
+
+
+def _short(document: dict[str, Any]) -> list[Row]:
+    together, perfect = document["pooled"], document["pooled"]["perfect"]
+    parameters, derived = _split(document["ks_distance_independent"])
+    best = [max(part.values(), default=0.0) for part in _split(document["ks_distance_perfect"])]
+    rows = [
+        ("mean -ln q of the truth", f"{document['mean_negative_log_q']:.3f}", "", ""),
+        ("the same of the prior", f"{document['mean_negative_log_prior']:.3f}", "", ""),
+        _largest("largest KS distance, 11 network parameters", parameters, "ks_distance", best[0]),
+    ]
+    if derived:
+        text = f"largest KS distance, {len(derived)} derived quantities"
+        rows.append(_largest(text, derived, "ks_distance_derived", best[1]))
+    return [
+        *rows,
+        (
+            "KS distance of all parameters' ranks together",
+            f"{together['ks_distance']:.4f}",
+            f"{GOOD['pooled']:.3f}",
+            f"{perfect['ks_distance']:.4f}",
+        ),
+        (
+            f"its p-value, median of {len(together['p_values_of_sets'])} sets of "
+            f"{together['n_per_set']:,}",
+            f"{together['median_p_value_of_sets']:.3g}",
+            "",
+            f"{perfect['median_p_value_of_sets']:.3g}",
+        ),
+        (
+            "TARP: distance from the diagonal",
+            f"{document['tarp_distance']:.4f}",
+            f"{GOOD['tarp']:.3f}",
+            "",
+        ),
+        ("expected coverage: distance", f"{document['expected_coverage']['distance']:.4f}", "", ""),
+    ]
+
+
+def _split(values: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Of the 11 network parameters, and of derived quantities."""
+    parameters = {name: value for name, value in values.items() if name in U_NAMES}
+    return parameters, {name: v for name, v in values.items() if name not in U_NAMES}
+
+
+def _largest(text: str, values: dict[str, float], good: str, perfect: float) -> Row:
+    name = max(values, key=lambda key: values[key])
+    return (text, f"{values[name]:.4f} ({name})", f"{GOOD[good]:.3f}", f"{perfect:.4f}")
+
+
+def _exact(document: dict[str, Any]) -> Iterator[Row]:
+    weights = document["importance_efficiency"]
+    of = f"({weights['n_simulations']:,} simulations)"
+    for text, part, good in (
+        (f"importance efficiency {of}", weights, f"at least {GOOD['efficiency']}"),
+        ("KL divergence, exact from flow", weights["kl_exact_flow"], ""),
+        ("total variation", weights["total_variation"], f"at most {GOOD['total_variation']:.2f}"),
+        ("Pareto k", weights["pareto_k"], ""),
+    ):
+        low, high = part["quantiles_16_84"]
+        yield (text, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", good)
+    share = weights["pareto_k"]["above_0.7"]
+    yield ("share with Pareto k above 0.7", f"{share:.1%}", "", "", "")
+    classified = document.get("c2st")
+    for name, text in _CLASSIFIERS.items() if classified else ():
+        part = classified[name]
+        low, high = part["range"]
+        size = f" ({classified['n_simulations']} simulations)" if name == "exact" else ""
+        yield (text + size, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", "")
+
+
+_CLASSIFIERS = {
+    "exact": "C2ST accuracy in u, flow against exact, 5,000 each",
+    "null": "C2ST, flow against flow",
+    "power": "C2ST, flow against flow with log M shifted by half a sigma",
+}
+
+
+_HEAD = (
+    "quantity",
+    "KS",
+    "perfect",
+    "KS, Sobol",
+    "TARP",
+    "central coverage",
+    "bias",
+    "scatter",
+    "half-width",
+    "inside 68 %",
+    "inside 95 %",
+)
+
+
+def _quantities(document: dict[str, Any]) -> Iterator[Row]:
+    columns = (
+        document["ks_distance_independent"],
+        document["ks_distance_perfect"],
+        document["ks_distance_published_sobol"],
+        document["tarp_distance_of_each"],
+        document["expected_coverage"]["distance_of_each"],
+    )
+    for name in document["ks_distance_independent"]:
+        widths = document["bias_and_width"][name]
+        yield (
+            name,
+            *(f"{column[name]:.4f}" for column in columns),
+            *(f"{widths[key]:.3f}" for key in _WIDTHS),
+        )
+
+
+_WIDTHS = ("median_bias", "scatter", "median_half_width", "inside_68", "inside_95")
+
+
+def _slices(document: dict[str, Any]) -> Iterator[Row]:
+    for quantity, parts in document["slices"].items():
+        for part in parts:
+            yield (
+                quantity,
+                *(f"{end:.4g}" for end in part["range"]),
+                f"{part['n']:,}",
+                f"{part['noise']:.4f}",
+                f"{part['max_ks_distance']:.4f}",
+                part["of"],
+                f"{part['ks_distance']['TARP']:.4f}",
+                f"{part['ks_distance']['expected coverage']:.4f}",
+            )
+
+
+def _table(head: Row, rows: Sequence[Row]) -> str:
+    def line(cells: Row, tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<div><table>{line(head, 'th')}{body}</table></div>"
