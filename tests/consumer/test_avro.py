@@ -55,7 +55,7 @@ def test_container(codec: str, sample_alert: Record, write_container: Callable[.
 
 def test_confluent_wire(sample_alert: Record) -> None:
     value = encode(sample_alert, "hostAlert")
-    assert value[:5] == b"\x00\x00\x00\x00\x65"
+    assert value[:5] == b"\x00\x00\x00\x00\x66"
     assert DECODER.decode(value).record["alertId"] == sample_alert["alertId"]
 
 
