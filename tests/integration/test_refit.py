@@ -34,6 +34,7 @@ topic = "{name}"
 max_seconds = 1.0
 max_per_hour = 5
 window = 4
+niceness = 0
 http_port = {port}
 """
 N_FLAGGED, N_GOOD = 16, 30
@@ -101,11 +102,11 @@ def test_every_flagged_galaxy_is_answered_once(bootstrap: str, lane: Lane) -> No
     send(bootstrap, lane.name)
     out = f"{lane.name}.refit"
     first = lane.start()
-    read_committed(bootstrap, out, at_least=2)
+    read_committed(bootstrap, out, at_least=2, timeout_s=300)
     first.kill()
     first.wait()
     second = lane.start()
-    read_committed(bootstrap, out, at_least=N_FLAGGED)
+    read_committed(bootstrap, out, at_least=N_FLAGGED, timeout_s=300)
     metrics = urllib.request.urlopen(f"http://127.0.0.1:{lane.port}/metrics").read().decode()
     assert 'sedflow_refits_total{outcome="OVER_QUOTA"}' in metrics
     assert "sedflow_consumer_lag_messages{" in metrics
