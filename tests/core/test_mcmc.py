@@ -76,7 +76,6 @@ def test_the_exact_posterior_is_that_of_weighted_prior_draws(
         likelihood=likelihood,
         n_samples=1_000,
         min_ess=400,
-        n_walkers=256,
         seed=3,
     )
     assert exact.chains.r_hat.max() < 1.05
