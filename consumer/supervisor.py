@@ -170,7 +170,14 @@ class Crew(Gathered):
             self.stop.set()
 
     def _drain(self) -> int:
-        """Ask all to leave, wait, and return the worst exit code."""
+        """Ask all to leave, wait, and return the worst exit code.
+
+        A worker that died before and waits to be replaced was told of then: its successor is not
+        needed, so it makes no stop a failure, unless it was what stopped the others.
+        """
+        for slot in self._slots.values():
+            if slot.due_s is None and not slot.process.is_alive():
+                self._bury(slot)
         for slot in self._slots.values():
             slot.process.terminate()
         deadline = time.monotonic() + GRACE_S
@@ -180,7 +187,9 @@ class Crew(Gathered):
         for slot in self._slots.values():
             slot.process.join()
         # A worker that had not come up yet leaves by the signal itself.
-        codes = {slot.process.exitcode or 0 for slot in self._slots.values()} - {-signal.SIGTERM}
+        slots = self._slots.values()
+        left = [s.process for s in slots if s.due_s is None or s.process.exitcode == UNUSABLE]
+        codes = {process.exitcode or 0 for process in left} - {-signal.SIGTERM}
         killed = any(code < 0 for code in codes)
         return max(codes | {int(killed)})
 
