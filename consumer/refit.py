@@ -26,11 +26,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.avro import WIRE_ID, Decoder, encode
 from consumer.errors import MessageError
-from consumer.message import DeadLetter, Message, Result, Window, plugin_version
+from consumer.message import DeadLetter, Message, Result, Window
 from consumer.refit_settings import RefitSettings
 from consumer.registry import open_registry
 from consumer.settings import Settings
-from consumer.summaries import Record, finite, split_summary
+from consumer.summaries import Record, describe_provenance, finite, split_summary
 from sedflow_core import Artifact, Observation
 from sedflow_core.second_opinion import SecondOpinion, give_second_opinion
 from sedflow_core.simulation import ForwardModel
@@ -122,13 +122,7 @@ class RefitStep:
         self.summary_id = WIRE_ID
         self.keep_alive: Callable[[Sequence[Message]], None] = lambda _: None
         """Called with the window in hand between two galaxies."""
-        self._provenance = {
-            "pluginVersion": plugin_version(),
-            "artifactName": artifact.name,
-            "artifactVersion": artifact.version,
-            "artifactSha256": artifact.sha256,
-            "configHash": settings.config_hash(),
-        }
+        self._provenance = describe_provenance(artifact, settings)
 
     def __call__(
         self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]

@@ -15,7 +15,7 @@ import numpy as np
 from consumer.alerts import HostAlert, adapt, find_alert_id
 from consumer.avro import WIRE_ID, Decoder, encode
 from consumer.errors import EncodeError, MessageError, SettingsError
-from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window, plugin_version
+from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window
 from consumer.photometry import Photometry, measure
 from consumer.registry import open_registry
 from consumer.settings import Settings
@@ -24,6 +24,7 @@ from consumer.summaries import (
     Record,
     describe_alert,
     describe_inputs,
+    describe_provenance,
     split_summary,
 )
 from sedflow_core import Artifact, Observation, estimate
@@ -66,13 +67,7 @@ class Step:
         )
         self.summary_id = WIRE_ID
         self._n_samples = settings.artifact.n_samples or artifact.n_samples
-        self._provenance = {
-            "pluginVersion": plugin_version(),
-            "artifactName": artifact.name,
-            "artifactVersion": artifact.version,
-            "artifactSha256": artifact.sha256,
-            "configHash": settings.config_hash(),
-        }
+        self._provenance = describe_provenance(artifact, settings)
 
     def __call__(
         self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from consumer.alerts import Host, HostAlert
+from consumer.message import plugin_version
 from consumer.photometry import Photometry
-from sedflow_core import Summary
+from consumer.settings import Settings
+from sedflow_core import Artifact, Summary
 from sedflow_core.summary import EVENTS
 from sedflow_core.trust import is_trusted
 from sedflow_core.units import njy_from_nanomaggy
@@ -105,6 +107,17 @@ def _marginal(values: Sequence[float]) -> Record | None:
     if not all(map(math.isfinite, values)):
         return None
     return dict(zip(MOMENTS, values, strict=True))
+
+
+def describe_provenance(artifact: Artifact, settings: Settings) -> Record:
+    """Return the part of `provenance` that all answers of a process share."""
+    return {
+        "pluginVersion": plugin_version(),
+        "artifactName": artifact.name,
+        "artifactVersion": artifact.version,
+        "artifactSha256": artifact.sha256,
+        "configHash": settings.config_hash(),
+    }
 
 
 def describe_alert(alert: HostAlert) -> Record:
