@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, Producer
 
 from consumer.avro import WIRE_ID, encode
 from tests.integration.broker import N_PARTITION
-from tests.integration.traffic import Sent, in_container, make_alert, make_malformed
+from tests.integration.traffic import Sent, hand_over, in_container, make_alert, make_malformed
 
 HOST_EVERY = 16
 
@@ -70,26 +70,8 @@ class Feed:
         for n, (partition, message) in enumerate(messages):
             if self._rate is not None:
                 time.sleep(max(0.0, begin_s + n / self._rate - time.monotonic()))
-            self._produce(producer, topic, partition, message)
+            hand_over(producer, topic, message, partition, self._delivered)
         producer.flush()
-
-    def _produce(self, producer: Producer, topic: str, partition: int, message: Sent) -> None:
-        while True:
-            try:
-                producer.produce(
-                    topic,
-                    key=message.key,
-                    value=message.value,
-                    headers=message.headers,
-                    timestamp=message.timestamp_ms,
-                    partition=partition,
-                    on_delivery=self._delivered,
-                )
-            except BufferError:
-                producer.poll(0.1)
-            else:
-                producer.poll(0)
-                return
 
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         if error is not None:

@@ -17,6 +17,10 @@ from .broker import committed_consumer
 
 Record = dict[str, Any]
 Headers = list[tuple[str, bytes | None]]
+Delivered = Callable[[KafkaError | None, Message], None]
+
+ANY_PARTITION = -1
+"""Lets the producer choose by the key."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,34 @@ def produce(bootstrap: str, topic: str, messages: list[Sent]) -> None:
     options = {"linger.ms": 20, "message.max.bytes": 20_000_000}
     producer = Producer({"bootstrap.servers": bootstrap, **options})
     for message in messages:
-        producer.produce(
-            topic,
-            key=message.key,
-            value=message.value,
-            headers=message.headers,
-            timestamp=message.timestamp_ms,
-        )
-        producer.poll(0)
+        hand_over(producer, topic, message)
     assert producer.flush(120) == 0
+
+
+def hand_over(
+    producer: Producer,
+    topic: str,
+    message: Sent,
+    partition: int = ANY_PARTITION,
+    on_delivery: Delivered | None = None,
+) -> None:
+    """Give the producer a message as soon as it has room for one."""
+    while True:
+        try:
+            producer.produce(
+                topic,
+                key=message.key,
+                value=message.value,
+                headers=message.headers,
+                timestamp=message.timestamp_ms,
+                partition=partition,
+                on_delivery=on_delivery,
+            )
+        except BufferError:
+            producer.poll(0.1)
+        else:
+            producer.poll(0)
+            return
 
 
 def read_committed(
