@@ -36,9 +36,11 @@ class Suspects:
 
 
 class InHand:
-    """Notes the messages in hand in `folder`; without a folder it notes and suspects nothing."""
+    """Notes the messages in hand in `folder`, which is made; without one it suspects nothing."""
 
     def __init__(self, folder: Path | None) -> None:
+        if folder is not None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._suspects: dict[Place, Suspects] = {}
         self._written: set[Path] = set()

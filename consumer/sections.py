@@ -229,7 +229,8 @@ class StateSettings(Section):
 
     folder: Path | None = None
     """Where the messages in hand are noted, so that one that kills the process is found. When
-    absent, `--workers` uses a temporary folder and a single process notes nothing.
+    absent, `--workers` uses a folder for temporary files, the same one after it was killed, and a
+    single process notes nothing.
     """
 
 

@@ -13,11 +13,14 @@ transactional id outlives it. What happens to a worker is decided here and nowhe
 Workers answer over HTTP on free ports of their own; the supervisor gathers them into one endpoint.
 """
 
+import hashlib
 import logging
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -26,12 +29,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from threading import Event, Thread
 from types import FrameType
 
 from prometheus_client import CollectorRegistry, Counter
 
+from consumer.errors import SettingsError
 from consumer.gallery import WorkersFollower, open_page
 from consumer.gather import Gathered
 from consumer.health import serve
@@ -77,8 +81,25 @@ def _with_state(settings: Settings, open_ends: ExitStack) -> Settings:
     """Return the settings with a folder for what a worker leaves for its successor."""
     if settings.state.folder is not None:
         return settings
-    folder = open_ends.enter_context(TemporaryDirectory(prefix="sedflow-"))
-    return settings.model_copy(update={"state": StateSettings(folder=Path(folder))})
+    folder = temporary_folder(settings)
+    open_ends.callback(shutil.rmtree, folder, ignore_errors=True)
+    return settings.model_copy(update={"state": StateSettings(folder=folder)})
+
+
+def temporary_folder(settings: Settings) -> Path:
+    """Make the folder of this group and slot, or find what a killed supervisor left of it.
+
+    Raises SettingsError where its name belongs to another user.
+    """
+    owner = (settings.input.bootstrap, settings.input.group, settings.output.slot)
+    name = hashlib.sha256("\0".join(owner).encode()).hexdigest()[:16]
+    folder = Path(gettempdir(), f"sedflow-{os.getuid()}-{name}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise SettingsError(f"state.folder: expected {folder} for this user, got another's: set it")
+    return folder
 
 
 @dataclass(slots=True)

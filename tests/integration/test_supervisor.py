@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from consumer.avro import decode_summary
 
@@ -71,6 +72,25 @@ def test_workers_leave_when_their_supervisor_is_killed(
     daemon.process.kill()
     wait_for(lambda: not any(map(is_running, worker_pids(daemon))), "no workers")
     assert len(daemon.lines("stopped")) == 2
+
+
+def test_a_killed_supervisor_leaves_its_folder_to_the_next(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {"TMPDIR": str(temporary)}
+    killed = start_daemon("0", "--workers", "1", environment=environment)
+    wait_for(lambda: fetch(killed, "/readyz")[0] == 200, "/readyz")
+    killed.process.kill()
+    left = set(temporary.iterdir())
+    assert len(left) == 1
+    successor = start_daemon("0", "--workers", "1", environment=environment)
+    wait_for(lambda: not any(map(is_running, worker_pids(killed))), "no orphan")
+    wait_for(lambda: fetch(successor, "/readyz")[0] == 200, "/readyz")
+    assert set(temporary.iterdir()) == left
+    assert successor.stop() == 0, successor.log.read_text()
+    assert not list(temporary.iterdir())
 
 
 def test_workers_whose_supervisor_dies_while_they_start_leave_in_order(

@@ -1,0 +1,50 @@
+"""Where the workers of one supervisor leave what their successors need to know."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from consumer.errors import SettingsError
+from consumer.in_hand import InHand
+from consumer.sections import InputSettings, OutputSettings
+from consumer.settings import Settings
+from consumer.supervisor import temporary_folder
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files in these tests."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def make_settings(group: str = "night", slot: str = "0") -> Settings:
+    return Settings(input=InputSettings(group=group), output=OutputSettings(slot=slot))
+
+
+def test_the_successor_of_a_killed_supervisor_finds_its_folder(temporary: Path) -> None:
+    folder = temporary_folder(make_settings())
+    (folder / "a-0.json").write_text("{}")
+    assert temporary_folder(make_settings()) == folder
+    assert list(temporary.iterdir()) == [folder]
+    assert (folder / "a-0.json").exists()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_another_group_or_slot_has_another_folder() -> None:
+    settings = [make_settings(), make_settings("day"), make_settings(slot="1")]
+    assert len(set(map(temporary_folder, settings))) == 3
+
+
+def test_a_link_in_its_place_is_refused(temporary: Path) -> None:
+    folder = temporary_folder(make_settings())
+    folder.rmdir()
+    folder.symlink_to(temporary, target_is_directory=True)
+    with pytest.raises(SettingsError, match=r"state\.folder: expected .* for this user"):
+        temporary_folder(make_settings())
+
+
+def test_a_worker_makes_a_folder_that_is_not_there(temporary: Path) -> None:
+    InHand(temporary / "some" / "where")
+    assert (temporary / "some" / "where").is_dir()
