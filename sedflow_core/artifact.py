@@ -71,6 +71,11 @@ class Artifact:
         return PARAM_NAMES
 
     @property
+    def device(self) -> str:
+        """Where flow and tables lie: "cpu" or "cuda"."""
+        return self.scale.mean.device.type
+
+    @property
     def derived_names(self) -> tuple[str, ...]:
         """The derived quantities this artifact publishes."""
         return tuple(d["name"] for d in self.manifest["derived"])
@@ -102,8 +107,8 @@ class Artifact:
     def luminosity_distance_mpc(self, redshift: Array) -> Array:
         """Luminosity distance [Mpc] in the artifact's cosmology; redshift (n,)."""
         tables = self.tables
-        distance = tables.luminosity_distance_mpc.numpy()
-        return np.asarray(np.interp(redshift, tables.redshift.numpy(), distance))
+        distance = tables.luminosity_distance_mpc.cpu().numpy()
+        return np.asarray(np.interp(redshift, tables.redshift.cpu().numpy(), distance))
 
 
 def compile_flow(flow: MaskedAutoregressiveFlow) -> torch.jit.ScriptModule:
@@ -196,21 +201,25 @@ def artifact_digest(folder: Path, manifest: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def read_artifact(path: str | Path) -> Artifact:
+def read_artifact(path: str | Path, device: str = "cpu") -> Artifact:
     """Read and compile an artifact, without running its golden vectors.
 
     Args:
         path: a folder, or the name of an artifact shipped with the package.
+        device: where flow and tables shall lie, "cpu" or "cuda".
 
     Raises:
-        ArtifactError: a file is missing, the digest differs, or names are not those of this code.
+        ArtifactError: a file is missing, the digest differs, or names are not those of this code;
+            or there is no such device.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ArtifactError("device: expected a GPU for 'cuda', got none that torch can use")
     folder = find_artifact(path)
     manifest = _read_manifest(folder)
-    arrays = load_file(folder / ARRAYS)
+    arrays = load_file(folder / ARRAYS, device=device)
     bands = parse_band_set(manifest["bands"])
     config = FlowConfig(**manifest["flow"])
-    flow = MaskedAutoregressiveFlow(config)
+    flow = MaskedAutoregressiveFlow(config).to(device)
     flow.load_state_dict(_group(arrays, "flow"))
     return Artifact(
         name=manifest["name"],
@@ -222,7 +231,7 @@ def read_artifact(path: str | Path) -> Artifact:
         scale=ContextScale(**_group(arrays, "context")),
         support=SupportTables(**_group(arrays, "support")),
         tables=PopulationTables(**_group(arrays, "tables")),
-        golden=_group(arrays, "golden"),
+        golden={key: value.cpu() for key, value in _group(arrays, "golden").items()},
         trust=join_tables(_group(arrays, "trust")),
         prior=load_factors(manifest["provenance"].get("forward_model", {}).get("prior")),
     )

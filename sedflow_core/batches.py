@@ -42,13 +42,14 @@ def noisy_batches(
 
 def draw_order(rows: TrainingSet, generator: torch.Generator) -> Tensor:
     """Shuffled indices of as many rows as there are: each row once, or as often as it weighs."""
-    order = torch.randperm(len(rows.u), generator=generator)
+    device = rows.u.device
+    order = torch.randperm(len(rows.u), generator=generator, device=device)
     if rows.weight is None:
         return order
     cumulative = rows.weight.cumsum(dim=0) / rows.weight.sum()
     # One point in each of n equal steps: a row of weight 1 is there once, give or take one.
-    offset = torch.rand(len(order), generator=generator, dtype=torch.float64)
-    points = (torch.arange(len(order)) + offset) / len(order)
+    offset = torch.rand(len(order), generator=generator, dtype=torch.float64, device=device)
+    points = (torch.arange(len(order), device=device) + offset) / len(order)
     return torch.searchsorted(cumulative, points[order]).clamp_max(len(order) - 1)
 
 
@@ -62,13 +63,4 @@ def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingS
             f"validation_fraction: expected at least one of {len(order)} rows, got {fraction}"
         )
     validation, training = order[:n_validation], order[n_validation:]
-    return _select(rows, training), _select(rows, validation)
-
-
-def _select(rows: TrainingSet, index: Tensor) -> TrainingSet:
-    return rows._replace(
-        u=rows.u[index],
-        redshift=rows.redshift[index],
-        flux=rows.flux[index],
-        weight=None if rows.weight is None else rows.weight[index],
-    )
+    return rows.map(lambda t: t[training]), rows.map(lambda t: t[validation])

@@ -132,9 +132,9 @@ def run_train(args: argparse.Namespace) -> int:
     noise = load_noise(training_set.bands.names, training_set.config["forward_model"]["noise"])
     with progress_bar(None, "rows") as bar:
 
-        def on_step(n_rows: int, loss: float) -> None:
-            bar.update(n_rows)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        def on_step(n_rows: int, loss: torch.Tensor) -> None:
+            if bar.update(n_rows):
+                bar.set_postfix(loss=f"{float(loss):.3f}")
 
         def on_epoch(epoch: Epoch) -> None:
             bar.write(

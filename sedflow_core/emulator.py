@@ -105,7 +105,7 @@ def _fading(age_gyr: Tensor) -> Tensor:
 def _flux_of_bins(bins: TimeBins, nodes: Tensor, flux: Tensor) -> Tensor:
     """Band fluxes (n, n_met, n_bin, n_column) at the bins' centres."""
     position = locate(_fading(bins.center.double().clamp_min(1e-6)), nodes)
-    galaxy = torch.arange(len(flux))[:, None]
+    galaxy = torch.arange(len(flux), device=flux.device)[:, None]
     # An index on both sides of a slice moves its axes to the front: (n, n_bin, n_met, n_column).
     low, high = (flux[galaxy, :, index] for index in (position.low, position.low + 1))
     return torch.lerp(low, high, position.fraction.float()[..., None, None]).transpose(1, 2)
@@ -143,7 +143,7 @@ def _burst_flux(history: History, fixed: FixedRedshift, tables: PopulationTables
     met = locate_met(history.burst_met, tables)
     age: Position = locate(_fading(history.burst_age), fixed.age_nodes)
     weight, flux = age.fraction[..., None], fixed.burst_flux
-    galaxy = torch.arange(len(flux))[:, None]
+    galaxy = torch.arange(len(flux), device=flux.device)[:, None]
     low, high = (
         torch.lerp(flux[galaxy, m, age.low], flux[galaxy, m, age.low + 1], weight)
         for m in (met.low, met.low + 1)

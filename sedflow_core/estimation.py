@@ -19,9 +19,10 @@ from sedflow_core.artifact import Artifact, read_artifact
 from sedflow_core.errors import ArtifactError, ObservationError
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.observation import Observation, to_context
+from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
 from sedflow_core.sfh import DERIVED_NAMES, calc_derived
-from sedflow_core.summary import Summary, empty_summary, fill_row
+from sedflow_core.summary import Summary, empty_summary, fill_rows
 from sedflow_core.support import can_encode, check_support
 from sedflow_core.trust import N_DRAWS, Trust, judge
 from sedflow_core.units import Array
@@ -30,16 +31,17 @@ GOLDEN_TOLERANCE = 1e-3
 """Largest accepted change of a golden quantile, in posterior standard deviations."""
 
 
-def load_artifact(path: str | Path) -> Artifact:
+def load_artifact(path: str | Path, device: str = "cpu") -> Artifact:
     """Read an artifact, compile its flow and check that it reproduces its golden vectors.
 
     Args:
         path: a folder, or the name of a shipped artifact such as "sdss-ugriz".
+        device: where `estimate` shall compute, "cpu" or "cuda".
 
     Raises:
         ArtifactError: a file, the digest, the names or the golden vectors do not match.
     """
-    artifact = read_artifact(path)
+    artifact = read_artifact(path, device)
     golden = artifact.golden
     if not golden:
         raise ArtifactError(f"{path}: expected golden vectors, got none: was its build cut short?")
@@ -57,7 +59,9 @@ def load_artifact(path: str | Path) -> Artifact:
 
 
 N_TOGETHER = 8
-"""Galaxies sampled, summarised and judged in one go."""
+"""Galaxies sampled, summarised and judged in one go; more on a GPU."""
+N_SAMPLES_ON_GPU = 1 << 17
+"""Samples, of all galaxies together, that keep a GPU busy."""
 N_SETS = 64
 """Sets of base points; the error that galaxies share falls with the square root."""
 
@@ -103,77 +107,84 @@ def estimate(
         ObservationError: the number of bands is not the artifact's.
     """
     n_samples = artifact.n_samples if n_samples is None else n_samples
-    flux, flux_err, redshift = _tensors(artifact, observation)
-    flags = check_support(flux, flux_err, redshift, artifact.support, artifact.bands)
+    photometry = _tensors(artifact, observation)
+    flags = check_support(*photometry, artifact.support, artifact.bands)
     names = artifact.param_names + artifact.derived_names
     summary = empty_summary(
         names,
-        flags.numpy(),
+        flags.cpu().numpy(),
         artifact.flag_names,
         n_samples=n_samples,
         seed=seed,
         judgements=() if artifact.trust is None else Trust._fields,
         prior_width=_prior_width(artifact, names),
     )
-    is_wanted = can_encode(flux, flux_err, redshift)
+    is_wanted = can_encode(*photometry)
     if not include_unsupported:
         is_wanted &= flags == 0
     wanted = is_wanted.nonzero().flatten()
+    n_together = _n_together(artifact, n_samples)
     with torch.inference_mode():
-        for start in range(0, len(wanted), N_TOGETHER):
-            rows = wanted[start : start + N_TOGETHER]
-            bases = [choose_base(observation, int(i), n_samples, seed) for i in rows]
-            u, log_q = _sample_u(
-                artifact, torch.stack(bases), flux[rows], flux_err[rows], redshift[rows]
-            )
-            # Arrays of one shape, in which the last galaxy may repeat, give each galaxy the same
-            # bits in any company.
-            index = torch.arange(N_TOGETHER).clamp_max(len(rows) - 1)
-            photometry = tuple(t[rows[index]] for t in (flux, flux_err, redshift))
-            theta = from_u(u[index])
-            _summarise(artifact, summary, rows, photometry[2], theta)
-            _judge(artifact, summary, rows, photometry, (u[index], theta, log_q[index]))
+        for start in range(0, len(wanted), n_together):
+            rows = wanted[start : start + n_together]
+            bases = [choose_base(observation, i, n_samples, seed) for i in rows.tolist()]
+            _fill(artifact, summary, rows, photometry, torch.stack(bases).to(artifact.device))
     return summary
 
 
-def _summarise(
-    artifact: Artifact, summary: Summary, rows: Tensor, redshift: Tensor, theta: Tensor
+def _n_together(artifact: Artifact, n_samples: int) -> int:
+    on_gpu = N_SAMPLES_ON_GPU // n_samples if artifact.device == "cuda" else 0
+    return max(N_TOGETHER, on_gpu)
+
+
+def _fill(
+    artifact: Artifact,
+    summary: Summary,
+    rows: Tensor,
+    photometry: tuple[Tensor, Tensor, Tensor],
+    base: Tensor,
 ) -> None:
-    """Fill the rows of the summary from samples theta (>= n_row, n_sample, n_theta)."""
+    """Fill rows (n,) of the summary, at most as many as go together, from base points of each."""
+    # Arrays of one shape, in which the last galaxy may repeat, give each galaxy the same bits in
+    # any company. The CPU's sampler takes galaxies one by one and is spared the repetitions.
+    together = torch.arange(_n_together(artifact, summary.n_samples)).clamp_max(len(rows) - 1)
+    sampled = together if artifact.device == "cuda" else together[: len(rows)]
+    u, log_q = _sample_u(artifact, base[sampled], *(t[rows[sampled]] for t in photometry))
+    u, log_q = u[together], log_q[together]
+    flux, flux_err, redshift = (t[rows[together]] for t in photometry)
+    theta = from_u(u)
+    index = rows.cpu().numpy()
     derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    of_galaxies = torch.cat([theta.mT, derived.mT], dim=1)
-    for i, samples in zip(rows.tolist(), of_galaxies, strict=False):
-        fill_row(summary, i, samples)
+    fill_rows(summary, index, torch.cat([theta.mT, derived.mT], dim=1))
+    judgement = _judge(artifact, (flux, flux_err, redshift), (u, theta, log_q))
+    for name, values in judgement.items():
+        summary.trust[name][index] = values[: len(rows)].cpu().numpy()
 
 
 def _judge(
     artifact: Artifact,
-    summary: Summary,
-    rows: Tensor,
-    photometry: tuple[Tensor, ...],
-    samples: tuple[Tensor, ...],
-) -> None:
-    """Judge the rows, where the artifact can, by a few of the samples u, theta and ln q of each.
+    photometry: tuple[Tensor, Tensor, Tensor],
+    samples: tuple[Tensor, Tensor, Tensor],
+) -> dict[str, Tensor]:
+    """What the artifact can say of n posteriors by a few of the samples u, theta and ln q of each.
 
     Of a Sobol set the first points are spread evenly as well.
     """
     if artifact.trust is None:
-        return
-    flux, flux_err, redshift = photometry
+        return {}
     u, theta, log_q = (t[:, :N_DRAWS] for t in samples)
-    of_sample = redshift.repeat_interleave(theta.shape[1])
-    weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, artifact.tables)
-    log_q = log_q - weight.view_as(log_q)
-    of_all = judge(artifact.trust, artifact.tables, (flux, flux_err, redshift), (u, theta, log_q))
-    for name, values in of_all._asdict().items():
-        summary.trust[name][rows.numpy()] = values[: len(rows)].numpy()
+    if artifact.prior:
+        of_sample = photometry[2].repeat_interleave(theta.shape[1])
+        weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, artifact.tables)
+        log_q = log_q - weight.view_as(log_q)
+    return judge(artifact.trust, artifact.tables, photometry, (u, theta, log_q))._asdict()
 
 
 def _prior_width(artifact: Artifact, names: tuple[str, ...]) -> Array | None:
     if artifact.trust is None:
         return None
     every = PARAM_NAMES + DERIVED_NAMES
-    return artifact.trust.prior_width[[every.index(name) for name in names]].numpy()
+    return artifact.trust.prior_width[[every.index(name) for name in names]].cpu().numpy()
 
 
 def _tensors(artifact: Artifact, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,8 +194,11 @@ def _tensors(artifact: Artifact, observation: Observation) -> tuple[Tensor, Tens
             f"flux: expected {n_band} bands {''.join(artifact.bands.names)}, "
             f"got {observation.flux.shape[1]}"
         )
-    flux, flux_err, redshift = observation.flux, observation.flux_err, observation.redshift
-    return torch.tensor(flux), torch.tensor(flux_err), torch.tensor(redshift)
+    flux, flux_err, redshift = (
+        torch.tensor(values, device=artifact.device)
+        for values in (observation.flux, observation.flux_err, observation.redshift)
+    )
+    return flux, flux_err, redshift
 
 
 def _sample_u(
@@ -192,7 +206,10 @@ def _sample_u(
 ) -> tuple[Tensor, Tensor]:
     """Samples (n, n_sample, n_u) of encodable rows, and their ln q (n, n_sample)."""
     context = to_context(flux, flux_err, redshift, artifact.scale)
-    samples, log_q = artifact.flow.sample_u(base, context)
+    if artifact.device == "cuda":
+        samples, log_q = sample_together(artifact.flow, base, context)
+    else:
+        samples, log_q = artifact.flow.sample_u(base, context)
     return samples.transpose(1, 2), log_q
 
 
@@ -229,8 +246,9 @@ def sample(
                 base = torch.randn((N_U, n_samples), generator=generator)
             else:
                 base = choose_base(observation, i, n_samples, seed)
+            base = base[None].to(artifact.device)
             u, _ = _sample_u(artifact, base, flux[row], flux_err[row], redshift[row])
-            theta[:, i] = from_u(u)[0]
+            theta[:, i] = from_u(u)[0].cpu()
     return theta
 
 
@@ -263,6 +281,6 @@ def log_prob(
         for i in wanted.tolist():
             row = slice(i, i + 1)
             context = to_context(flux[row], flux_err[row], redshift[row], artifact.scale)
-            u = to_u(torch.as_tensor(theta[:, i]).double()).float()
-            result[:, i] = artifact.flow(u, context)
+            u = to_u(torch.as_tensor(theta[:, i], device=artifact.device).double()).float()
+            result[:, i] = artifact.flow(u, context).cpu()
     return result

@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +75,19 @@ def learning_curve(
         SimulationError: too few rows, or a size that does not divide the largest.
     """
     _check(sizes, len(rows.u) - n_test)
-    test = _select(rows, slice(len(rows.u) - n_test, None))
+    test = rows.map(lambda t: t[len(rows.u) - n_test :])
     points = []
     for size in sorted(sizes):
         epochs = n_pass * (max(sizes) // size)
         run = TrainConfig(**{**_fields(config), "max_epochs": epochs, "patience": epochs})
-        subset = _select(rows, slice(0, size))
+        subset = rows.map(itemgetter(slice(size)))
         trained = fit(subset, noise, config=run, folder=folder / f"run-{size}")
         points.append(
             {
                 "n_rows": size,
                 "epochs": epochs,
                 **_measure(trained, test, noise, "test"),
-                **_measure(trained, _select(subset, slice(0, n_test)), noise, "train"),
+                **_measure(trained, subset.map(lambda t: t[:n_test]), noise, "train"),
             }
         )
         document = {"config": asdict(config), "n_pass": n_pass, "n_test": n_test, "points": points}
@@ -105,10 +106,6 @@ def _check(sizes: Sequence[int], n_rows: int) -> None:
 
 def _fields(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-
-def _select(rows: TrainingSet, index: slice) -> TrainingSet:
-    return rows._replace(u=rows.u[index], redshift=rows.redshift[index], flux=rows.flux[index])
 
 
 @torch.no_grad()

@@ -231,14 +231,15 @@ def log_prior_weight(
         theta: (n, n_theta); redshift: (n,) or (1,).
         tables: of the galaxy model.
     """
-    total = torch.zeros(len(theta), dtype=torch.float64)
+    total = torch.zeros(len(theta), dtype=torch.float64, device=theta.device)
     if not factors:
         return total
     names = tuple(factor.name for factor in factors)
     for factor, values in zip(
         factors, calc_quantities(names, theta, redshift, tables).T, strict=True
     ):
-        total += factor.weight[torch.bucketize(values, factor.edges, right=True)].log()
+        bins = torch.bucketize(values, factor.edges.to(values.device), right=True)
+        total += factor.weight.to(values.device)[bins].log()
     return total
 
 

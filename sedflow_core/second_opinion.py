@@ -7,6 +7,7 @@ given, as in the paper's MCMC.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulation import ForwardModel
-from sedflow_core.summary import Summary, fill_row
+from sedflow_core.summary import Summary, fill_rows
 from sedflow_core.target import Likelihood
 from sedflow_core.trust import MIN_P_VALUE
 
@@ -92,7 +93,7 @@ def _summarise(
     theta = from_u(torch.tensor(exact.u)).float()[None]
     redshift = torch.tensor(observation.redshift)
     derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    fill_row(summary, 0, torch.cat([theta[0].T, derived[0].T]))
+    fill_rows(summary, np.zeros(1, np.int64), torch.cat([theta.mT, derived.mT], dim=1))
     chi_square = torch.tensor(exact.chi_square)
     judged = {
         "chi_square": float(chi_square.min()),

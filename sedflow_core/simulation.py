@@ -8,7 +8,7 @@ the chunking.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,12 +110,18 @@ class TrainingSet(NamedTuple):
     config: dict[str, Any]
     weight: Tensor | None = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "TrainingSet":
+        """The set with every column changed alike, such as to some of the rows."""
+        weight = None if self.weight is None else change(self.weight)
+        u, redshift, flux = map(change, (self.u, self.redshift, self.flux))
+        return self._replace(u=u, redshift=redshift, flux=flux, weight=weight)
 
-def stream_generator(seed: int, stream: int) -> torch.Generator:
+
+def stream_generator(seed: int, stream: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random generator of one numbered stream of a seed, such as a block of proposals."""
     # torch's CPU generator keeps the low 32 bits of its seed: multiples of the golden ratio set
     # the streams of different seeds far apart in them.
-    return torch.Generator().manual_seed((seed * _GOLDEN_RATIO + stream) % 2**32)
+    return torch.Generator(device).manual_seed((seed * _GOLDEN_RATIO + stream) % 2**32)
 
 
 def draw_redshift(

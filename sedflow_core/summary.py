@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -109,36 +108,48 @@ def empty_summary(
     )
 
 
-def fill_row(summary: Summary, i: int, samples: Tensor) -> None:
-    """Summarise samples (n_name, n_sample) of one galaxy into row i."""
-    n_samples = samples.shape[1]
-    ordered = np.sort(samples.numpy(), axis=1)
-    summary.quantiles[i] = quantiles(ordered, summary.levels)
-    mean = samples.mean(dim=1)
-    centred = samples - mean[:, None]
-    covariance = (centred @ centred.T).numpy() / n_samples
-    summary.mean[i] = mean.numpy()
-    summary.std[i] = np.sqrt(covariance.diagonal())
-    summary.covariance[i] = covariance[:N_THETA, :N_THETA]
+def fill_rows(summary: Summary, rows: NDArray[np.int64], samples: Tensor) -> None:
+    """Summarise samples (>= n_row, n_name, n_sample) of galaxies into rows (n_row,)."""
+    ordered = _ascending(samples)
+    mean = samples.mean(dim=-1, keepdim=True)
+    centred = samples - mean
+    covariance = centred @ centred.mT / samples.shape[-1]
+    values = {
+        "quantiles": quantiles(ordered, summary.levels),
+        "mean": mean[..., 0],
+        "std": covariance.diagonal(dim1=-2, dim2=-1).sqrt(),
+        "covariance": covariance[:, :N_THETA, :N_THETA],
+    }
+    for name, of_galaxies in values.items():
+        getattr(summary, name)[rows] = of_galaxies[: len(rows)].cpu().numpy()
     for event, probability in summary.probabilities.items():
         name, threshold, sign = EVENTS[event]
-        values = ordered[summary.names.index(name)]
-        probability[i] = np.count_nonzero(sign * (values - threshold) > 0) / n_samples
+        beyond = sign * (ordered[:, summary.names.index(name)] - threshold) > 0
+        probability[rows] = beyond.double().mean(dim=-1)[: len(rows)].cpu().numpy()
 
 
-def quantiles(ordered: NDArray[Any], levels: tuple[float, ...]) -> NDArray[Any]:
-    """Quantiles (n_name, n_level) of ascending samples (n_name, n_sample).
+def _ascending(samples: Tensor) -> Tensor:
+    """Samples (..., n_sample) in ascending order."""
+    if samples.is_cuda:
+        return samples.sort(dim=-1).values
+    return torch.from_numpy(np.sort(samples.numpy(), axis=-1))  # faster than torch's
+
+
+def quantiles(ordered: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Quantiles (..., n_level), float64, of ascending samples (..., n_sample).
 
     Samples of a normal distribution lie on a line against their normal scores (a probability plot).
     A line fitted to the samples near a level gives the quantile with less variance than the sample
     at that level alone, for any density that is smooth over `SCORE_WIDTH`.
     """
-    values = ordered @ _sample_weights(ordered.shape[1], levels)
-    return np.clip(values, ordered[:, :1], ordered[:, -1:])
+    weights = _sample_weights(ordered.shape[-1], levels, ordered.device)
+    values = ordered.double() @ weights
+    within: Tensor = values.clamp(ordered[..., :1].double(), ordered[..., -1:].double())
+    return within
 
 
 @lru_cache
-def _sample_weights(n_samples: int, levels: tuple[float, ...]) -> Array:
+def _sample_weights(n_samples: int, levels: tuple[float, ...], device: torch.device) -> Tensor:
     """Weights (n_sample, n_level) with which ascending samples add up to quantiles."""
     ranks = (torch.arange(n_samples, dtype=torch.float64) + 0.5) / n_samples
     level = torch.special.ndtri(torch.tensor(levels, dtype=torch.float64))
@@ -149,5 +160,5 @@ def _sample_weights(n_samples: int, levels: tuple[float, ...]) -> Array:
     mean = (kernel * distance).sum(dim=1, keepdim=True)
     variance = (kernel * (distance - mean).square()).sum(dim=1, keepdim=True)
     variance = variance.clamp_min(torch.finfo(variance.dtype).tiny)  # of a single sample
-    weights = kernel * (1.0 - mean * (distance - mean) / variance)
-    return np.ascontiguousarray(weights.T.numpy())
+    weights: Tensor = kernel * (1.0 - mean * (distance - mean) / variance)
+    return weights.T.contiguous().to(device)

@@ -153,7 +153,7 @@ def check_support(
         ],
         dim=-1,
     )
-    bits = torch.ones((), dtype=torch.int64) << torch.arange(rules.shape[1])
+    bits = 1 << torch.arange(rules.shape[1], device=rules.device)
     return (rules.long() * bits).sum(dim=-1)
 
 

@@ -125,6 +125,18 @@ def build_optimizers(flow: nn.Module, config: TrainConfig) -> list[torch.optim.O
     return [Muon(hidden, config.hidden_learning_rate), torch.optim.Adam(rest, config.learning_rate)]
 
 
+def _fit_scale(rows: TrainingSet, noise: NoiseModel, seed: int) -> tuple[ContextScale, float]:
+    """Context constants, and the fraction of rows whose noisy photometry passes the cuts."""
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.arange(len(rows.u)) if rows.weight is None else draw_order(rows, generator)
+    some = some[:_N_SCALE_ROWS]
+    flux, flux_err = draw_noise(rows.flux[some].double(), noise, generator)
+    keep = in_mag_range(flux, noise)
+    redshift = rows.redshift[some][keep].double()
+    scale = fit_context_scale(flux[keep], flux_err[keep], redshift, asinh_softening(noise))
+    return scale, float(keep.double().mean())
+
+
 class _Run:
     """The mutable state of one training run."""
 
@@ -137,13 +149,15 @@ class _Run:
     ) -> None:
         self.config = config
         self.folder = folder
-        self.noise = noise
         self.provenance = {**training_set.config, "n_rows": len(training_set.u)}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.training, self.validation = split_rows(
-            training_set, config.validation_fraction, config.seed
+        training, validation = split_rows(training_set, config.validation_fraction, config.seed)
+        self.scale, accepted = _fit_scale(training, noise, config.seed)
+        self.training, self.validation = (
+            rows.map(lambda t: t.to(self.device)) for rows in (training, validation)
         )
-        self.scale, accepted = self._fit_scale()
+        self.noise = NoiseModel(*(t.to(self.device) for t in noise))
+        self.scale_there = ContextScale(*(t.to(self.device) for t in self.scale))
         self.flow = build_flow(config).to(self.device)
         self.optimizers = build_optimizers(self.flow, config)
         self.full_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
@@ -151,30 +165,16 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.steps_per_epoch = math.ceil(accepted * len(self.training.u) / config.batch_size)
 
-    def _fit_scale(self) -> tuple[ContextScale, float]:
-        """Context constants, and the fraction of rows whose noisy photometry passes the cuts."""
-        generator = torch.Generator().manual_seed(self.config.seed)
-        rows = self.training
-        some = torch.arange(len(rows.u)) if rows.weight is None else draw_order(rows, generator)
-        some = some[:_N_SCALE_ROWS]
-        flux, flux_err = draw_noise(rows.flux[some].double(), self.noise, generator)
-        keep = in_mag_range(flux, self.noise)
-        redshift = rows.redshift[some][keep].double()
-        softening = asinh_softening(self.noise)
-        scale = fit_context_scale(flux[keep], flux_err[keep], redshift, softening)
-        return scale, float(keep.double().mean())
-
     def _encode(self, flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
-        return to_context(flux, flux_err, redshift, self.scale)
+        return to_context(flux, flux_err, redshift, self.scale_there)
 
     def batches(self, rows: TrainingSet, stream: int, size: int) -> Iterator[Batch]:
-        generator = stream_generator(self.config.seed, stream)
-        for batch in noisy_batches(rows, self.noise, generator, self._encode, size):
-            yield Batch(*(t.to(self.device) for t in batch))
+        generator = stream_generator(self.config.seed, stream, self.device)
+        return noisy_batches(rows, self.noise, generator, self._encode, size)
 
-    def train_epoch(self, epoch: int, on_step: Callable[[int, float], None]) -> Epoch:
+    def train_epoch(self, epoch: int, on_step: Callable[[int, Tensor], None]) -> Epoch:
         self.flow.train()
-        total, n_rows, share = 0.0, 0, 0.0
+        total, n_rows, share = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0.0
         n_step = self.steps_per_epoch * self.config.max_epochs
         stream = 2 * epoch + 2
         batches = self.batches(self.training, stream, self.config.batch_size)
@@ -186,11 +186,11 @@ class _Run:
             norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
             if norm.isfinite():  # else one far outlier would end the run
                 self._step(share)
-            total += loss.item() * len(batch.u)
+            total += loss.detach() * len(batch.u)
             n_rows += len(batch.u)
             on_step(len(batch.u), total / n_rows)
         rate = share * self.config.learning_rate
-        return Epoch(epoch, total / n_rows, self.validation_loss(), rate)
+        return Epoch(epoch, float(total) / n_rows, self.validation_loss(), rate)
 
     def _step(self, share: float) -> None:
         for optimizer, rate in zip(self.optimizers, self.full_rates, strict=True):
@@ -320,7 +320,7 @@ def fit(
     *,
     config: TrainConfig,
     folder: Path,
-    on_step: Callable[[int, float], None] = _ignore,
+    on_step: Callable[[int, Tensor], None] = _ignore,
     on_epoch: Callable[[Epoch], None] = _ignore,
 ) -> TrainedFlow:
     """Train a flow, resuming from the folder's checkpoint when there is one.
@@ -330,7 +330,8 @@ def fit(
         noise: the noise drawn for every epoch.
         config: network, optimiser and schedule.
         folder: receives the checkpoint and history.json after every epoch.
-        on_step: called with the batch's number of rows and the epoch's mean loss so far.
+        on_step: called with the batch's number of rows and the epoch's mean loss so far, which
+            may lie on a GPU: looking at it waits for it.
         on_epoch: called with each finished epoch.
 
     Raises:

@@ -137,7 +137,7 @@ def smooth_weights(log_weight: Tensor) -> Smoothed:
     excess = weights[..., -n_tail:] - cut
     is_tail = (cut[..., 0] > 0) & (excess[..., -1] > 0)
     tail = fit_pareto(excess)
-    level = (torch.arange(n_tail, dtype=weights.dtype) + 0.5) / n_tail
+    level = (torch.arange(n_tail, dtype=weights.dtype, device=weights.device) + 0.5) / n_tail
     expected = (cut + tail.quantile(level)).clamp_max(1.0)
     smoothed = torch.cat([weights[..., :-n_tail], expected], dim=-1)
     return Smoothed(
@@ -171,7 +171,7 @@ def fit_pareto(excess: Tensor) -> Pareto:
     """
     n = excess.shape[-1]
     n_point = 30 + int(n**0.5)
-    step = torch.arange(1, n_point + 1, dtype=excess.dtype)
+    step = torch.arange(1, n_point + 1, dtype=excess.dtype, device=excess.device)
     largest, quartile = excess[..., -1:], excess[..., int(n / 4 + 0.5) - 1, None]
     quartile = torch.maximum(quartile, 1e-12 * largest)
     theta = 1.0 / largest + (1.0 - (n_point / (step - 0.5)).sqrt()) / (3.0 * quartile)

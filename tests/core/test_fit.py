@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from astropy.io import fits
 from astropy.table import Table as AstropyTable
 
@@ -115,7 +116,7 @@ def test_samples_have_the_quantiles_of_the_table(fit, tiny, tmp_path):
     fitted = np.asarray(table["status"] == "OK")
     assert np.isnan(values[~fitted]).all()
     column = tiny.param_names.index("log_mstar")
-    median = quantiles(np.sort(values[fitted, :, column], axis=1), (0.5,))[:, 0]
+    median = quantiles(torch.tensor(np.sort(values[fitted, :, column], axis=1)), (0.5,))[:, 0]
     np.testing.assert_allclose(median, np.asarray(table["log_mstar_q50"])[fitted], atol=2e-2)
 
 

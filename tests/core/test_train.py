@@ -77,7 +77,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
         if killed_in == "between epochs":
             raise KeyboardInterrupt
 
-    def on_step(n_rows: int, loss: float) -> None:
+    def on_step(n_rows: int, loss: torch.Tensor) -> None:
         if epochs:
             raise KeyboardInterrupt
 
@@ -89,7 +89,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
 
 
 def test_a_finished_run_is_not_trained_again(trained, training_set, noise, folder: Path) -> None:
-    def on_step(n_rows: int, loss: float) -> None:
+    def on_step(n_rows: int, loss: torch.Tensor) -> None:
         pytest.fail("trained a step")
 
     again = fit(training_set, noise, config=CONFIG, folder=folder, on_step=on_step)
