@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Condition, Event, Thread
+from threading import Condition, Event, Lock, Thread
 from time import time
 from typing import Any
 
@@ -45,7 +45,6 @@ RATE_TICKS = 15
 HISTORY_TICKS = 600
 MAX_DECODED = 200
 """Summaries decoded a second: of a faster stream the page shows a part, its numbers show all."""
-MAX_TABLE = 50
 PORTRAIT_TIMEOUT_S = 120.0
 STATIC = Path(__file__).with_name("page_static")
 FILES = {
@@ -77,11 +76,16 @@ class Page:
         self._closed = False
         self._news = b""
         self._whole: tuple[int, bytes] | None = None
+        self._ticking = Lock()
         self._ticked = Condition()
         self.tick()
 
     def tick(self) -> None:
         """Take a reading and look at the newest summaries; wake those who wait for it."""
+        with self._ticking:
+            self._tick()
+
+    def _tick(self) -> None:
         reading = read(self._registry.collect(), time())
         self._readings.append(reading)
         fresh = [self._keep(decode_summary(k.value)) for k in self._recent()[-MAX_DECODED:]]
@@ -95,7 +99,10 @@ class Page:
             self._ticked.notify_all()
 
     def events(self) -> Iterator[bytes]:
-        """Yield what is kept, then each tick's news as it comes, until the page is closed."""
+        """Yield what is kept, then each tick's news as it comes, until the page is closed.
+
+        Who was too slow for the news of a tick gets all that is kept again.
+        """
         with self._ticked:
             whole, seen = self._tell_all(), self._n_ticks
         yield whole
@@ -103,9 +110,10 @@ class Page:
             with self._ticked:
                 while self._n_ticks == seen and not self._closed:
                     self._ticked.wait()
-                news, seen = self._news, self._n_ticks
                 if self._closed:
                     return
+                news = self._news if self._n_ticks == seen + 1 else self._tell_all()
+                seen = self._n_ticks
             yield news
 
     def _tell_all(self) -> bytes:

@@ -1,6 +1,6 @@
 """Pictures of the live page with real galaxies: `python -m tests.screenshots [FOLDER]`.
 
-Busy, a galaxy opened, empty, trouble, and a phone in the dark: to be looked at, and for the README.
+Busy, a galaxy opened, empty, trouble, the dark, and a phone: to be looked at, and for the README.
 """
 
 import sys
@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
             open_newest(window)
             window.save_screenshot(folder / "galaxy.png")
             take_on_a_phone(folder, address)
-            load(window, address)
+            take_in_the_dark(window, folder, address)
         wait_until(window, "the notice", lambda w: script(w, "!at('notice').hidden"))
         window.save_screenshot(folder / "error.png")
 
@@ -77,6 +77,18 @@ def open_newest(window: WebDriver) -> None:
     wait_until(
         window, "the fit", lambda w: script(w, "!!document.querySelector('#fit .points path')")
     )
+
+
+def take_in_the_dark(window: WebDriver, folder: Path, address: str) -> None:
+    """Busy and a galaxy again, dark; leaves the page light."""
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", DARK)
+    load(window, address)
+    wait_until(window, "rows", lambda w: script(w, "at('galaxies').children.length > 0"))
+    window.save_screenshot(folder / "dark.png")
+    open_newest(window)
+    window.save_screenshot(folder / "dark-galaxy.png")
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    load(window, address)
 
 
 def take_on_a_phone(folder: Path, address: str) -> None:

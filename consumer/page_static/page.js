@@ -23,10 +23,13 @@ function seconds(s) {
   return s < 7200 ? `${(s / 60).toFixed(0)} min` : `${(s / 3600).toFixed(0)} h`;
 }
 
+const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
+const signed = (value, digits) => (value < 0 ? "" : "+") + fixed(value, digits);
+
 function withErrors(interval) {
   if (!interval) return "–";
   const [low, mid, high] = interval;
-  return `${mid.toFixed(2)} <small>+${(high - mid).toFixed(2)} −${(mid - low).toFixed(2)}</small>`;
+  return `${fixed(mid, 2)} <small>${signed(high - mid, 2)} −${fixed(mid - low, 2)}</small>`;
 }
 
 function layout(extra) {
@@ -58,7 +61,7 @@ function drawPlane() {
     customdata: galaxies.map((g) => g.n), hovertemplate: "%{text}<extra></extra>",
   });
   Plotly.react("plane", [
-    points(fitted, { size: 5, color: color("--main"), opacity: 0.45 }),
+    points(fitted, { size: 5, color: color("--main"), opacity: 0.6 }),
     { ...points(newest, { size: 8, color: color("--accent") }),
       error_x: bars("mass"), error_y: bars("sfr") },
   ], layout({
@@ -96,7 +99,7 @@ function drawFlags() {
     textposition: "outside", cliponaxis: false, hoverinfo: "none",
   }], layout({
     xaxis: { showticklabels: false, showgrid: false, range: [0, 1.25 * bars.at(-1)[1]] },
-    yaxis: { dtick: 1 }, height: 24 * bars.length + 16, margin: { l: 10, r: 10, t: 4, b: 8 },
+    yaxis: { dtick: 1, showgrid: false, ticksuffix: " " }, height: 24 * bars.length + 16, margin: { l: 10, r: 10, t: 4, b: 8 },
   }), CONFIG);
 }
 
@@ -121,7 +124,7 @@ function row(galaxy) {
   status.textContent = [galaxy.status, ...reasons, ...doubt].join(", ");
   const known = galaxy.ra !== null && galaxy.dec !== null;
   tr.append(name,
-    cell(known ? `${galaxy.ra.toFixed(4)}, ${galaxy.dec.toFixed(4)}` : "–"),
+    cell(known ? `${fixed(galaxy.ra, 4)}, ${signed(galaxy.dec, 4)}` : "–"),
     cell(galaxy.z === null || galaxy.z === undefined ? "–" : galaxy.z.toFixed(4), "z"),
     cell(withErrors(galaxy.mass), "log M★"), cell(withErrors(galaxy.sfr), "log SFR"), status);
   return tr;
@@ -133,13 +136,15 @@ function addRows(galaxies, fresh) {
   if (fresh) body.replaceChildren();
   body.prepend(...galaxies.slice(-MAX_ROWS).reverse().map(row));
   while (body.children.length > MAX_ROWS) body.lastElementChild.remove();
+  at("no-rows").hidden = body.children.length > 0;
 }
 
 function drawNumbers() {
   const n = state.numbers;
   at("rate").textContent = n.rate < 10 ? n.rate.toFixed(1) : count(n.rate);
   at("lag").textContent = count(n.lag);
-  at("latency").textContent = `${seconds(n.latency)} / ${seconds(n.latency_99)}`;
+  at("latency").textContent =
+    n.latency === null ? "–" : `${seconds(n.latency)} / ${seconds(n.latency_99)}`;
   const all = Object.values(n.statuses).reduce((a, b) => a + b, 0);
   at("ok").textContent = all ? `${(100 * (n.statuses.OK ?? 0) / all).toFixed(1)} %` : "–";
   at("published").textContent = count(n.published);
@@ -209,7 +214,7 @@ function drawCorner({ names, samples }) {
   for (let r = 0; r < n; r++) for (let c = 0; c <= r; c++) {
     const id = r * n + c + 1, x = `x${id}`, y = `y${id}`;
     const common = { showgrid: false, zeroline: false, nticks: narrow ? 3 : 4, linecolor: color("--line"),
-      showline: true, tickangle: 0, tickfont: { size: narrow ? 9 : 11 } };
+      showline: true, ticks: "", tickangle: 0, tickfont: { size: narrow ? 9 : 11 } };
     const title = (k) => ({ text: (narrow ? SHORT : NAMES)[names[k]], font: { size: narrow ? 9 : 13 } });
     axes[`xaxis${id}`] = { ...common, anchor: y, domain: [c * side + gap, (c + 1) * side - gap],
       range: span(c), showticklabels: r === n - 1, title: r === n - 1 ? title(c) : undefined };
@@ -247,8 +252,9 @@ function drawFit({ bands, flux, flux_err, fit, no_fit }) {
   });
   at("galaxy-state").textContent = fit ? "" : `The fit is not shown: ${no_fit}`;
   Plotly.newPlot("fit", traces, layout({
-    showlegend: true, legend: { orientation: "h", y: 1.2 }, xaxis: { title: { text: "band" } },
-    yaxis: { title: { text: "flux [µJy]" }, rangemode: "tozero" }, margin: { l: 62, r: 8, t: 30, b: 45 },
+    showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+    xaxis: { title: { text: "band" } }, margin: { l: 62, r: 8, t: 8, b: 45 },
+    yaxis: { title: { text: "flux [µJy]" }, type: "log", tick0: 1, dtick: Math.log10(2), tickformat: ".4~g" },
   }), CONFIG);
 }
 

@@ -1,0 +1,79 @@
+"""What browsers are sent: every galaxy once, however slow they read."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from consumer.avro import encode, schemas_path
+from consumer.gallery import Follower, Gallery, Kept
+from consumer.message import Result, Window
+from consumer.page import Page
+
+SAMPLE = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
+
+
+def show(gallery: Gallery, name: str) -> None:
+    value = encode(json.loads(SAMPLE.read_text()) | {"objectId": name}, "posteriorSummary")
+    gallery.add(Window((), (Result(None, value, (), "OK", "ZTF"),), ()))
+
+
+def read_event(event: bytes) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(event.removeprefix(b"data: "))
+    return content
+
+
+def names(event: dict[str, Any]) -> list[str]:
+    return [galaxy["name"] for galaxy in event["galaxies"]]
+
+
+def test_who_keeps_up_gets_the_news_alone() -> None:
+    gallery = Gallery()
+    page = Page(CollectorRegistry(), Follower(gallery))
+    events = page.events()
+    assert names(read_event(next(events))) == []
+    for name in ("a", "b"):
+        show(gallery, name)
+        page.tick()
+        news = read_event(next(events))
+        assert names(news) == [name]
+        assert "fresh" not in news
+
+
+def test_who_is_too_slow_for_a_tick_gets_all_that_is_kept() -> None:
+    gallery = Gallery()
+    page = Page(CollectorRegistry(), Follower(gallery))
+    events = page.events()
+    next(events)
+    for name in ("a", "b", "c"):
+        show(gallery, name)
+        page.tick()
+    event = read_event(next(events))
+    assert event["fresh"]
+    assert names(event) == ["a", "b", "c"]
+
+
+class Watched:
+    """Knows how many look at the newest summaries at once."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+
+    def __call__(self) -> Sequence[Kept]:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        sleep(0.01)
+        self.inside -= 1
+        return ()
+
+
+def test_ticks_of_two_threads_do_not_meet() -> None:
+    watched = Watched()
+    page = Page(CollectorRegistry(), watched)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(page.tick) for _ in range(12)]:
+            done.result()
+    assert watched.most == 1
