@@ -79,7 +79,7 @@ class Row:
     stall_s: float
     wall_s: float
     codes: tuple[int, ...]
-    """Exit codes of the daemons that were asked to leave at the end."""
+    """Exit codes of the daemons that were not killed."""
 
     @property
     def sound(self) -> bool:

@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from confluent_kafka import ElectionType, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import ElectionType, IsolationLevel, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from tests.integration.broker import (
     JAVA_OPTIONS,
@@ -137,6 +137,16 @@ class Cluster:
         """Return the broker that leads a partition now."""
         found = self._admin.describe_topics(TopicCollection([topic]))[topic].result()
         return self.brokers[int(found.partitions[partition].leader.id) - 1]
+
+    def holds_readers_up(self, topic: str) -> bool:
+        """Whether a transaction is open that readers of what is committed wait for."""
+        committed = self._find_ends(topic, IsolationLevel.READ_COMMITTED)
+        return committed != self._find_ends(topic, IsolationLevel.READ_UNCOMMITTED)
+
+    def _find_ends(self, topic: str, level: IsolationLevel) -> list[int]:
+        ends = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(N_PARTITION)}
+        found = self._admin.list_offsets(ends, isolation_level=level)
+        return [end.result().offset for end in found.values()]
 
     def elect_preferred(self, *topics: str) -> None:
         """Move the leadership of each partition to the broker it was first given to."""

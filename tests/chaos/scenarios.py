@@ -25,6 +25,8 @@ ASLEEP_S = 25.0
 """Longer than a member may be silent before its group goes on without it, and longer than a
 transaction may last.
 """
+LOOKS = 5
+"""How often in a row a transaction must be found open to be that of a sleeper."""
 
 Scenario = Callable[[Trial, int], None]
 
@@ -46,9 +48,9 @@ def kill_workers(trial: Trial, n_faults: int) -> None:
 
 
 def kill_for_good(trial: Trial, _: int) -> None:
-    """One of two workers is killed, and nobody replaces it."""
+    """One of two workers is killed in the middle of a transaction, and nobody replaces it."""
     start_apart(trial, 2)
-    trial.signal_one(signal.SIGKILL)
+    kill_in_transaction(trial)
     trial.strike()
     trial.recover()
 
@@ -198,6 +200,25 @@ def fill_disk(trial: Trial, _: int) -> None:
 def poison(trial: Trial, _: int) -> None:
     """One message in ten cannot be read, of every kind in turn; nothing else is done."""
     trial.start(workers=2)
+
+
+def kill_in_transaction(trial: Trial) -> None:
+    """Kill a worker that is found with an open transaction when it is put to sleep."""
+    pid = trial.signal_one(signal.SIGSTOP)
+    while not is_held_up(trial):
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(trial.chance.uniform(0.0, 0.3))
+        pid = trial.signal_one(signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+
+
+def is_held_up(trial: Trial) -> bool:
+    """Whether readers of the summaries wait, and not for a worker that goes on."""
+    for _ in range(LOOKS):
+        if not trial.sink.holds_readers_up(trial.topics.summaries):
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def replace_supervisor(trial: Trial, crew: Daemon) -> Daemon:

@@ -126,12 +126,14 @@ class Trial:
             time.sleep(0.1)
 
     def leave(self) -> list[int]:
-        """Ask all daemons to leave; return the exit codes of those that still ran."""
-        running = [daemon for daemon in self.daemons if daemon.process.poll() is None]
+        """Ask all daemons to leave; return the exit codes of all but those that were killed."""
+        ended = [code for d in self.daemons if (code := d.process.poll()) is not None]
+        running = [daemon for daemon in self.daemons if daemon.process.returncode is None]
         for daemon in running:  # one that has not begun would die of the signal
             self.wait_for(lambda d=daemon: bool(d.lines("started")), "a start")  # type: ignore[misc]
             daemon.process.terminate()
-        return [leave_code(daemon.process) for daemon in running]
+        codes = [leave_code(daemon.process) for daemon in running]
+        return codes + [code for code in ended if code != -signal.SIGKILL]
 
     def count(self) -> tuple[int, int]:
         """Read all that is committed; return how many are missing and how many come twice."""
