@@ -19,6 +19,7 @@ Command = Callable[[argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; errors of ours become one line on stderr and exit status 2."""
     args = _parser().parse_args(argv)
+    torch.set_num_threads(args.threads)
     run: Command = args.run
     try:
         return run(args)
@@ -47,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
+        n_threads = torch.get_num_threads()
+        sub.add_argument("--threads", type=int, default=n_threads, help="of torch")
         sub.set_defaults(run=run)
         return sub
 
@@ -107,7 +110,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--prior", type=Path, metavar="FILE.toml", help="train for another prior on the same rows"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -117,7 +119,6 @@ def run_train(args: argparse.Namespace) -> int:
     from sedflow_core.simulation import load_training_set
     from sedflow_core.train import PRESETS, Epoch, fit
 
-    torch.set_num_threads(args.threads)
     training_set = load_training_set(args.training_set, args.n_rows)
     if args.prior is not None:
         training_set = reweigh(training_set, args.prior)

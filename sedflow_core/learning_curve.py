@@ -38,12 +38,11 @@ def add_learning_curve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), metavar="ROWS")
     parser.add_argument("--passes", type=int, default=2, help="over the largest subset")
     parser.add_argument("--n-test", type=int, default=N_TEST, help="rows that measure")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.set_defaults(threads=1)  # in so small a network others would only wait for it
 
 
 def run_learning_curve(args: argparse.Namespace) -> int:
     """`sedflow learning-curve`."""
-    torch.set_num_threads(args.threads)
     rows = load_training_set(args.training_set)
     noise = load_noise(rows.bands.names, rows.config["forward_model"]["noise"])
     learning_curve(rows, noise, args.out, args.sizes, n_pass=args.passes, n_test=args.n_test)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sedflow_core.prior import U_NAMES
-from sedflow_core.validate import GOOD
+from sedflow_core.validate import LIMITS, limit
 
 Row = tuple[str, ...]
 
@@ -20,7 +20,7 @@ def verdict(document: dict[str, Any]) -> str:
 
 def tables(document: dict[str, Any]) -> Iterator[str]:
     """In short, the exact posterior, each quantity, slices."""
-    yield "<h2>In short</h2>" + _table(("figure", "value", "good", "perfect"), _short(document))
+    yield "<h2>In short</h2>" + _table(("figure", "value", "limit", "perfect"), _short(document))
     noise = document["noise"]
     yield (
         f"<p>Each KS distance of a perfect posterior exceeds {noise:.4f} in 1 % of cases "
@@ -28,7 +28,7 @@ def tables(document: dict[str, Any]) -> Iterator[str]:
         "one such posterior scores on the same galaxies.</p>"
     )
     yield "<h2>Against the exact posterior</h2>" + _table(
-        ("figure", "median", "from", "to", "good"), list(_exact(document))
+        ("figure", "median", "from", "to", "limit"), list(_exact(document))
     )
     yield (
         "<p>From and to: 16 and 84 % of the simulations, or the range where there are few. Weights "
@@ -48,23 +48,29 @@ def tables(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _short(document: dict[str, Any]) -> list[Row]:
-    together, perfect = document["pooled"], document["pooled"]["perfect"]
+    n, together = document["n_simulations"], document["pooled"]
+    perfect = together["perfect"]
     parameters, derived = _split(document["ks_distance_independent"])
     best = [max(part.values(), default=0.0) for part in _split(document["ks_distance_perfect"])]
     rows = [
         ("mean -ln q of the truth", f"{document['mean_negative_log_q']:.3f}", "", ""),
         ("the same of the prior", f"{document['mean_negative_log_prior']:.3f}", "", ""),
-        _largest("largest KS distance, 11 network parameters", parameters, "ks_distance", best[0]),
+        _largest(
+            "largest KS distance, 11 network parameters",
+            parameters,
+            limit("ks_distance", n),
+            best[0],
+        ),
     ]
     if derived:
         text = f"largest KS distance, {len(derived)} derived quantities"
-        rows.append(_largest(text, derived, "ks_distance_derived", best[1]))
+        rows.append(_largest(text, derived, limit("ks_distance_derived", n), best[1]))
     return [
         *rows,
         (
             "KS distance of all parameters' ranks together",
             f"{together['ks_distance']:.4f}",
-            f"{GOOD['pooled']:.3f}",
+            f"{limit('pooled', n):.3f}",
             f"{perfect['ks_distance']:.4f}",
         ),
         (
@@ -77,7 +83,7 @@ def _short(document: dict[str, Any]) -> list[Row]:
         (
             "TARP: distance from the diagonal",
             f"{document['tarp_distance']:.4f}",
-            f"{GOOD['tarp']:.3f}",
+            f"{limit('tarp', n):.3f}",
             "",
         ),
         ("expected coverage: distance", f"{document['expected_coverage']['distance']:.4f}", "", ""),
@@ -90,22 +96,22 @@ def _split(values: dict[str, float]) -> tuple[dict[str, float], dict[str, float]
     return parameters, {name: v for name, v in values.items() if name not in U_NAMES}
 
 
-def _largest(text: str, values: dict[str, float], good: str, perfect: float) -> Row:
+def _largest(text: str, values: dict[str, float], largest: float, perfect: float) -> Row:
     name = max(values, key=lambda key: values[key])
-    return (text, f"{values[name]:.4f} ({name})", f"{GOOD[good]:.3f}", f"{perfect:.4f}")
+    return (text, f"{values[name]:.4f} ({name})", f"{largest:.3f}", f"{perfect:.4f}")
 
 
 def _exact(document: dict[str, Any]) -> Iterator[Row]:
     weights = document["importance_efficiency"]
     of = f"({weights['n_simulations']:,} simulations)"
-    for text, part, good in (
-        (f"importance efficiency {of}", weights, f"at least {GOOD['efficiency']}"),
+    for text, part, passes in (
+        (f"importance efficiency {of}", weights, f"at least {LIMITS['efficiency']}"),
         ("KL divergence, exact from flow", weights["kl_exact_flow"], ""),
-        ("total variation", weights["total_variation"], f"at most {GOOD['total_variation']:.2f}"),
+        ("total variation", weights["total_variation"], f"at most {LIMITS['total_variation']:.2f}"),
         ("Pareto k", weights["pareto_k"], ""),
     ):
         low, high = part["quantiles_16_84"]
-        yield (text, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", good)
+        yield (text, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", passes)
     share = weights["pareto_k"]["above_0.7"]
     yield ("share with Pareto k above 0.7", f"{share:.1%}", "", "", "")
     classified = document.get("c2st")

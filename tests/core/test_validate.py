@@ -1,0 +1,72 @@
+"""What a validation must reach to pass: one set of limits, wider where few simulations blur it."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from sedflow_core import Artifact
+from sedflow_core.diagnostics import noise_bound
+from sedflow_core.validate import LIMITS, N_JUDGED, failures, limit
+
+Document = dict[str, Any]
+
+
+@pytest.fixture
+def recorded(shipped: Artifact) -> Document:
+    document: Document = deepcopy(shipped.manifest["validation"])
+    return document
+
+
+def test_the_shipped_artifact_passes(recorded: Document) -> None:
+    assert recorded["n_simulations"] >= N_JUDGED
+    assert failures(recorded) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (("ks_distance_independent", "gamma1"), "ks_distance"),
+        (("ks_distance_independent", "z_mw"), "ks_distance_derived"),
+        (("pooled", "ks_distance"), "pooled"),
+        (("tarp_distance",), "tarp"),
+        (("importance_efficiency", "total_variation", "median"), "total_variation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[-1],
+)
+def test_each_limit_is_the_largest_that_passes(
+    recorded: Document, path: tuple[str, ...], name: str
+) -> None:
+    *folders, last = path
+    part = recorded
+    for folder in folders:
+        part = part[folder]
+    part[last] = LIMITS[name]
+    assert failures(recorded) == []
+    part[last] = LIMITS[name] + 0.001
+    (reason,) = failures(recorded)
+    assert f"expected at most {LIMITS[name]:.3f}, got {part[last]:.3f}" in reason
+    part[last] = float("nan")
+    assert len(failures(recorded)) == 1
+
+
+def test_the_efficiency_has_a_smallest_value_that_passes(recorded: Document) -> None:
+    recorded["importance_efficiency"]["median"] = 0.25
+    assert failures(recorded) == []
+    recorded["importance_efficiency"]["median"] = 0.249
+    assert failures(recorded) == ["median importance_efficiency: expected at least 0.25, got 0.249"]
+
+
+def test_a_slice_is_judged_by_its_own_number(recorded: Document) -> None:
+    part = recorded["slices"]["redshift"][1]
+    largest = LIMITS["ks_distance"] + noise_bound(part["n"])
+    part["ks_distance"]["tau_ism"] = largest
+    assert failures(recorded) == []
+    part["ks_distance"]["tau_ism"] = largest + 0.001
+    (reason,) = failures(recorded)
+    assert reason.startswith("ks_distance of tau_ism for redshift")
+
+
+def test_few_simulations_blur_a_distance() -> None:
+    assert limit("tarp", N_JUDGED) == LIMITS["tarp"]
+    assert limit("tarp", 100) == pytest.approx(LIMITS["tarp"] + 0.163)
