@@ -30,6 +30,7 @@ from consumer.message import DeadLetter, Message, Result, Window
 from consumer.refit_settings import RefitSettings
 from consumer.registry import open_registry
 from consumer.settings import Settings
+from consumer.step import check_digest
 from consumer.summaries import Record, describe_provenance, finite, split_summary
 from sedflow_core import Artifact, Observation
 from sedflow_core.second_opinion import SecondOpinion, give_second_opinion
@@ -94,6 +95,8 @@ class RefitMetrics:
 class RefitStep:
     """Turns summaries into second opinions.
 
+    Raises SettingsError when the artifact is not the one that the settings pin.
+
     Args:
         artifact: whose emulator and support are used.
         model: the simulator that corrects the emulator; None where it is not installed.
@@ -110,6 +113,7 @@ class RefitStep:
         metrics: RefitMetrics,
         stop: Event,
     ) -> None:
+        check_digest(artifact, settings)
         self._artifact, self._model = artifact, model
         self._settings: RefitSettings = settings.refit
         self._metrics, self._stop = metrics, stop

@@ -54,9 +54,7 @@ class Step:
     """
 
     def __init__(self, artifact: Artifact, settings: Settings, watch: Watch = nullcontext) -> None:
-        pinned = settings.artifact.sha256
-        if pinned is not None and pinned != artifact.sha256:
-            raise SettingsError(f"artifact.sha256: expected {pinned}, got {artifact.sha256}")
+        check_digest(artifact, settings)
         self._artifact = artifact
         self._watch = watch
         self._settings = settings
@@ -194,6 +192,13 @@ class Step:
                 "sourceSchema": read.alert.source_schema,
             },
         }
+
+
+def check_digest(artifact: Artifact, settings: Settings) -> None:
+    """Raise SettingsError when the artifact is not the one that the settings pin."""
+    pinned = settings.artifact.sha256
+    if pinned is not None and pinned != artifact.sha256:
+        raise SettingsError(f"artifact.sha256: expected {pinned}, got {artifact.sha256}")
 
 
 def _galaxy(redshift: float, record: Record | None, posterior: Posterior | None) -> Galaxy | None:

@@ -20,7 +20,7 @@ from threading import Event
 import torch
 from prometheus_client import CollectorRegistry
 
-from consumer.avro import schema_text
+from consumer.avro import WIRE_ID, schema_text
 from consumer.breaker import Breaker
 from consumer.daemon import Guard, StepFunction, Tally, run
 from consumer.errors import BrokerError, HaltedError, SettingsError, WorkerLostError
@@ -69,15 +69,16 @@ def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]
     start_logging(settings.log)
     torch.set_num_threads(1)
     with open_traces(settings) as traces:
-        return _run(Worker(settings, stop, traces), settings, tell_port)
+        worker = Worker(settings, stop, traces)
+        recent = Follower(worker.gallery)
+        with open_page(settings, worker.registry, recent, worker.health):
+            return attend(worker, settings, tell_port)
 
 
-def _run(worker: "Worker", settings: Settings, tell_port: Callable[[int], None]) -> int:
-    http, recent = settings.http, Follower(worker.gallery)
-    with (
-        serve(worker.health, worker.registry, http.host, http.port, worker.gallery) as port,
-        open_page(settings, worker.registry, recent, worker.health),
-    ):
+def attend(worker: "Worker", settings: Settings, tell_port: Callable[[int], None]) -> int:
+    """Answer over HTTP while the worker starts and works; return its exit code."""
+    http = settings.http
+    with serve(worker.health, worker.registry, http.host, http.port, worker.gallery) as port:
         LOG.info("started", extra={"fields": {"http_port": port, "slot": settings.output.slot}})
         tell_port(port)
         try:
@@ -106,6 +107,8 @@ class WorkerHealth(Health):
 class Worker:
     """What a worker keeps while its connections come and go."""
 
+    _answer: StepFunction
+
     def __init__(self, settings: Settings, stop: Event, traces: Traces | None = None) -> None:
         self.registry = CollectorRegistry()
         self.health = WorkerHealth()
@@ -124,20 +127,14 @@ class Worker:
 
         Raises SettingsError, ArtifactError or BrokerError.
         """
-        artifact = load_artifact(self._settings.artifact.name)
-        if not self._settings.artifact.allow_unvalidated:
-            artifact.check_validated()
-        check_pinned(artifact, self._settings.artifact)
+        artifact = load_served(self._settings.artifact)
         watch: Watch = self._metrics.time
         if self._traces is not None:
             watch = self._traces.watch(watch)
         self._step = Step(artifact, self._settings, watch)
         self._metrics.set_artifact(artifact)
         self._clusters = check_topics(self._settings)
-        registry = open_registry(self._settings.registry)
-        if registry is not None and self._settings.registry.register_output:
-            text = schema_text("posteriorSummary")
-            self._step.summary_id = registry.register(self._settings.output.topic, text)
+        self._step.summary_id = self._register_summaries()
         self._step.warm_up()
         self._answer = with_shadow(self._step, self._settings, self.registry, watch)
         self.health.warmed = True
@@ -170,6 +167,13 @@ class Worker:
         while not self._stop.wait(1.0):
             self.health.beat()
 
+    def _register_summaries(self) -> int:
+        """Return the schema id of summaries, registered where the settings ask for it."""
+        registry = open_registry(self._settings.registry)
+        if registry is None or not self._settings.registry.register_output:
+            return WIRE_ID
+        return registry.register(self._settings.output.topic, schema_text("posteriorSummary"))
+
     def _serve(self) -> Tally:
         """Connect and run the loop."""
         settings, metrics = self._settings, self._metrics
@@ -179,14 +183,8 @@ class Worker:
             open_ends.enter_context(closing(source))
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
-            if isinstance(sink, TwoClusterSink):
-                source.subscribe(sink, in_hand)
-            else:
-                source.subscribe(None, in_hand, self._open_log(open_ends))
-            shown: Sink = ShownSink(sink, self.gallery)
-            answer: StepFunction = self._answer
-            if self._traces is not None:
-                shown, answer = self._traces.through(shown), self._traces.over(answer)
+            self._subscribe(source, sink, in_hand, open_ends)
+            shown, answer = self._connect(source, sink)
             return run(
                 source,
                 shown,
@@ -198,6 +196,22 @@ class Worker:
                 health=self.health,
                 guard=Guard(self._breaker, in_hand, source.keep_alive),
             )
+
+    def _subscribe(
+        self, source: KafkaSource, sink: Sink, in_hand: InHand, open_ends: ExitStack
+    ) -> None:
+        """Begin to read where the positions say that are kept with the output."""
+        if isinstance(sink, TwoClusterSink):
+            source.subscribe(sink, in_hand)
+        else:
+            source.subscribe(None, in_hand, self._open_log(open_ends))
+
+    def _connect(self, source: KafkaSource, sink: Sink) -> tuple[Sink, StepFunction]:  # noqa: ARG002
+        """Return what publishes and what answers while these connections last."""
+        shown: Sink = ShownSink(sink, self.gallery)
+        if self._traces is None:
+            return shown, self._answer
+        return self._traces.through(shown), self._traces.over(self._answer)
 
     def _open_log(self, open_ends: ExitStack) -> PositionLog | None:
         """Return what remembers the positions that the group may forget, if its topic is there."""
@@ -221,14 +235,22 @@ class Worker:
         self.health.trouble = None
 
 
-def check_pinned(artifact: Artifact, settings: ArtifactSettings) -> None:
-    """Raise SettingsError unless the settings say which artifact exactly is to be served."""
+def load_served(settings: ArtifactSettings) -> Artifact:
+    """Load the artifact that is to be served.
+
+    Raises ArtifactError where it cannot be used or has not passed its validation, SettingsError
+    where the settings do not say which artifact exactly.
+    """
+    artifact = load_artifact(settings.name)
+    if not settings.allow_unvalidated:
+        artifact.check_validated()
     if settings.sha256 is None and not settings.allow_unpinned:
         raise SettingsError(
             f"artifact.sha256: expected the digest of the artifact to serve, got none; that of "
             f"{artifact.name} {artifact.version} is {artifact.sha256}: set it, or "
             "artifact.allow_unpinned to serve whatever is there"
         )
+    return artifact
 
 
 def make_sink(

@@ -56,7 +56,9 @@ class Lane:
         self.name = f"summaries-{uuid4().hex[:8]}"
         self.folder, self.started = folder, list[subprocess.Popen[bytes]]()
         (self.port,) = free_ports(1)
-        create_topics(bootstrap, [self.name, f"{self.name}.refit", f"{self.name}.sedflow.dlq"])
+        self.positions = f"{self.name}.refit.sedflow.offsets"
+        letters = f"{self.name}.sedflow.dlq"
+        create_topics(bootstrap, [self.name, f"{self.name}.refit", letters, self.positions])
         names = {"bootstrap": bootstrap, "artifact": artifact, "name": self.name}
         self.config = folder / "refit.toml"
         self.config.write_text(SETTINGS.format(port=self.port, **names))
@@ -120,5 +122,6 @@ def test_every_flagged_galaxy_is_answered_once(bootstrap: str, lane: Lane) -> No
     assert 1 <= sampled <= 10
     assert statuses["OVER_QUOTA"] == N_FLAGGED - sampled
     assert all((r["posterior"] is None) is (r["refit"]["status"] == "OVER_QUOTA") for r in records)
+    assert read_committed(bootstrap, lane.positions), "positions are remembered"
     (letter,) = read_committed(bootstrap, f"{lane.name}.sedflow.dlq")
     assert letter.value() == b"no summary"
