@@ -21,6 +21,8 @@ from consumer.settings import Settings
 LETTER_MARGIN_BYTES = 65_536
 """What a dead letter may hold beside its message."""
 SAFE_REPLICATION = 3
+NEW_PARTITIONS = 4
+"""Where no input topic is there to count the partitions of."""
 
 Section = Literal["input", "output"]
 
@@ -91,12 +93,16 @@ class Cluster:
 
 
 def plan(settings: Settings) -> list[str]:
-    """Return the commands that make the topics and give the rights. Raises BrokerError."""
+    """Return the commands that make the topics and give the rights. Raises BrokerError.
+
+    Input topics are made where input and output are one cluster: another one is the survey's.
+    """
     source, sink = _connect(settings)
+    ours = {"output"} if source.id != sink.id else {"input", "output"}
     commands = []
     for topic in wanted(settings, source, sink):
         cluster = source if topic.section == "input" else sink
-        if topic.section == "output" and topic.name not in cluster.names:
+        if topic.section in ours and topic.name not in cluster.names:
             commands.append(_creation(topic, cluster))
         commands.append(_permission(settings, topic, cluster))
     return [*commands, *_group_permissions(settings, source, sink)]
@@ -130,13 +136,13 @@ def wanted(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[Wante
     output = settings.output
     inputs = [topic for topic in settings.input.topics if DATE not in topic]
     present = {name: found for name in inputs if (found := source.find(name))}
-    partitions = max((found.partitions for found in present.values()), default=1)
+    partitions = max((found.partitions for found in present.values()), default=NEW_PARTITIONS)
     sizes = [_bytes_of(found.config) for found in present.values()]
     letter_bytes = max(sizes, default=BROKER_DEFAULT_BYTES) + LETTER_MARGIN_BYTES
     reading = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
     writing = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
     for name in inputs:
-        yield Wanted("input", name, 1, 1, {}, reading)
+        yield Wanted("input", name, partitions, source.replication, {}, reading)
     safe = {"min.insync.replicas": str(max(1, sink.replication - 1))}
     yield Wanted("output", output.topic, partitions, sink.replication, safe, writing)
     letters = safe | {"max.message.bytes": str(letter_bytes), "retention.ms": "-1"}
@@ -218,10 +224,10 @@ def _probe_transactions(settings: Settings, sink: Cluster) -> list[str]:
 
 
 def _creation(topic: Wanted, cluster: Cluster) -> str:
-    configs = " ".join(f"--config {key}={value}" for key, value in topic.config.items())
+    configs = "".join(f" --config {key}={value}" for key, value in topic.config.items())
     return (
         f"kafka-topics.sh --bootstrap-server {cluster.bootstrap} --create --topic {topic.name} "
-        f"--partitions {topic.partitions} --replication-factor {topic.replication} {configs}"
+        f"--partitions {topic.partitions} --replication-factor {topic.replication}{configs}"
     )
 
 

@@ -70,6 +70,19 @@ def test_what_is_planned_passes_the_check(
     assert capsys.readouterr().out == "0 errors, 0 warnings\n"
 
 
+def test_all_topics_of_a_cluster_of_ones_own_are_planned(
+    bootstrap: str, names: Topics, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["topics", "plan", "--config", config]) == 0
+    creations = [line for line in capsys.readouterr().out.splitlines() if "--create" in line]
+    assert creations[0].endswith(f"--topic {names.alerts} --partitions 4 --replication-factor 1")
+    assert f"--topic {names.summaries} --partitions 4 " in creations[1]
+    for command in creations:
+        create_as_planned(bootstrap, command)
+    assert main(["topics", "check", "--config", config]) == 0
+    assert capsys.readouterr().out == "0 errors, 0 warnings\n"
+
+
 def test_doubts_are_named(
     bootstrap: str, names: Topics, config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
