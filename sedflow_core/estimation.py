@@ -60,7 +60,7 @@ def load_artifact(path: str | Path, device: str = "cpu") -> Artifact:
 
 N_TOGETHER = 8
 """Galaxies sampled, summarised and judged in one go; more on a GPU."""
-N_SAMPLES_ON_GPU = 1 << 17
+N_SAMPLES_ON_GPU = 1 << 18
 """Samples, of all galaxies together, that keep a GPU busy."""
 N_SETS = 64
 """Sets of base points; the error that galaxies share falls with the square root."""

@@ -1,8 +1,8 @@
 """The inverse of the flow for many galaxies at once, in the large products that GPUs ask for.
 
-The same arithmetic as `MaskedAutoregressiveFlow.sample_u`, degree by degree. There each galaxy
-multiplies its own gains into the weights; here all galaxies share the weights, their samples lie
-side by side in one matrix, and gains and shifts are applied to what the product gives.
+The same arithmetic as `MaskedAutoregressiveFlow.sample_u`, degree by degree, for all galaxies in
+one batched product. Each galaxy has weights of its own, its context's gains multiplied in; its
+shifts are a first column of them, which a row of ones in every layer's input picks up.
 """
 
 from typing import Any, NamedTuple
@@ -14,21 +14,20 @@ from torch.nn import functional
 from sedflow_core.made import Modulation, activate_
 
 
-class HiddenLayer(NamedTuple):
-    """A hidden layer: values (n_hidden, n * n_sample) = activation(gain * weight @ known + shift).
+class Layer(NamedTuple):
+    """A layer of n galaxies: weight @ known.
 
     Attributes:
-        weight: (n_hidden, n_known), masked.
-        gain, shift: (n_hidden, n, 1); gain is None where all are one.
-        known: (n_known, n * n_sample) what the layer sees.
-        values: (n_hidden, n * n_sample), filled degree by degree.
+        weight: (n, n_out, 1 + n_known), masked and modulated; the shift comes first.
+        known: (n, 1 + n_known, n_sample); ones, then what the layer sees.
     """
 
     weight: Tensor
-    gain: Tensor | None
-    shift: Tensor
     known: Tensor
-    values: Tensor
+
+    def product(self, rows: slice, n_known: int, out: Tensor | None = None) -> Tensor:
+        """Some rows of the product with the first n_known inputs, (n, n_row, n_sample)."""
+        return torch.bmm(self.weight[:, rows, : n_known + 1], self.known[:, : n_known + 1], out=out)
 
 
 def sample_together(flow: Any, base: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,66 +38,45 @@ def sample_together(flow: Any, base: Tensor, context: Tensor) -> tuple[Tensor, T
         base: (n, n_u, n_sample) standard-normal points.
         context: (n, n_context).
     """
+    n, n_u, n_sample = base.shape
     features = flow.embedding(context)
-    z = base.transpose(0, 1).contiguous()
-    log_prob = -0.5 * z.square().sum(dim=0) - flow.log_norm
-    hidden = z.new_empty((3, flow.ends[-1], z[0].numel()))
+    log_prob = -0.5 * base.square().sum(dim=1) - flow.log_norm
+    inputs = base.new_ones((n, 1 + n_u, n_sample))
+    hidden = base.new_ones((3, n, 1 + flow.ends[-1], n_sample))
+    z = base
     for k in reversed(range(len(flow.blocks))):
-        z = z[flow.permutations[k].argsort()]
-        z, log_det = _invert(flow.blocks[k], flow.ends, z, features, hidden)
-        log_prob += log_det
-    return z.transpose(0, 1), log_prob
+        block = flow.blocks[k]
+        layers = _make_layers(block, block.context_layer(features), (inputs, *hidden))
+        log_prob += _invert(block, layers, flow.ends, z[:, flow.permutations[k].argsort()])
+        z = inputs[:, 1:]
+    return z, log_prob
 
 
-def _invert(
-    block: Any, ends: list[int], z: Tensor, features: Tensor, hidden: Tensor
-) -> tuple[Tensor, Tensor]:
-    """u (n_u, n, n_sample) of a block's z, and ln of the product of its scales (n, n_sample)."""
-    modulation = block.context_layer(features)
-    u, log_det = torch.empty_like(z), torch.zeros_like(z[0])
-    layers = _hidden_layers(block, modulation, u.flatten(1), hidden)
-    last = block.output_layer
-    shift_out = (last.bias + modulation.shift_out).T.unsqueeze(-1)
+def _make_layers(block: Any, modulation: Modulation, known: tuple[Tensor, ...]) -> list[Layer]:
+    """The three hidden layers and the output layer, for what each sees."""
+    modules = (block.input_layer, block.hidden_layer_1, block.hidden_layer_2, block.output_layer)
+    m, one = modulation, torch.ones_like(modulation.gain_1[:, :1])
+    gains = (one, m.gain_1, m.gain_2, one)
+    shifts = (m.shift_0, m.shift_1, m.shift_2, m.shift_out)
+    layers = []
+    for module, gain, shift, seen in zip(modules, gains, shifts, known, strict=True):
+        weight = gain.unsqueeze(-1) * module.weight
+        layers.append(Layer(torch.cat([(module.bias + shift).unsqueeze(-1), weight], dim=-1), seen))
+    return layers
+
+
+def _invert(block: Any, layers: list[Layer], ends: list[int], z: Tensor) -> Tensor:
+    """Put u into the first layer's input; ln of the product of the scales (n, n_sample)."""
+    log_det = torch.zeros_like(z[:, 0])
+    *hidden, last = layers
     for d in range(block.n_u):
-        of_d = slice(2 * d, 2 * d + 2)
-        out = last.weight[of_d, : ends[d]] @ layers[-1].values[: ends[d]]
-        log_scale, shift = out.view(2, *z.shape[1:]) + shift_out[of_d]
+        log_scale, shift = last.product(slice(2 * d, 2 * d + 2), ends[d]).unbind(dim=1)
         scale = functional.softplus(log_scale) + block.scale_floor
-        torch.div(z[d] - shift, scale, out=u[d])
+        torch.div(z[:, d] - shift, scale, out=hidden[0].known[:, 1 + d])
         log_det += scale.log()
         if d + 1 < block.n_u:
-            new = slice(ends[d], ends[d + 1])
-            for layer, n_known in zip(layers, (d + 1, ends[d + 1], ends[d + 1]), strict=True):
-                _fill(layer, new, n_known, block.activation)
-    return u, log_det
-
-
-def _hidden_layers(
-    block: Any, modulation: Modulation, u: Tensor, hidden: Tensor
-) -> list[HiddenLayer]:
-    modules = (block.input_layer, block.hidden_layer_1, block.hidden_layer_2)
-    gains = (None, modulation.gain_1, modulation.gain_2)
-    shifts = (modulation.shift_0, modulation.shift_1, modulation.shift_2)
-    return [
-        HiddenLayer(
-            module.weight,
-            None if gain is None else gain.T.unsqueeze(-1),
-            (module.bias + shift).T.unsqueeze(-1),
-            known,
-            values,
-        )
-        for module, gain, shift, known, values in zip(
-            modules, gains, shifts, (u, *hidden[:2]), hidden, strict=True
-        )
-    ]
-
-
-def _fill(layer: HiddenLayer, new: slice, n_known: int, activation: str) -> None:
-    values = layer.values[new]
-    torch.mm(layer.weight[new, :n_known], layer.known[:n_known], out=values)
-    by_galaxy = values.view(len(values), layer.shift.shape[1], -1)
-    if layer.gain is None:
-        by_galaxy += layer.shift[new]
-    else:
-        torch.addcmul(layer.shift[new], layer.gain[new], by_galaxy, out=by_galaxy)
-    activate_(by_galaxy, activation)
+            rows, seen = slice(ends[d], ends[d + 1]), (d + 1, ends[d + 1], ends[d + 1])
+            for layer, above, n_known in zip(hidden, layers[1:], seen, strict=True):
+                new = above.known[:, 1 + ends[d] : 1 + ends[d + 1]]
+                activate_(layer.product(rows, n_known, out=new), block.activation)
+    return log_det
