@@ -85,7 +85,7 @@ def draw(readings: deque[Reading], url: str, trouble: str = "") -> RenderableTyp
 
 
 def _numbers(old: Reading, new: Reading, readings: deque[Reading]) -> Table:
-    table = Table("alerts/s", "", "waiting", "latency, half", "99 %", "dead letters", box=None)
+    table = Table("alerts/s", "", "waiting", "latency, median", "99 %", "dead letters", box=None)
     pairs = zip(list(readings)[:-1], list(readings)[1:], strict=True)
     table.add_row(
         f"{calc_rate(old, new):,.1f}",

@@ -16,11 +16,11 @@ let opened = null;
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const count = (n) => Math.round(n).toLocaleString("en");
 
-function seconds(s) {
-  if (s === null) return "–";
-  if (s < 1) return `${(1000 * s).toFixed(0)} ms`;
-  if (s < 120) return `${s.toFixed(1)} s`;
-  return s < 7200 ? `${(s / 60).toFixed(0)} min` : `${(s / 3600).toFixed(0)} h`;
+function latencies(median, most) {
+  if (median === null) return "–";
+  const [unit, name] = most < 120 ? [1, "s"] : most < 7200 ? [60, "min"] : [3600, "h"];
+  const digits = most / unit < 10 ? 2 : 0;
+  return `${(median / unit).toFixed(digits)} / ${(most / unit).toFixed(digits)} ${name}`;
 }
 
 const fixed = (value, digits) => value.toFixed(digits).replace("-", "−");
@@ -80,7 +80,7 @@ function drawHistory() {
     type: "scatter", mode: "lines", line: { color: color("--main"), width: 2 },
     x: state.history.map((h) => new Date(1000 * h[0])), y: state.history.map((h) => h[1]),
     hovertemplate: "%{y:.1f} per second<extra></extra>",
-  }], layout({ yaxis: { rangemode: "tozero" }, xaxis: { nticks: 4 } }), CONFIG);
+  }], layout({ yaxis: { rangemode: "tozero" }, xaxis: { nticks: 4, ticks: "outside", tickcolor: color("--line") } }), CONFIG);
 }
 
 function drawFlags() {
@@ -143,8 +143,7 @@ function drawNumbers() {
   const n = state.numbers;
   at("rate").textContent = n.rate < 10 ? n.rate.toFixed(1) : count(n.rate);
   at("lag").textContent = count(n.lag);
-  at("latency").textContent =
-    n.latency === null ? "–" : `${seconds(n.latency)} / ${seconds(n.latency_99)}`;
+  at("latency").textContent = latencies(n.latency, n.latency_99);
   const all = Object.values(n.statuses).reduce((a, b) => a + b, 0);
   at("ok").textContent = all ? `${(100 * (n.statuses.OK ?? 0) / all).toFixed(1)} %` : "–";
   at("published").textContent = count(n.published);
@@ -254,7 +253,7 @@ function drawFit({ bands, flux, flux_err, fit, no_fit }) {
   Plotly.newPlot("fit", traces, layout({
     showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
     xaxis: { title: { text: "band" } }, margin: { l: 62, r: 8, t: 8, b: 45 },
-    yaxis: { title: { text: "flux [µJy]" }, type: "log", tick0: 1, dtick: Math.log10(2), tickformat: ".4~g" },
+    yaxis: { title: { text: "flux [µJy]" }, type: "log", tick0: 1, dtick: Math.log10(2), tickformat: ",.4~r" },
   }), CONFIG);
 }
 
