@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the training set; resumed if it exists")
-    parser.add_argument("--n-rows", type=int, default=1_000_000)
+    text = "at least: shards of some 130,000 are written whole; default: 1000000"
+    parser.add_argument("--n-rows", type=int, default=1_000_000, help=text)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bands", default="sdss2010-ugriz", help="<filter group>-<bands>")
     parser.add_argument("--ssp", default="bc03-miles", help="bc03-miles, popstar, fsps or a path")
@@ -234,16 +235,19 @@ def run_validate(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     with progress_bar(sizes.n_simulations + sizes.n_published, "posteriors") as bar:
         report = validate(artifact, sizes, folder=args.out / "parts", progress=bar.update)
-    text = json.dumps(report.document, indent=2)
-    (args.out / "validation.json").write_text(text + "\n")
-    if args.record:
-        manifest = {**artifact.manifest, "validation": report.document}
-        write_manifest(find_artifact(args.artifact), manifest)
-    print(text)
+    (args.out / "validation.json").write_text(json.dumps(report.document, indent=2) + "\n")
     calibration = report.calibration
     pp_plot(calibration.ranks, calibration.names).savefig(args.out / "pp.png")
     page = render_report(artifact, report, galaxies=galaxies, learning_curve=curve)
     (args.out / "report.html").write_text(page)
+    for reason in report.document["failures"]:
+        print(reason)
+    print(f"{'passed' if report.document['passed'] else 'failed'}: see {args.out / 'report.html'}")
+    if args.record:
+        manifest = {**artifact.manifest, "validation": report.document}
+        write_manifest(find_artifact(args.artifact), manifest)
+        recorded = load_artifact(args.artifact)
+        print(f"{args.artifact}: {recorded.name} {recorded.version}, sha256 {recorded.sha256}")
     return 0
 
 

@@ -10,7 +10,9 @@ from sedflow_core.cli import main
 from sedflow_core.version import __version__
 
 
-def test_from_simulations_to_a_validated_artifact(tmp_path: Path) -> None:
+def test_from_simulations_to_a_validated_artifact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows, run, artifact, report = (tmp_path / name for name in ("rows", "run", "tiny", "report"))
     simulate = [str(rows), "--n-rows", "5000", "--seed", "3", "--ssp", "synthetic"]
     assert main(["simulate", *simulate]) == 0
@@ -39,6 +41,12 @@ def test_from_simulations_to_a_validated_artifact(tmp_path: Path) -> None:
     validated = load_artifact(artifact)
     assert validated.manifest["validation"] == document
     assert validated.sha256 != built.sha256
+    *reasons, verdict, recorded = capsys.readouterr().out.splitlines()[
+        -len(document["failures"]) - 2 :
+    ]
+    assert reasons == document["failures"]
+    assert verdict == f"failed: see {report / 'report.html'}"
+    assert recorded == f"{artifact}: small 7, sha256 {validated.sha256}"
     distances = document["ks_distance_independent"]
     assert len(distances) == 11 + len(built.derived_names)
     assert all(0 < distance < 1 for distance in distances.values())
