@@ -45,6 +45,7 @@ def produce(settings: Settings, *, rate: float, limit: int | None) -> None:
     galaxies = load_galaxies(artifact, N_GALAXIES)
     producer = Producer(settings.input.client_config())
     topic = (*settings.input.topics, TOPIC)[0]
+    print(f"{rate:g} alerts a second to {topic}; Ctrl-C ends it", flush=True)
     numbers = count() if limit is None else range(limit)
     for number, i in zip(numbers, cycle(range(len(galaxies.names))), strict=False):
         alert = describe_galaxy(galaxies, artifact, i) | {"alertId": number}

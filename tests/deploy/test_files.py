@@ -145,9 +145,10 @@ def test_the_settings_of_kubernetes_are_valid(shipped: Artifact) -> None:
     assert settings.config_hash() == Settings().config_hash()
 
 
-def test_systemd_unit(tmp_path: Path) -> None:
-    text = (DEPLOY / "systemd" / "sedflow.service").read_text()
-    unit = tmp_path / "sedflow.service"
+@pytest.mark.parametrize("name", ["sedflow.service", "sedflow-refit.service"])
+def test_systemd_unit(tmp_path: Path, name: str) -> None:
+    text = (DEPLOY / "systemd" / name).read_text()
+    unit = tmp_path / name
     unit.write_text(re.sub("^ExecStart=.*$", "ExecStart=/bin/true", text, flags=re.MULTILINE))
     assert run(program("systemd-analyze"), "verify", unit) == ""
     command = (program("systemd-analyze"), "security", "--offline=true", "--threshold=20")
