@@ -43,6 +43,8 @@ DEFAULT_PORT = 9109
 TICK_S = 1.0
 RATE_TICKS = 15
 HISTORY_TICKS = 600
+NEWS_TICKS = 30
+"""A browser that is further behind gets all that is kept again."""
 MAX_DECODED = 200
 """Summaries decoded a second: of a faster stream the page shows a part, its numbers show all."""
 PORTRAIT_TIMEOUT_S = 120.0
@@ -74,7 +76,7 @@ class Page:
         self._inputs: dict[int, Record] = {}
         self._n_ticks = 0
         self._closed = False
-        self._news = b""
+        self._news: deque[bytes] = deque(maxlen=NEWS_TICKS)
         self._whole: tuple[int, bytes] | None = None
         self._ticking = Lock()
         self._ticked = Condition()
@@ -94,15 +96,12 @@ class Page:
         with self._ticked:
             self._history.append(moment)
             self._briefs.extend(fresh)
-            self._news = _event({"numbers": numbers, "history": [moment], "galaxies": fresh})
+            self._news.append(_event({"numbers": numbers, "history": [moment], "galaxies": fresh}))
             self._n_ticks += 1
             self._ticked.notify_all()
 
     def events(self) -> Iterator[bytes]:
-        """Yield what is kept, then each tick's news as it comes, until the page is closed.
-
-        Who was too slow for the news of a tick gets all that is kept again.
-        """
+        """Yield what is kept, then each tick's news as it comes, until the page is closed."""
         with self._ticked:
             whole, seen = self._tell_all(), self._n_ticks
         yield whole
@@ -112,9 +111,15 @@ class Page:
                     self._ticked.wait()
                 if self._closed:
                     return
-                news = self._news if self._n_ticks == seen + 1 else self._tell_all()
-                seen = self._n_ticks
+                news, seen = self._tell_since(seen), self._n_ticks
             yield news
+
+    def _tell_since(self, seen: int) -> bytes:
+        """Return the events since that tick."""
+        n_missed = self._n_ticks - seen
+        if n_missed > len(self._news):
+            return self._tell_all()
+        return b"".join(islice(self._news, len(self._news) - n_missed, None))
 
     def _tell_all(self) -> bytes:
         """Return the event with all that is kept, made once a tick however many ask for it."""

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from consumer.avro import encode, schemas_path
 from consumer.gallery import Follower, Gallery, Kept
 from consumer.message import Result, Window
-from consumer.page import Page
+from consumer.page import NEWS_TICKS, Page
 
 SAMPLE = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
 
@@ -43,7 +43,7 @@ def test_who_keeps_up_gets_the_news_alone() -> None:
         assert "fresh" not in news
 
 
-def test_who_is_too_slow_for_a_tick_gets_all_that_is_kept() -> None:
+def test_who_misses_ticks_gets_the_news_of_each() -> None:
     gallery = Gallery()
     page = Page(CollectorRegistry(), Follower(gallery))
     events = page.events()
@@ -51,9 +51,22 @@ def test_who_is_too_slow_for_a_tick_gets_all_that_is_kept() -> None:
     for name in ("a", "b", "c"):
         show(gallery, name)
         page.tick()
+    news = [read_event(event) for event in next(events).split(b"\n\n") if event]
+    assert [names(event) for event in news] == [["a"], ["b"], ["c"]]
+
+
+def test_who_is_far_behind_gets_all_that_is_kept() -> None:
+    gallery = Gallery()
+    page = Page(CollectorRegistry(), Follower(gallery))
+    events = page.events()
+    next(events)
+    expected = [str(i) for i in range(NEWS_TICKS + 1)]
+    for name in expected:
+        show(gallery, name)
+        page.tick()
     event = read_event(next(events))
     assert event["fresh"]
-    assert names(event) == ["a", "b", "c"]
+    assert names(event) == expected
 
 
 class Watched:
