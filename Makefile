@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench bench-stream bench-samples bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-samples bench-gpu bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
@@ -34,6 +34,10 @@ LOAD ?= sustained
 WORKERS ?= 2
 bench-stream: $(INSTALLED)
 	$(BIN)/python -m tests.bench.stream $(LOAD) --workers $(WORKERS) --out bench-output
+
+# Where torch finds a GPU.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m tests.bench.gpu --out bench-output
 
 # What metrics, traces, a shadow and readers of the live page cost.
 bench-watching: $(INSTALLED)

@@ -56,7 +56,8 @@ class RefitWorker(Worker):
         import sedflow_core.ensemble  # noqa: F401  # a missing sampler is told now
 
         settings = self._settings
-        artifact = load_served(settings.artifact)
+        # Chains are short programs that a GPU would not speed up.
+        artifact = load_served(settings.artifact.model_copy(update={"device": "cpu"}))
         metrics = RefitMetrics(self.registry)
         self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
         self._metrics.set_artifact(artifact)

@@ -68,7 +68,7 @@ def replay(
     until then is a file `<out>.partial`, or committed windows in Kafka.
     """
     torch.set_num_threads(1)
-    artifact = load_artifact(settings.artifact.name)
+    artifact = load_artifact(settings.artifact.name, settings.artifact.device)
     step = Step(artifact, settings)
     metrics = metrics or Metrics(CollectorRegistry())
     metrics.set_artifact(artifact)

@@ -37,6 +37,8 @@ class ArtifactSettings(Section):
     """Digest the artifact must have. `run` requires it."""
     allow_unpinned: bool = False
     """Serve with `run` whatever artifact the name leads to, without a digest."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the network runs."""
     n_samples: int | None = Field(default=None, ge=2, le=1_048_576)
     """Samples per galaxy; the artifact's own number when absent."""
     seed: int = Field(default=0, ge=0)

@@ -1,7 +1,8 @@
 """A second artifact that sees the live stream and publishes nothing: what would it change?
 
-Before an artifact is swapped, run the new one as the shadow of the old one. Both answer each
-message; the old one's answer is published, the difference is counted, and logged at the end.
+Before an artifact is swapped, run the new one as the shadow of the old one. Both judge each
+message; the old one's answer is published, the difference is counted, and logged at the end. A
+shadow writes no summaries, so it costs little but its inference.
 """
 
 from collections import Counter as Tally
@@ -12,11 +13,10 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from consumer.avro import Record, decode_summary
 from consumer.daemon import StepFunction
 from consumer.message import Message, Result, Window
 from consumer.settings import Settings
-from consumer.step import Step, Watch
+from consumer.step import Judgement, Step, Watch
 from sedflow_core import load_artifact
 
 QUANTITIES = ("log_mstar_surviving", "log_sfr_1gyr", "a_v")
@@ -24,6 +24,8 @@ BUCKETS = (-3.0, -1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0, 3.0)
 
 
 Report = dict[str, object]
+Judge = Callable[[Sequence[Message], datetime], Sequence[Judgement | None]]
+"""Says what would be said of each message; None for a dead letter."""
 
 
 class Difference(NamedTuple):
@@ -35,12 +37,12 @@ class Difference(NamedTuple):
 
 
 class Shadowed:
-    """A step whose messages are answered by a shadow too; returns what the step returns."""
+    """A step whose messages are judged by a shadow too; returns what the step returns."""
 
     def __init__(
         self,
         step: StepFunction,
-        shadow: StepFunction,
+        shadow: Judge,
         registry: CollectorRegistry,
         watch: Watch = nullcontext,
     ) -> None:
@@ -66,11 +68,10 @@ class Shadowed:
     def __call__(
         self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
     ) -> Window:
-        """Return the step's window, after the shadow answered as well."""
+        """Return the step's window, after the shadow judged as well."""
         window = self._step(messages, replay=replay, now=now)
         with self._watch("shadow"):
-            other = self._shadow(messages, replay=replay, now=now)
-            for difference in compare(window.results, other.results):
+            for difference in compare(window, self._shadow(messages, now())):
                 self._note(difference)
         return window
 
@@ -103,35 +104,27 @@ def with_shadow(
     if name is None:
         return step
     artifact = settings.artifact.model_copy(update={"name": name, "sha256": None})
-    shadow = Step(load_artifact(name), settings.model_copy(update={"artifact": artifact}))
+    loaded = load_artifact(name, artifact.device)
+    shadow = Step(loaded, settings.model_copy(update={"artifact": artifact}))
     shadow.warm_up()
-    return Shadowed(step, shadow, registry, watch)
+    return Shadowed(step, shadow.judge, registry, watch)
 
 
-def compare(published: Sequence[Result], shadow: Sequence[Result]) -> list[Difference]:
-    """Return the difference for each message that both answered.
-
-    A message that only one of them could answer is a dead letter of the other, and left out.
-    """
-    theirs = {_place(record): record for record in map(_decode, shadow)}
-    ours = map(_decode, published)
-    return [_differ(a, theirs[_place(a)]) for a in ours if _place(a) in theirs]
-
-
-def _decode(result: Result) -> Record:
-    return decode_summary(result.value)
+def compare(window: Window, shadow: Sequence[Judgement | None]) -> list[Difference]:
+    """Return the difference for each message that both answered."""
+    pairs = zip((outcome for _, outcome in window.outcomes()), shadow, strict=True)
+    return [
+        _differ(ours, theirs)
+        for ours, theirs in pairs
+        if isinstance(ours, Result) and theirs is not None
+    ]
 
 
-def _place(summary: Record) -> tuple[str, int, int]:
-    source = summary["provenance"]
-    return source["inputTopic"], source["inputPartition"], source["inputOffset"]
-
-
-def _differ(a: Record, b: Record) -> Difference:
+def _differ(ours: Result, theirs: Judgement) -> Difference:
     shifts = {}
-    if a["posterior"] and b["posterior"]:
+    if ours.derived and theirs.record:
         for name in QUANTITIES:
-            ours, theirs = (record["posterior"]["derived"].get(name) for record in (a, b))
-            if ours and theirs and ours["std"] > 0:
-                shifts[name] = (theirs["q50"] - ours["q50"]) / ours["std"]
-    return Difference((a["status"], b["status"]), shifts)
+            a, b = ours.derived.get(name), theirs.record["derived"].get(name)
+            if a and b and a["std"] > 0:
+                shifts[name] = (b["q50"] - a["q50"]) / a["std"]
+    return Difference((ours.status, theirs.status), shifts)

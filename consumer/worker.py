@@ -241,7 +241,7 @@ def load_served(settings: ArtifactSettings) -> Artifact:
     Raises ArtifactError where it cannot be used or has not passed its validation, SettingsError
     where the settings do not say which artifact exactly.
     """
-    artifact = load_artifact(settings.name)
+    artifact = load_artifact(settings.name, settings.device)
     if not settings.allow_unvalidated:
         artifact.check_validated()
     if settings.sha256 is None and not settings.allow_unpinned:
