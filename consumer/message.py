@@ -5,11 +5,11 @@ its dead letter carries those bytes unchanged.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 Header = tuple[str, bytes | None]
 Headers = tuple[Header, ...]
@@ -50,7 +50,7 @@ class Galaxy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One encoded posteriorSummary, with what the metrics need of it."""
+    """One encoded posteriorSummary, with what metrics and a shadow need of it."""
 
     key: bytes | None
     value: bytes
@@ -60,6 +60,8 @@ class Result:
     flags: tuple[str, ...] = ()
     missing_bands: tuple[str, ...] = ()
     galaxy: Galaxy | None = None
+    derived: Mapping[str, Any] | None = None
+    """Marginals of the derived quantities, as encoded; None without a posterior."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,6 +47,22 @@ class _Read:
     photometry: Photometry
 
 
+class Judgement(NamedTuple):
+    """What is said of one galaxy, before it is written down."""
+
+    status: str
+    reasons: tuple[str, ...]
+    posterior: Posterior | None
+    """As inferred, inside the support or not."""
+    record: Record | None
+    """The posterior as published."""
+
+    @property
+    def publishable(self) -> bool:
+        """Whether there is a posterior where there should be: not if it holds no number."""
+        return self.status != "OK" or self.record is not None
+
+
 class Step:
     """Turns messages into posterior summaries with one artifact and one set of settings.
 
@@ -76,23 +93,40 @@ class Step:
         fault.
         """
         started = now()
-        with self._watch("decode"):
-            read = [self._read(message, started) for message in messages]
-        understood = [item for item in read if isinstance(item, _Read)]
-        with self._watch("infer"):
-            posteriors = self._infer([item.photometry for item in understood])
+        judged = self._judge_all(messages, started)
         times: Record = {"startTimestamp": started, "endTimestamp": now(), "replay": replay}
-        answers = iter(zip(understood, posteriors, strict=True))
         with self._watch("encode"):
             outcomes = [
-                item if isinstance(item, DeadLetter) else self._answer(*next(answers), times)
-                for item in read
+                item if isinstance(item, DeadLetter) else self._answer(*item, times)
+                for item in judged
             ]
         return Window(
             consumed=tuple(messages),
             results=tuple(item for item in outcomes if isinstance(item, Result)),
             rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
         )
+
+    def judge(self, messages: Sequence[Message], now: datetime) -> list[Judgement | None]:
+        """Return what would be said of each message, None for a dead letter; nothing is encoded."""
+        return [
+            None if isinstance(item, DeadLetter) or not item[1].publishable else item[1]
+            for item in self._judge_all(messages, now)
+        ]
+
+    def _judge_all(
+        self, messages: Sequence[Message], now: datetime
+    ) -> list[tuple[_Read, Judgement] | DeadLetter]:
+        with self._watch("decode"):
+            read = [self._read(message, now) for message in messages]
+        with self._watch("infer"):
+            understood = [item.photometry for item in read if isinstance(item, _Read)]
+            posteriors = iter(self._infer(understood))
+        return [
+            item
+            if isinstance(item, DeadLetter)
+            else (item, self._judge(item.photometry, next(posteriors)))
+            for item in read
+        ]
 
     def warm_up(self) -> None:
         """Infer once, so that the first alert does not wait for compilation."""
@@ -135,17 +169,19 @@ class Step:
         rows = iter(split_summary(summary, len(self._artifact.param_names)))
         return [next(rows) if item.status == "OK" else None for item in photometries]
 
-    def _answer(
-        self, read: _Read, posterior: Posterior | None, times: Record
-    ) -> Result | DeadLetter:
-        status, reasons = read.photometry.status, read.photometry.reasons
-        flags = posterior.flags if posterior is not None else 0
-        if posterior is not None and flags:
+    def _judge(self, photometry: Photometry, posterior: Posterior | None) -> Judgement:
+        status, reasons = photometry.status, photometry.reasons
+        if posterior is not None and posterior.flags:
             status, reasons = "OUT_OF_SUPPORT", posterior.reasons + reasons
         wanted = status == "OK" or self._settings.corrections.publish_unsupported
         record = posterior.record if posterior is not None and wanted else None
+        return Judgement(status, reasons, posterior, record)
+
+    def _answer(self, read: _Read, judgement: Judgement, times: Record) -> Result | DeadLetter:
+        status, reasons, posterior, record = judgement
+        flags = posterior.flags if posterior is not None else 0
         try:
-            if status == "OK" and record is None:
+            if not judgement.publishable:
                 raise EncodeError("posterior: expected finite numbers, got NaN or infinity")
             value = encode(
                 self._describe(read, times)
@@ -173,6 +209,7 @@ class Step:
             flags=flag_names,
             missing_bands=_find_missing(reasons),
             galaxy=_galaxy(read.photometry.redshift, record, posterior),
+            derived=record and record["derived"],
         )
 
     def _describe(self, read: _Read, times: Record) -> Record:

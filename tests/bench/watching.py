@@ -71,7 +71,7 @@ def cost_in_process(artifact: Artifact, repeat: int) -> dict[str, float]:
     traced = traces.over(Step(artifact, settings, traces.watch(metrics.time)))
     inferring = Stopwatch()
     shadow = Step(artifact, settings, inferring.watch)
-    shadowed = Shadowed(step, shadow, CollectorRegistry())
+    shadowed = Shadowed(step, shadow.judge, CollectorRegistry())
 
     def answer(with_step: Callable[..., Window]) -> Callable[[], Window]:
         return lambda: with_step(messages, replay=False, now=lambda: datetime.now(UTC))

@@ -1,7 +1,7 @@
 """A shadow's differences are reported; what is published stays as it was."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.avro import decode_summary, encode
-from consumer.daemon import StepFunction
-from consumer.message import Message, Result, Window
+from consumer.avro import decode_summary
+from consumer.message import Message, Result
 from consumer.settings import Settings
-from consumer.shadow import QUANTITIES, Shadowed, with_shadow
-from consumer.step import Step
+from consumer.shadow import QUANTITIES, Judge, Shadowed, with_shadow
+from consumer.step import Judgement, Step
 from sedflow_core import Artifact, load_artifact
 from sedflow_core.testing import tiny_artifact
 
@@ -50,7 +49,10 @@ def test_a_planted_difference_is_found(
     pairs = list(zip(*(marginals(w.results[:3]) for w in (window, other)), strict=True))
     for name in QUANTITIES:
         shifts = [(b[name]["q50"] - a[name]["q50"]) / a[name]["std"] for a, b in pairs]
-        assert report["shadow_largest_shift_sigma"][name] == max(shifts, key=abs) != 0.0
+        largest = report["shadow_largest_shift_sigma"]
+        assert isinstance(largest, dict)
+        assert largest[name] == pytest.approx(max(shifts, key=abs), rel=1e-4)
+        assert largest[name] != 0.0
     sample = registry.get_sample_value
     count = sample("sedflow_shadow_shift_sigma_count", {"quantity": "log_mstar_surviving"})
     assert count == sample("sedflow_shadow_status_total", {"status": "OK", "shadow": "OK"}) == 3
@@ -62,24 +64,22 @@ def marginals(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [decode_summary(result.value)["posterior"]["derived"] for result in results]
 
 
-def planted(step: Step, shift_sigma: float) -> StepFunction:
-    """A step whose masses are so much larger, and that finds no host in the first message."""
+def planted(step: Step, shift_sigma: float) -> Judge:
+    """A judge whose masses are so much larger, and that finds no host in the first message."""
 
-    def change(result: Result, first: bool) -> Result:
-        summary = decode_summary(result.value)
-        if first:
-            summary |= {"status": "NO_HOST", "posterior": None, "trust": None}
-        else:
-            mass = summary["posterior"]["derived"]["log_mstar_surviving"]
-            mass["q50"] += shift_sigma * mass["std"]
-        return replace(result, value=encode(summary, "posteriorSummary"))
+    def shift(judgement: Judgement | None) -> Judgement:
+        assert judgement is not None
+        record = deepcopy(judgement.record)
+        assert record is not None
+        mass = record["derived"]["log_mstar_surviving"]
+        mass["q50"] += shift_sigma * mass["std"]
+        return judgement._replace(record=record)
 
-    def answer(messages: Sequence[Message], **options: Any) -> Window:
-        window = step(messages, **options)
-        changed = [change(r, i == 0) for i, r in enumerate(window.results)]
-        return replace(window, results=tuple(changed))
+    def judge(messages: Sequence[Message], now: datetime) -> list[Judgement | None]:
+        _, *others = step.judge(messages, now)
+        return [Judgement("NO_HOST", (), None, None), *map(shift, others)]
 
-    return answer
+    return judge
 
 
 @pytest.mark.parametrize("shift_sigma", [0.5, -2.0])
@@ -115,11 +115,22 @@ def test_the_same_artifact_differs_in_nothing(
     now: Callable[[], datetime],
 ) -> None:
     shadowed = Shadowed(
-        Step(tiny, settings), Step(load_artifact(tiny_path), settings), CollectorRegistry()
+        Step(tiny, settings), Step(load_artifact(tiny_path), settings).judge, CollectorRegistry()
     )
     shadowed(messages_of(make_message), replay=False, now=now)
     assert shadowed.report()["shadow_largest_shift_sigma"] == dict.fromkeys(QUANTITIES, 0.0)
     assert shadowed.report()["shadow_other_status"] == 0
+
+
+def test_dead_letters_are_left_out(
+    step: Step, make_message: Callable[..., Message], now: Callable[[], datetime]
+) -> None:
+    shadowed = Shadowed(step, step.judge, CollectorRegistry())
+    messages = [Message(b"no alert"), make_message(1), Message(b"none"), make_message(2)]
+    window = shadowed(messages, replay=False, now=now)
+    assert [len(window.results), len(window.rejected)] == [2, 2]
+    assert shadowed.report()["shadow_compared"] == 2
+    assert shadowed.report()["shadow_largest_shift_sigma"] == dict.fromkeys(QUANTITIES, 0.0)
 
 
 def test_without_a_shadow_the_step_is_alone(tiny: Artifact, settings: Settings) -> None:
