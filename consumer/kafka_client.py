@@ -21,6 +21,8 @@ from consumer.settings import Settings
 LOG = logging.getLogger("sedflow.kafka")
 
 CALL_TIMEOUT_S = 10.0
+HANGS_AFTER_S = CALL_TIMEOUT_S + 2.0
+"""What has not come back by then, although its time-out is over, never will."""
 BROKER_DEFAULT_BYTES = 1_048_588
 """The largest batch of messages that a broker takes unless it is told otherwise."""
 
@@ -134,7 +136,8 @@ def call_within(limit_s: float, call: Callable[..., Any], *arguments: object) ->
     try:
         outcome.result(limit_s)
     except TimeoutError:
-        raise WorkerLostError(f"expected an answer within {limit_s:.0f} s, got none") from None
+        what = f"{getattr(call, '__name__', 'call')}: expected an answer within {limit_s:.0f} s"
+        raise WorkerLostError(f"{what}, got none") from None
 
 
 @contextmanager

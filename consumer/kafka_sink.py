@@ -12,6 +12,9 @@ What can go wrong, each decided here:
 - An error that can be tried again (time-out, coordinator moving) is tried again for a while.
 - An error that ends the transaction, such as an assignment that changed meanwhile: abort, raise
   `WindowAbortedError`.
+- Such an error because the broker did not answer, in a transaction that moves positions of a group:
+  raise `BrokerError`, so that the clients are made anew: this producer may never come back from
+  the next time it sends positions (librdkafka issue 5456).
 - A fatal error, such as another process with the same transactional id, or a call that does not
   come back: raise `WorkerLostError`. The process must end; at its restart the same transactional id
   finishes or rolls back what is open.
@@ -37,6 +40,7 @@ from consumer.errors import BrokerError, WindowAbortedError, WorkerLostError
 from consumer.kafka import KafkaSource, next_offsets
 from consumer.kafka_client import (
     CALL_TIMEOUT_S,
+    HANGS_AFTER_S,
     LOG,
     call_within,
     client_config,
@@ -148,7 +152,7 @@ class Transactions(Outlet):
         deadline = time.monotonic() + RETRY_FOR_S
         while True:
             try:
-                call_within(2 * CALL_TIMEOUT_S, call, *arguments, CALL_TIMEOUT_S)
+                call_within(HANGS_AFTER_S, call, *arguments, CALL_TIMEOUT_S)
                 return
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
@@ -182,10 +186,15 @@ class KafkaSink:
     def publish(self, window: Window) -> None:
         """Commit the window's summaries, dead letters and input positions as one.
 
-        Raises WindowAbortedError when it was rolled back, WorkerLostError when the process must
-        end.
+        Raises WindowAbortedError when it was rolled back, BrokerError when it was because the
+        broker did not answer, WorkerLostError when the process must end.
         """
-        self._transactions.publish(window, self._add_positions)
+        try:
+            self._transactions.publish(window, self._add_positions)
+        except WindowAbortedError as error:
+            if self._source is not None and timed_out(error.__cause__):
+                raise BrokerError(str(error)) from error
+            raise
         if self._source is not None:
             self._source.advance(window)
 
@@ -261,6 +270,12 @@ def group_positions(window: Window, source: KafkaSource) -> list[TopicPartition]
         TopicPartition(topic, partition, offset, metadata=source.starts.topic_id(topic) or "")
         for (topic, partition), offset in next_offsets(window.consumed).items()
     ]
+
+
+def timed_out(cause: BaseException | None) -> bool:
+    """Whether this is an error of librdkafka that says that no answer came."""
+    error = cause.args[0] if isinstance(cause, KafkaException) else None
+    return isinstance(error, KafkaError) and error.code() == KafkaError._TIMED_OUT
 
 
 def _raise_if_fatal(cause: Exception) -> None:

@@ -1,4 +1,4 @@
-"""A short part of `make chaos`: workers and their supervisor killed at moments chosen by chance."""
+"""Short parts of `make chaos`: workers killed by chance, and a network that is cut."""
 
 import os
 from dataclasses import replace
@@ -8,16 +8,28 @@ import pytest
 
 from tests.integration.broker import BrokerUnavailableError
 
-from .__main__ import PLANS, run
+from .__main__ import PLANS, Plan, Row, run
 
 
-def test_killed_workers_lose_and_repeat_nothing(tiny_path: Path, tmp_path: Path) -> None:
-    plan = replace(PLANS["kill -9"], n_alerts=1_500, rate=100, n_faults=2)
+def run_here(name: str, plan: Plan, artifact: Path, folder: Path) -> Row:
     try:
-        row = run("kill -9", plan, tiny_path, tmp_path)
+        return run(name, plan, artifact, folder)
     except BrokerUnavailableError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+def test_killed_workers_lose_and_repeat_nothing(tiny_path: Path, tmp_path: Path) -> None:
+    plan = replace(PLANS["kill -9"], n_alerts=1_500, rate=100, n_faults=2)
+    row = run_here("kill -9", plan, tiny_path, tmp_path)
     assert (row.faults, row.lost, row.repeated) == (2, 0, 0)
     assert row.sound
+
+
+def test_workers_go_on_soon_after_a_network_was_cut(tiny_path: Path, tmp_path: Path) -> None:
+    """Their transactions and their membership are lost by then, and every connection is dead."""
+    plan = replace(PLANS["network cut 60 s"], n_alerts=4_800)
+    row = run_here("network cut 60 s", plan, tiny_path, tmp_path)
+    assert row.sound
+    assert row.recovery_s < 20
