@@ -7,6 +7,8 @@ import numpy as np
 from sedflow_core.units import Array
 
 MAX_R_HAT = 1.01
+MIN_ESS = 400.0
+"""Both as Vehtari et al. (2021) recommend."""
 _SOKAL = 5.0
 _MIN_TIMES = 2.0
 
@@ -17,7 +19,8 @@ class Chains(NamedTuple):
     Attributes:
         samples: (n_ensemble, n_step, n_walker, n_dim).
         r_hat: (n_dim,) split R-hat over the halves of the independent ensembles.
-        ess: (n_dim,) effective sample size, from the integrated autocorrelation time.
+        ess: (n_dim,) effective sample size, see `effective_sample_size`.
+        n_times: (n_dim,) length of the walk in autocorrelation times of a walker.
         acceptance: mean accepted fraction.
         n_calls: evaluations of the density, annealing included.
         seconds: wall time.
@@ -26,6 +29,7 @@ class Chains(NamedTuple):
     samples: Array
     r_hat: Array
     ess: Array
+    n_times: Array
     acceptance: float
     n_calls: int
     seconds: float
@@ -41,13 +45,29 @@ class Chains(NamedTuple):
         A walk shorter than two autocorrelation times is not: until then walkers remember those they
         were resampled from, which no chain shows.
         """
-        n_ensemble, _, n_walker, _ = self.samples.shape
-        steps_per_time = self.ess / (n_ensemble * n_walker)
         return bool(
             (self.r_hat <= MAX_R_HAT).all()
             and (self.ess >= min_ess).all()
-            and (steps_per_time >= _MIN_TIMES).all()
+            and (self.n_times >= _MIN_TIMES).all()
         )
+
+
+def effective_sample_size(samples: Array) -> Array:
+    """Independent samples (n_dim,) that would know the mean as well as samples of all walkers.
+
+    Walkers of one ensemble move along each other's differences, so their mean varies more than that
+    of as many independent ones. Its own variance and autocorrelation time say by how much (Goodman
+    & Weare 2010, Sec. 4).
+
+    Args:
+        samples: (n_ensemble, n_step, n_walker, n_dim).
+    """
+    n_ensemble, n_step, n_walker, _ = samples.shape
+    means = samples.mean(axis=2, keepdims=True)
+    of_a_mean = samples.var(axis=(0, 1, 2)) / means.var(axis=(0, 1, 2))
+    together = n_ensemble * n_step * of_a_mean / autocorrelation_time(means)
+    alone = n_ensemble * n_step * n_walker / autocorrelation_time(samples)
+    return np.asarray(np.minimum(together, alone))
 
 
 def autocorrelation_time(samples: Array) -> Array:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from emcee.moves import MHMove, RedBlueMove
 
-from sedflow_core.chains import Chains, autocorrelation_time, split_r_hat
+from sedflow_core.chains import Chains, autocorrelation_time, effective_sample_size, split_r_hat
 from sedflow_core.target import Proposal, Target
 from sedflow_core.units import Array
 
@@ -233,7 +233,8 @@ def _diagnose(ensembles: Sequence[Ensemble], seconds: float) -> Chains:
     return Chains(
         samples=samples,
         r_hat=split_r_hat(samples),
-        ess=np.prod(samples.shape[:3]) / autocorrelation_time(samples),
+        ess=effective_sample_size(samples),
+        n_times=samples.shape[1] / autocorrelation_time(samples),
         acceptance=float(np.mean([ensemble.acceptance() for ensemble in ensembles])),
         n_calls=sum(ensemble.n_calls for ensemble in ensembles),
         seconds=seconds,

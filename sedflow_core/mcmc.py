@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.chains import Chains
+from sedflow_core.chains import MIN_ESS, Chains
 from sedflow_core.errors import MissingExtraError, ObservationError
 from sedflow_core.importance import log_posteriors
 from sedflow_core.observation import Observation
@@ -55,7 +55,7 @@ def sample_exact(
     model: ForwardModel | None = None,
     likelihood: Likelihood = "generative",
     n_samples: int = 2_000,
-    min_ess: float = 1_000.0,
+    min_ess: float = MIN_ESS,
     max_seconds: float = 60.0,
     n_walkers: int = 1_024,
     seed: int = 0,

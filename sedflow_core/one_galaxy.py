@@ -9,6 +9,7 @@ import torch
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import read_catalog
+from sedflow_core.chains import MIN_ESS
 from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.fit import add_column_arguments, column_map
@@ -34,7 +35,7 @@ def add_mcmc_arguments(parser: argparse.ArgumentParser) -> None:
         default="generative",
         help="of flux and error by the noise model, or the paper's, which takes errors as given",
     )
-    parser.add_argument("--min-ess", type=float, default=1_000.0, metavar="N")
+    parser.add_argument("--min-ess", type=float, default=MIN_ESS, metavar="N")
     parser.add_argument("--max-seconds", type=float, default=60.0)
     parser.add_argument("--n-samples", type=int, default=2_000)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
+from sedflow_core.chains import MIN_ESS
 from sedflow_core.estimation import estimate
 from sedflow_core.mcmc import ExactPosterior, sample_exact
 from sedflow_core.observation import Observation
@@ -21,8 +22,6 @@ from sedflow_core.simulation import ForwardModel
 from sedflow_core.summary import Summary, fill_rows
 from sedflow_core.target import Likelihood
 from sedflow_core.trust import MIN_P_VALUE
-
-MIN_ESS = 1_000.0
 
 
 class SecondOpinion(NamedTuple):

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import signal, stats
 
 from sedflow_core import Artifact, Observation
-from sedflow_core.chains import autocorrelation_time, split_r_hat
+from sedflow_core.chains import autocorrelation_time, effective_sample_size, split_r_hat
 from sedflow_core.emulator_tables import build_emulator
 from sedflow_core.ensemble import find_rise, run_ensembles
 from sedflow_core.errors import ArtifactError, ObservationError
@@ -153,6 +153,19 @@ def test_the_time_scale_of_an_autoregression() -> None:
     for _ in range(1_500):
         steps.append(rho * steps[-1] + rng.normal(size=(2, 50, 1)))
     assert autocorrelation_time(np.stack(steps, axis=1)) == pytest.approx(9.0, rel=0.1)
+
+
+@pytest.mark.parametrize("n_walker", [1, 40])
+def test_walkers_with_a_common_part_count_less(n_walker: int) -> None:
+    """A tenth of the variance is an autoregression that all walkers of an ensemble share."""
+    rng = np.random.default_rng(4)
+    rho, n_step, n_chain = 0.5, 4_000, 2
+    innovations = rng.normal(size=(n_chain, n_step)) * np.sqrt(0.1 * (1 - rho**2))
+    common = signal.lfilter([1.0], [1.0, -rho], innovations, axis=1)
+    own = rng.normal(size=(n_chain, n_step, n_walker, 1)) * np.sqrt(0.9)
+    variance = (0.1 * (1 + rho) / (1 - rho) + 0.9 / n_walker) / (n_chain * n_step)
+    ess = effective_sample_size(common[:, :, None, None] + own)
+    assert ess == pytest.approx(1.0 / variance, rel=0.1)
 
 
 def test_one_galaxy_with_finite_photometry_and_an_emulator(
