@@ -37,8 +37,6 @@ def as_mcmc(theta: np.ndarray) -> ExactPosterior:
     u = to_u(torch.tensor(theta).double()).numpy()
     walk = (np.ones(11), np.full(11, 5e3), np.full(11, 9.0))
     chains = Chains(np.zeros((2, 0, 4, 11)), *walk, 0.2, 100, 1.5)
-        np.zeros((2, 0, 4, 11)), np.ones(11), np.full(11, 5e3), np.full(11, 9.0), 0.2, 100, 1.5
-    )
     return ExactPosterior(u, np.ones(len(u)), 0.99, chains)
 
 
