@@ -7,6 +7,7 @@ an ensemble of dust curves (an empirical quadrature, as for gravitational waves:
 The tables come from the galaxy model itself in seconds; nothing is trained. Needs torch alone.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -114,7 +115,7 @@ def _flux_of_bins(bins: TimeBins, nodes: Tensor, flux: Tensor) -> Tensor:
 def emulate(fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, n_band: int) -> Tensor:
     """Noiseless flux (n, n_sample, n_band) [nanomaggies, AB] of theta (n, n_sample, n_theta)."""
     history = calc_history(theta, fixed.bins, tables)
-    young, old = (_bin_weights(history, fixed, tables) @ fixed.bin_flux).chunk(2, dim=-1)
+    young, old = (_bin_weights(history, tables) @ fixed.bin_flux).chunk(2, dim=-1)
     burst = history.burst[..., None] * _burst_flux(history, fixed, tables)
     in_cloud = (history.burst_age < fixed.cloud_age_gyr)[..., None]
     tau_bc, tau_ism = (column(theta, name)[..., None] for name in ("tau_bc", "tau_ism"))
@@ -127,15 +128,19 @@ def emulate(fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, n_ban
     return per_mass * scale[..., None]
 
 
-def _bin_weights(history: History, fixed: FixedRedshift, tables: PopulationTables) -> Tensor:
+def _bin_weights(history: History, tables: PopulationTables) -> Tensor:
     """Mass (n, n_sample, n_met * n_bin), split between the neighbouring metallicities."""
-    mass, met = history.mass, locate_met(history.met, tables)
-    n, n_sample, n_bin = mass.shape
-    weights = mass.new_zeros((n, n_sample, fixed.burst_flux.shape[1], n_bin))
-    upper = mass * met.fraction
-    weights.scatter_(2, met.low[:, :, None], (mass - upper)[:, :, None])
-    weights.scatter_(2, met.low[:, :, None] + 1, upper[:, :, None])
-    return weights.flatten(2)
+    mass, lgmet = history.mass.mT, history.met.mT.log10()
+    nodes = tables.ssp_lgmet.tolist()
+    n, n_bin, n_sample = mass.shape
+    weights = mass.new_empty((n, len(nodes), n_bin, n_sample))
+    not_below = mass
+    for k, (low, high) in enumerate(pairwise(nodes)):
+        above = (lgmet - low).mul_(1.0 / (high - low)).clamp_(0.0, 1.0).mul_(mass)
+        torch.sub(not_below, above, out=weights[:, k])
+        not_below = above
+    weights[:, -1] = not_below
+    return weights.flatten(1, 2).mT
 
 
 def _burst_flux(history: History, fixed: FixedRedshift, tables: PopulationTables) -> Tensor:

@@ -199,9 +199,10 @@ def _surviving_fraction(history: History, tables: PopulationTables) -> Tensor:
     lgmet, surviving = history.met.log10(), history.bins.surviving
     nodes = tables.ssp_lgmet.float()
     slope = surviving.diff(dim=1) / nodes.diff().unsqueeze(-1)
-    fraction = surviving[:, :1] - (nodes[:-1] @ slope).unsqueeze(1)
+    at_zero = surviving[:, :1] - (nodes[:-1] @ slope).unsqueeze(1)
+    fraction, ramp = torch.empty_like(lgmet).copy_(at_zero), torch.empty_like(lgmet)
     for k, (low, high) in enumerate(pairwise(nodes.tolist())):
-        fraction = fraction + lgmet.clamp(low, high).mul_(slope[:, k : k + 1])
+        fraction.add_(torch.clamp(lgmet, low, high, out=ramp).mul_(slope[:, k : k + 1]))
     return fraction
 
 
