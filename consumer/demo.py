@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from consumer.avro import Decoder, Record, encode, encode_body, schema_text
 from consumer.container import make_block, make_header
@@ -29,10 +28,9 @@ from consumer.writers import ParquetWriter
 from sedflow_core import Artifact, Observation, load_artifact, sample
 from sedflow_core.catalog import Catalog, read_catalog, sdss_columns
 from sedflow_core.errors import MissingExtraError, SedflowError
-from sedflow_core.figures import corner_plot, flags_by_reason, mass_sfr
 from sedflow_core.sfh import calc_derived
 from sedflow_core.tables import open_table
-from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
+from sedflow_core.units import Array, nanomaggy_from_njy, njy_from_nanomaggy
 
 BLOCK_RECORDS = 256
 CORNER_NAMES = (
@@ -230,11 +228,14 @@ def _quantiles(record: Record, name: str) -> tuple[float, float, float]:
 
 def write_figures(records: Sequence[Record], artifact: Artifact, out: Path) -> None:
     """Save mass against SFR, one corner plot, and the flags by reason."""
+    from sedflow_core.figures import corner_plot, flags_by_reason, mass_sfr
+
     fitted = [record for record in records if record["posterior"]]
     if fitted:
         mass, sfr = ([_quantiles(record, name) for record in fitted] for name in TABLE_NAMES)
         mass_sfr(mass, sfr).savefig(out / "mass_sfr.png")
-        _corner(fitted[0], artifact).savefig(out / "corner.png")
+        samples, title = _sample_corner(fitted[0], artifact)
+        corner_plot(samples, CORNER_NAMES, title=title).savefig(out / "corner.png")
     reasons = Counter(
         reason
         for record in records
@@ -244,7 +245,8 @@ def write_figures(records: Sequence[Record], artifact: Artifact, out: Path) -> N
     flags_by_reason(reasons, len(records)).savefig(out / "flags_by_reason.png")
 
 
-def _corner(record: Record, artifact: Artifact) -> Figure:
+def _sample_corner(record: Record, artifact: Artifact) -> tuple[Array, str]:
+    """Samples (n_sample, n_name) of `CORNER_NAMES`, and what to call the galaxy."""
     inputs = record["inputs"]
     observation = Observation(
         nanomaggy_from_njy([inputs["flux"]]),
@@ -256,9 +258,8 @@ def _corner(record: Record, artifact: Artifact) -> Figure:
     derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
     names = artifact.param_names + artifact.derived_names
     shown = [names.index(name) for name in CORNER_NAMES]
-    samples = torch.cat([theta, derived], dim=-1)[0, :, shown]
-    title = f"{record['objectId']}\nz = {inputs['redshift']:.4f}"
-    return corner_plot(samples.numpy(), CORNER_NAMES, title=title)
+    samples: Array = torch.cat([theta, derived], dim=-1)[0, :, shown].numpy()
+    return samples, f"{record['objectId']}\nz = {inputs['redshift']:.4f}"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from consumer.slow_settings import slow_settings
 from consumer.worker import Worker, attend, load_served
 from sedflow_core import Artifact
 from sedflow_core.errors import MissingExtraError
+from sedflow_core.mcmc import check_sampler
 from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import ForwardModel
 
@@ -53,8 +54,7 @@ class RefitWorker(Worker):
 
         Raises SettingsError, ArtifactError, MissingExtraError or BrokerError.
         """
-        import sedflow_core.ensemble  # noqa: F401  # a missing sampler is told now
-
+        check_sampler()
         settings = self._settings
         # Chains are short programs that a GPU would not speed up.
         artifact = load_served(settings.artifact.model_copy(update={"device": "cpu"}))

@@ -7,6 +7,7 @@ times as many; the efficiency of the weights, near 1, tells that nothing more is
 """
 
 from dataclasses import astuple
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -83,10 +84,9 @@ def sample_exact(
         raise ObservationError(f"observation: expected one galaxy, got {len(observation)}")
     if not can_encode(*map(torch.tensor, astuple(observation))).all():
         raise ObservationError(f"observation: expected finite photometry, got {observation}")
-    try:
-        from sedflow_core.ensemble import run_ensembles
-    except ImportError as error:
-        raise MissingExtraError("emcee", "mcmc") from error
+    check_sampler()
+    from sedflow_core.ensemble import run_ensembles
+
     target = GalaxyTarget(artifact, observation, likelihood)
     chains = run_ensembles(
         target,
@@ -102,6 +102,12 @@ def sample_exact(
         index, correction = _correct(u, target, model, observation, likelihood)
     u = u[index]
     return ExactPosterior(u.numpy(), target.chi_square(u).numpy(), correction, chains)
+
+
+def check_sampler() -> None:
+    """Raise MissingExtraError where emcee is not installed."""
+    if find_spec("emcee") is None:
+        raise MissingExtraError("emcee", "mcmc")
 
 
 def _correct(

@@ -35,7 +35,6 @@ ALLOWED = {
     "h5py": {"fit"},
     "matplotlib": {
         "figures",
-        "demo",
         "paper_figures",
         "report",
         "report_figures",
