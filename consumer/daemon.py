@@ -140,7 +140,11 @@ def _step_all(
             parts.append(_bury(batch[0]))
             continue
         guard.in_hand.note(batch)
-        parts.append(step(batch, replay=replay, now=_utc_now))
+        try:
+            parts.append(step(batch, replay=replay, now=_utc_now))
+        except BrokerError:  # no death, and no fault of the messages
+            guard.in_hand.clear()
+            raise
     guard.in_hand.clear()
     return _join(parts)
 

@@ -21,6 +21,7 @@ from consumer.breaker import Breaker
 from consumer.daemon import MAX_ABORTS_IN_A_ROW, STEP_AT_ONCE, Guard, Tally, run
 from consumer.errors import BreakerError, BrokerError, SettingsError, WindowAbortedError
 from consumer.health import Health
+from consumer.in_hand import MAX_DEATHS, InHand
 from consumer.kafka_client import call_within, check_topics, client_config
 from consumer.message import DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
@@ -209,6 +210,25 @@ def test_an_error_in_the_step_publishes_nothing() -> None:
         run_through(source, sink, step=fail)
     assert sink.published == []
     assert source.committed == 0
+
+
+def test_an_alert_that_waits_for_a_registry_kills_nobody(tmp_path: Path) -> None:
+    """However often its worker gives up and connects anew, the alert is answered in the end."""
+
+    def wait_in_vain(messages: Sequence[Message], **rest: object) -> Window:
+        raise BrokerError("registry: expected an answer, got timed out")
+
+    def run_anew(step: Callable[..., Window]) -> MemorySink:
+        source = make_source(1)
+        sink, in_hand = MemorySink(source), InHand(tmp_path)
+        in_hand.take_over({(source.messages[0].topic, source.messages[0].partition)})
+        run_through(source, sink, step=step, guard=Guard(in_hand=in_hand))
+        return sink
+
+    for _ in range(MAX_DEATHS + 1):
+        with pytest.raises(BrokerError, match="registry"):
+            run_anew(wait_in_vain)
+    assert run_anew(echo).published == [b"0"]
 
 
 SIGNALLED = """
