@@ -59,7 +59,12 @@ class TrainConfig:
 
 
 PRESETS: dict[str, TrainConfig] = {
-    "streaming": TrainConfig(FlowConfig(5, 128, "hardswish", n_embedding=64), max_epochs=12),
+    "streaming": TrainConfig(
+        FlowConfig(5, 160, "hardswish", n_embedding=64),
+        batch_size=4096,
+        warm_up_steps=300,
+        max_epochs=30,
+    ),
     "paper": TrainConfig(
         FlowConfig(15, 500, "tanh"),
         library="sbi",
