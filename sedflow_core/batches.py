@@ -8,9 +8,12 @@ from torch import Tensor
 
 from sedflow_core.errors import SimulationError
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
+from sedflow_core.observation import ContextScale, fit_context_scale
 from sedflow_core.simulation import TrainingSet
+from sedflow_core.units import POGSON
 
 _CHUNK = 65_536
+_N_SCALE_ROWS = 300_000
 
 
 class Batch(NamedTuple):
@@ -64,3 +67,22 @@ def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingS
         )
     validation, training = order[:n_validation], order[n_validation:]
     return rows.map(lambda t: t[training]), rows.map(lambda t: t[validation])
+
+
+def fit_scale(rows: TrainingSet, noise: NoiseModel, seed: int) -> tuple[ContextScale, float]:
+    """Context constants, and the fraction of rows whose noisy photometry passes the cuts."""
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.arange(len(rows.u)) if rows.weight is None else draw_order(rows, generator)
+    some = some[:_N_SCALE_ROWS]
+    flux, flux_err = draw_noise(rows.flux[some].double(), noise, generator)
+    keep = in_mag_range(flux, noise)
+    redshift = rows.redshift[some][keep].double()
+    scale = fit_context_scale(flux[keep], flux_err[keep], redshift, asinh_softening(noise))
+    return scale, float(keep.double().mean())
+
+
+def asinh_softening(noise: NoiseModel) -> Tensor:
+    """Asinh softening (n_band,) [nanomaggies]: a quarter of the error at the faint limit."""
+    faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
+    softening: Tensor = 0.25 * faint_flux * noise.mean[:, -1] / POGSON
+    return softening

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from sedflow_core.batches import asinh_softening
 from sedflow_core.build import build_artifact
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.observation import fit_context_scale
 from sedflow_core.simulation import ForwardConfig, simulate_noisy
-from sedflow_core.train import asinh_softening
 
 
 def tiny_artifact(folder: Path, seed: int = 0) -> Path:

@@ -16,16 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sedflow_core.batches import Batch, draw_order, noisy_batches, split_rows
+from sedflow_core.batches import Batch, fit_scale, noisy_batches, split_rows
 from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.muon import Muon, split_params
-from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
-from sedflow_core.observation import ContextScale, fit_context_scale, to_context
+from sedflow_core.noise import NoiseModel
+from sedflow_core.observation import ContextScale, to_context
 from sedflow_core.simulation import TrainingSet, stream_generator
-from sedflow_core.units import POGSON
 
-_N_SCALE_ROWS = 300_000
 _CHECKPOINT = "checkpoint.pt"
 
 
@@ -107,13 +105,6 @@ def build_flow(config: TrainConfig) -> nn.Module:
     return MaskedAutoregressiveFlow(config.flow)
 
 
-def asinh_softening(noise: NoiseModel) -> Tensor:
-    """Asinh softening (n_band,) [nanomaggies]: a quarter of the error at the faint limit."""
-    faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
-    softening: Tensor = 0.25 * faint_flux * noise.mean[:, -1] / POGSON
-    return softening
-
-
 def schedule(config: TrainConfig, step: int, n_step: int) -> float:
     """Share of the learning rates at a step of n_step: warm-up, then constant or cosine decay."""
     warm_up = min(1.0, (step + 1) / config.warm_up_steps) if config.warm_up_steps else 1.0
@@ -128,18 +119,6 @@ def build_optimizers(flow: nn.Module, config: TrainConfig) -> list[torch.optim.O
         return [torch.optim.Adam(flow.parameters(), lr=config.learning_rate)]
     hidden, rest = split_params(flow.parameters())
     return [Muon(hidden, config.hidden_learning_rate), torch.optim.Adam(rest, config.learning_rate)]
-
-
-def _fit_scale(rows: TrainingSet, noise: NoiseModel, seed: int) -> tuple[ContextScale, float]:
-    """Context constants, and the fraction of rows whose noisy photometry passes the cuts."""
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.arange(len(rows.u)) if rows.weight is None else draw_order(rows, generator)
-    some = some[:_N_SCALE_ROWS]
-    flux, flux_err = draw_noise(rows.flux[some].double(), noise, generator)
-    keep = in_mag_range(flux, noise)
-    redshift = rows.redshift[some][keep].double()
-    scale = fit_context_scale(flux[keep], flux_err[keep], redshift, asinh_softening(noise))
-    return scale, float(keep.double().mean())
 
 
 class _Run:
@@ -157,7 +136,7 @@ class _Run:
         self.provenance = {**training_set.config, "n_rows": len(training_set.u)}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         training, validation = split_rows(training_set, config.validation_fraction, config.seed)
-        self.scale, accepted = _fit_scale(training, noise, config.seed)
+        self.scale, accepted = fit_scale(training, noise, config.seed)
         self.training, self.validation = (
             rows.map(lambda t: t.to(self.device)) for rows in (training, validation)
         )

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sedflow_core import Observation
+from sedflow_core.batches import asinh_softening
 from sedflow_core.errors import ObservationError
 from sedflow_core.noise import load_noise
 from sedflow_core.observation import fit_context_scale, raw_context, to_context
 from sedflow_core.simulation import ForwardModel, NoisySimulations, simulate_noisy
-from sedflow_core.train import asinh_softening
 
 FLUX = np.ones((3, 5))
 
