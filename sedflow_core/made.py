@@ -186,7 +186,7 @@ class MADE(nn.Module):
             if d % self.panel == 0:
                 for layer in workspace.early:
                     p = d // self.panel
-                    torch.addmm(layer.bias[p], layer.weight[p], layer.known[p], out=layer.new[p])
+                    torch.mm(layer.weight[p], layer.known[p], out=layer.new[p])
             out = recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d])
             torch.add(functional.softplus(out[0]), floor, out=scale)
             torch.sub(z[d], out[1], out=u[d])
@@ -194,7 +194,7 @@ class MADE(nn.Module):
             det.mul_(scale)
             if d + 1 < self.n_u:
                 h = first.new[d]
-                torch.addmm(first.bias[d], first.weight[d], first.known[d], out=h)
+                torch.mm(first.weight[d], first.known[d], out=h)
                 activate_(h, self.activation)
                 for layer in recent[:2]:
                     h = layer.new[d].addmm_(layer.weight[d], layer.known[d])

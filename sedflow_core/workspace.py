@@ -16,27 +16,30 @@ PANEL = 6
 
 
 class Layer(NamedTuple):
-    """A layer: new (n_new, n_sample) = bias (n_new, 1) + weight @ known (n_known, n_sample)."""
+    """A layer: values = weight (n_new, 1 + n_known) @ known (1 + n_known, n_sample).
+
+    The first row of `known` and `values` holds ones and the first column of `weight` the biases:
+    a product that began with the biases would copy them for every sample.
+
+    `values` has one row more than the product, (1 + n_new, n_sample).
+    """
 
     weight: Tensor
-    bias: Tensor
     known: Tensor
-    new: Tensor
+    values: Tensor
 
 
 class Products(NamedTuple):
-    """Matrix products, one for each step: new = bias + weight @ known.
+    """Matrix products, one for each step: new = weight @ known, or added to what `new` holds.
 
     Attributes:
         weight: (n_new, n_known) each; known: (n_known, n_sample) each.
         new: (n_new, n_sample) each.
-        bias: (n_new, 1) each; empty where the product is added to what `new` holds.
     """
 
     weight: list[Tensor]
     known: list[Tensor]
     new: list[Tensor]
-    bias: list[Tensor]
 
 
 class Workspace(NamedTuple):
@@ -73,14 +76,15 @@ def make_workspace(like: Tensor, ends: list[int], panel: int) -> Workspace:
         panel: dimensions of u to a panel.
     """
     n_u, n_sample = like.shape
-    z, u, rows = torch.empty_like(like), torch.empty_like(like), like.new_empty((2, n_sample))
-    layers = [_new_layer(u, ends[-1])]
+    z, rows = torch.empty_like(like), like.new_empty((2, n_sample))
+    known = _new_rows(like, n_u)
+    u, layers = known[1:], [_new_layer(known, ends[-1])]
     for n_new in [ends[-1], ends[-1], 2 * n_u]:
-        layers.append(_new_layer(layers[-1].new, n_new))
+        layers.append(_new_layer(layers[-1].values, n_new))
     of_out = [2 * d for d in range(n_u + 1)]
     return Workspace(
-        [layer.weight for layer in layers],
-        [layer.bias for layer in layers],
+        [layer.weight[:, 1:] for layer in layers],
+        [layer.weight[:, :1] for layer in layers],
         z,
         list(z.unbind()),
         u,
@@ -102,37 +106,37 @@ def make_workspace(like: Tensor, ends: list[int], panel: int) -> Workspace:
 
 
 def _new_layer(known: Tensor, n_new: int) -> Layer:
-    n_known, n_sample = known.shape
+    return Layer(known.new_empty((n_new, known.shape[0])), known, _new_rows(known, n_new))
+
+
+def _new_rows(like: Tensor, n: int) -> Tensor:
+    """A row of ones and n rows to be filled, (1 + n, n_sample)."""
+    n_sample = like.shape[1]
     # 16 numbers between rows: rows a power of two apart would compete for the same cache lines.
-    return Layer(
-        known.new_empty((n_new, n_known)),
-        known.new_empty((n_new, 1)),
-        known,
-        known.new_empty((n_new, n_sample + 16))[:, :n_sample],
-    )
+    rows = like.new_empty((1 + n, n_sample + 16))[:, :n_sample]
+    rows[0] = 1.0
+    return rows
 
 
 def _by_degree(layer: Layer, ends: list[int]) -> Products:
     """The products of the first hidden layer, whose units of degree d + 1 see u_0..u_d."""
-    products = Products([], [], [], [])
+    products = Products([], [], [])
     for d in range(len(ends) - 1):
         low, high = ends[d], ends[d + 1]
-        products.weight.append(layer.weight[low:high, : d + 1])
-        products.known.append(layer.known[: d + 1])
-        products.new.append(layer.new[low:high])
-        products.bias.append(layer.bias[low:high])
+        products.weight.append(layer.weight[low:high, : d + 2])
+        products.known.append(layer.known[: d + 2])
+        products.new.append(layer.values[1 + low : 1 + high])
     return products
 
 
 def _from_earlier_panels(layer: Layer, ends: list[int], of_new: list[int], panel: int) -> Products:
     """Products by panel; of_new[d] rows of the layer come before dimension d."""
-    products = Products([], [], [], [])
+    products = Products([], [], [])
     for start in range(0, len(ends), panel):
         low, high = of_new[start], of_new[min(start + panel, len(of_new) - 1)]
-        products.weight.append(layer.weight[low:high, : ends[start]])
-        products.known.append(layer.known[: ends[start]])
-        products.new.append(layer.new[low:high])
-        products.bias.append(layer.bias[low:high])
+        products.weight.append(layer.weight[low:high, : 1 + ends[start]])
+        products.known.append(layer.known[: 1 + ends[start]])
+        products.new.append(layer.values[1 + low : 1 + high])
     return products
 
 
@@ -140,11 +144,11 @@ def _from_own_panel(
     layer: Layer, ends: list[int], of_new: list[int], panel: int, reach: int
 ) -> Products:
     """Products by dimension d, of the known rows up to degree d + reach that the panel holds."""
-    products = Products([], [], [], [])
+    products = Products([], [], [])
     for d in range(len(of_new) - 1):
         low, high = of_new[d], of_new[d + 1]
-        begin, end = ends[d // panel * panel], ends[d + reach]
+        begin, end = 1 + ends[d // panel * panel], 1 + ends[d + reach]
         products.weight.append(layer.weight[low:high, begin:end])
         products.known.append(layer.known[begin:end])
-        products.new.append(layer.new[low:high])
+        products.new.append(layer.values[1 + low : 1 + high])
     return products
