@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,22 @@ def _median(call: Callable[[], Any], repeat: int, clock: Callable[[], float]) ->
         call()
         seconds.append(clock() - started)
     return statistics.median(seconds)
+
+
+def cpu_seconds_in_turn(calls: Sequence[Callable[[], Any]], repeat: int) -> list[list[float]]:
+    """CPU time of each call in each round, after one warm-up.
+
+    The calls take turns, so that a machine whose speed drifts weighs on all alike.
+    """
+    rounds = []
+    for _ in range(repeat + 1):
+        seconds = []
+        for call in calls:
+            started = time.process_time()
+            call()
+            seconds.append(time.process_time() - started)
+        rounds.append(seconds)
+    return rounds[1:]
 
 
 def gemm_peak() -> float:

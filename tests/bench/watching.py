@@ -35,7 +35,7 @@ from tests.bench.processes import read_usage
 from tests.bench.pure import supported
 from tests.bench.report import identify, write_report
 from tests.bench.stream import ALERTS, SETTINGS, SUMMARIES, _wait_until_ready
-from tests.bench.timing import describe_machine, median_cpu_seconds
+from tests.bench.timing import cpu_seconds_in_turn, describe_machine, median_cpu_seconds
 from tests.integration.broker import committed_consumer, create_topics, free_ports, kafka_broker
 from tests.integration.conftest import run_consumer
 
@@ -85,17 +85,19 @@ def cost_in_process(artifact: Artifact, repeat: int) -> dict[str, float]:
         metrics.set_lag({(ALERTS, 0): 1, (ALERTS, 1): 0}, datetime.now(UTC))
         metrics.count_window(window, datetime.now(UTC))
 
-    alone_s = median_cpu_seconds(answer(step), repeat)
-    counting_s = median_cpu_seconds(count, 10 * repeat)
-    traced_s = median_cpu_seconds(answer(traced), repeat)
-    shadowed_s = median_cpu_seconds(answer(shadowed), repeat)
-    own_s = statistics.median(inferring.seconds)
+    calls = [answer(each) for each in (step, traced, shadowed)]
+    rounds = cpu_seconds_in_turn(calls, repeat)
+    own = inferring.seconds[1:]
+    beyond = [(c - a) / s - 1.0 for (a, _, c), s in zip(rounds, own, strict=True)]
+    alone_s = statistics.median(a for a, _, _ in rounds)
     return {
         "ms, an alert, step alone": 1e3 * alone_s / BATCH,
-        "%, metrics, of an alert's time": 100 * counting_s / alone_s,
-        "%, traces, of an alert's time": 100 * (traced_s / alone_s - 1),
-        "ratio, with a shadow of the same network / without": shadowed_s / alone_s,
-        "%, a shadow's cost beyond its own inference": 100 * ((shadowed_s - alone_s) / own_s - 1),
+        "%, metrics, of an alert's time": 100 * median_cpu_seconds(count, 10 * repeat) / alone_s,
+        "%, traces, of an alert's time": 100 * (statistics.median(b / a for a, b, _ in rounds) - 1),
+        "ratio, with a shadow of the same network / without": statistics.median(
+            c / a for a, _, c in rounds
+        ),
+        "%, a shadow's cost beyond its own inference": 100 * statistics.median(beyond),
     }
 
 
