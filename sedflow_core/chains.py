@@ -52,7 +52,7 @@ class Chains(NamedTuple):
         )
 
 
-def effective_sample_size(samples: Array) -> Array:
+def effective_sample_size(samples: Array, times: Array) -> Array:
     """Independent samples (n_dim,) that would know the mean as well as samples of all walkers.
 
     Walkers of one ensemble move along each other's differences, so their mean varies more than that
@@ -61,12 +61,13 @@ def effective_sample_size(samples: Array) -> Array:
 
     Args:
         samples: (n_ensemble, n_step, n_walker, n_dim).
+        times: (n_dim,) autocorrelation times of a walker.
     """
     n_ensemble, n_step, n_walker, _ = samples.shape
     means = samples.mean(axis=2, keepdims=True)
     of_a_mean = samples.var(axis=(0, 1, 2)) / means.var(axis=(0, 1, 2))
     together = n_ensemble * n_step * of_a_mean / autocorrelation_time(means)
-    alone = n_ensemble * n_step * n_walker / autocorrelation_time(samples)
+    alone = n_ensemble * n_step * n_walker / times
     return np.asarray(np.minimum(together, alone))
 
 

@@ -230,11 +230,12 @@ def run_ensembles(
 
 def _diagnose(ensembles: Sequence[Ensemble], seconds: float) -> Chains:
     samples = np.stack([ensemble.samples() for ensemble in ensembles])
+    times = autocorrelation_time(samples)
     return Chains(
         samples=samples,
         r_hat=split_r_hat(samples),
-        ess=effective_sample_size(samples),
-        n_times=samples.shape[1] / autocorrelation_time(samples),
+        ess=effective_sample_size(samples, times),
+        n_times=samples.shape[1] / times,
         acceptance=float(np.mean([ensemble.acceptance() for ensemble in ensembles])),
         n_calls=sum(ensemble.n_calls for ensemble in ensembles),
         seconds=seconds,

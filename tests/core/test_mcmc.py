@@ -164,7 +164,8 @@ def test_walkers_with_a_common_part_count_less(n_walker: int) -> None:
     common = signal.lfilter([1.0], [1.0, -rho], innovations, axis=1)
     own = rng.normal(size=(n_chain, n_step, n_walker, 1)) * np.sqrt(0.9)
     variance = (0.1 * (1 + rho) / (1 - rho) + 0.9 / n_walker) / (n_chain * n_step)
-    ess = effective_sample_size(common[:, :, None, None] + own)
+    samples = common[:, :, None, None] + own
+    ess = effective_sample_size(samples, autocorrelation_time(samples))
     assert ess == pytest.approx(1.0 / variance, rel=0.1)
 
 
