@@ -11,6 +11,8 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, NamedTuple, Protocol
 
+from consumer.alerts import HostAlert
+
 Header = tuple[str, bytes | None]
 Headers = tuple[Header, ...]
 Stage = Literal["decode", "adapt", "infer", "encode", "produce", "crash"]
@@ -62,6 +64,8 @@ class Result:
     galaxy: Galaxy | None = None
     derived: Mapping[str, Any] | None = None
     """Marginals of the derived quantities, as encoded; None without a posterior."""
+    alert: HostAlert | None = None
+    """What was read; None where it was not read from an alert."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """A second artifact that sees the live stream and publishes nothing: what would it change?
 
 Before an artifact is swapped, run the new one as the shadow of the old one. Both judge each
-message; the old one's answer is published, the difference is counted, and logged at the end. A
-shadow writes no summaries, so it costs little but its inference.
+alert; the old one's answer is published, the difference is counted, and logged at the end. A shadow
+judges what was read already and writes no summaries, so it costs its own inference.
 """
 
 from collections import Counter as Tally
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from consumer.alerts import HostAlert
 from consumer.daemon import StepFunction
 from consumer.message import Message, Result, Window
 from consumer.settings import Settings
@@ -24,8 +25,8 @@ BUCKETS = (-3.0, -1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0, 3.0)
 
 
 Report = dict[str, object]
-Judge = Callable[[Sequence[Message], datetime], Sequence[Judgement | None]]
-"""Says what would be said of each message; None for a dead letter."""
+Judge = Callable[[Sequence[HostAlert]], Sequence[Judgement]]
+"""Says what would be said of each alert."""
 
 
 class Difference(NamedTuple):
@@ -37,7 +38,7 @@ class Difference(NamedTuple):
 
 
 class Shadowed:
-    """A step whose messages are judged by a shadow too; returns what the step returns."""
+    """A step whose alerts are judged by a shadow too; returns what the step returns."""
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Shadowed:
         """Return the step's window, after the shadow judged as well."""
         window = self._step(messages, replay=replay, now=now)
         with self._watch("shadow"):
-            for difference in compare(window, self._shadow(messages, now())):
+            for difference in compare(window.results, self._shadow):
                 self._note(difference)
         return window
 
@@ -110,14 +111,12 @@ def with_shadow(
     return Shadowed(step, shadow.judge, registry, watch)
 
 
-def compare(window: Window, shadow: Sequence[Judgement | None]) -> list[Difference]:
-    """Return the difference for each message that both answered."""
-    pairs = zip((outcome for _, outcome in window.outcomes()), shadow, strict=True)
-    return [
-        _differ(ours, theirs)
-        for ours, theirs in pairs
-        if isinstance(ours, Result) and theirs is not None
-    ]
+def compare(results: Sequence[Result], shadow: Judge) -> list[Difference]:
+    """Return the difference for each alert that both answer."""
+    answered = [(result, result.alert) for result in results if result.alert is not None]
+    judgements = shadow([alert for _, alert in answered])
+    pairs = zip(answered, judgements, strict=True)
+    return [_differ(ours, theirs) for (ours, _), theirs in pairs if theirs.publishable]
 
 
 def _differ(ours: Result, theirs: Judgement) -> Difference:

@@ -93,12 +93,17 @@ class Step:
         fault.
         """
         started = now()
-        judged = self._judge_all(messages, started)
+        with self._watch("decode"):
+            read = [self._read(message, started) for message in messages]
+        understood = [item.photometry for item in read if isinstance(item, _Read)]
+        judgements = iter(self._judge_all(understood))
         times: Record = {"startTimestamp": started, "endTimestamp": now(), "replay": replay}
         with self._watch("encode"):
             outcomes = [
-                item if isinstance(item, DeadLetter) else self._answer(*item, times)
-                for item in judged
+                item
+                if isinstance(item, DeadLetter)
+                else self._answer(item, next(judgements), times)
+                for item in read
             ]
         return Window(
             consumed=tuple(messages),
@@ -106,27 +111,10 @@ class Step:
             rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
         )
 
-    def judge(self, messages: Sequence[Message], now: datetime) -> list[Judgement | None]:
-        """Return what would be said of each message, None for a dead letter; nothing is encoded."""
-        return [
-            None if isinstance(item, DeadLetter) or not item[1].publishable else item[1]
-            for item in self._judge_all(messages, now)
-        ]
-
-    def _judge_all(
-        self, messages: Sequence[Message], now: datetime
-    ) -> list[tuple[_Read, Judgement] | DeadLetter]:
-        with self._watch("decode"):
-            read = [self._read(message, now) for message in messages]
-        with self._watch("infer"):
-            understood = [item.photometry for item in read if isinstance(item, _Read)]
-            posteriors = iter(self._infer(understood))
-        return [
-            item
-            if isinstance(item, DeadLetter)
-            else (item, self._judge(item.photometry, next(posteriors)))
-            for item in read
-        ]
+    def judge(self, alerts: Sequence[HostAlert]) -> list[Judgement]:
+        """Return what would be said of each alert; nothing is encoded."""
+        corrections = self._settings.corrections
+        return self._judge_all([measure(alert, self._artifact, corrections) for alert in alerts])
 
     def warm_up(self) -> None:
         """Infer once, so that the first alert does not wait for compilation."""
@@ -169,6 +157,11 @@ class Step:
         rows = iter(split_summary(summary, len(self._artifact.param_names)))
         return [next(rows) if item.status == "OK" else None for item in photometries]
 
+    def _judge_all(self, photometries: Sequence[Photometry]) -> list[Judgement]:
+        with self._watch("infer"):
+            posteriors = self._infer(photometries)
+            return [self._judge(*each) for each in zip(photometries, posteriors, strict=True)]
+
     def _judge(self, photometry: Photometry, posterior: Posterior | None) -> Judgement:
         status, reasons = photometry.status, photometry.reasons
         if posterior is not None and posterior.flags:
@@ -210,6 +203,7 @@ class Step:
             missing_bands=_find_missing(reasons),
             galaxy=_galaxy(read.photometry.redshift, record, posterior),
             derived=record and record["derived"],
+            alert=read.alert,
         )
 
     def _describe(self, read: _Read, times: Record) -> Record:

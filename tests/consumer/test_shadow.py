@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.avro import decode_summary
+from consumer.alerts import HostAlert
+from consumer.avro import Decoded, Decoder, decode_summary
 from consumer.message import Message, Result
 from consumer.settings import Settings
 from consumer.shadow import QUANTITIES, Judge, Shadowed, with_shadow
@@ -65,18 +66,17 @@ def marginals(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def planted(step: Step, shift_sigma: float) -> Judge:
-    """A judge whose masses are so much larger, and that finds no host in the first message."""
+    """A judge whose masses are so much larger, and that finds no host in the first alert."""
 
-    def shift(judgement: Judgement | None) -> Judgement:
-        assert judgement is not None
+    def shift(judgement: Judgement) -> Judgement:
         record = deepcopy(judgement.record)
         assert record is not None
         mass = record["derived"]["log_mstar_surviving"]
         mass["q50"] += shift_sigma * mass["std"]
         return judgement._replace(record=record)
 
-    def judge(messages: Sequence[Message], now: datetime) -> list[Judgement | None]:
-        _, *others = step.judge(messages, now)
+    def judge(alerts: Sequence[HostAlert]) -> list[Judgement]:
+        _, *others = step.judge(alerts)
         return [Judgement("NO_HOST", (), None, None), *map(shift, others)]
 
     return judge
@@ -136,3 +136,24 @@ def test_dead_letters_are_left_out(
 def test_without_a_shadow_the_step_is_alone(tiny: Artifact, settings: Settings) -> None:
     step = Step(tiny, settings)
     assert with_shadow(step, settings, CollectorRegistry()) is step
+
+
+def test_a_shadow_reads_nothing(
+    tiny: Artifact,
+    settings: Settings,
+    make_message: Callable[..., Message],
+    now: Callable[[], datetime],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step, decoded = Step(tiny, settings), []
+    decode = Decoder.decode
+
+    def count(decoder: Decoder, value: bytes | None, key: bytes | None) -> Decoded:
+        decoded.append(value)
+        return decode(decoder, value, key)
+
+    monkeypatch.setattr(Decoder, "decode", count)
+    messages = messages_of(make_message)
+    shadowed = Shadowed(step, Step(tiny, settings).judge, CollectorRegistry())
+    shadowed(messages, replay=False, now=now)
+    assert decoded == [message.value for message in messages]
