@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext, hidden_ends
+from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext, Modulation, hidden_ends
 from sedflow_core.workspace import PANEL, make_workspace
 
 EMBEDDING_WIDTH = 256
 EMBEDDING_DEPTH = 2
+N_TOGETHER = 8
+"""Galaxies whose modulations are computed in one product."""
 
 
 class FlowConfig(NamedTuple):
@@ -77,6 +79,7 @@ class MaskedAutoregressiveFlow(nn.Module):
     """p(u | context): log density forward, exact cached samples backward."""
 
     n_u: int
+    n_together: int
     ends: list[int]
     panel: int
     permutations: Tensor
@@ -96,6 +99,7 @@ class MaskedAutoregressiveFlow(nn.Module):
             )
             permutations = [torch.randperm(config.n_u) for _ in range(config.n_block)]
         self.n_u = config.n_u
+        self.n_together = N_TOGETHER
         self.ends = hidden_ends(config.n_hidden, config.n_u)
         self.panel = PANEL
         self.log_norm = 0.5 * config.n_u * math.log(2.0 * math.pi)
@@ -127,28 +131,40 @@ class MaskedAutoregressiveFlow(nn.Module):
         Args:
             base: (n_u, n_sample) standard-normal points, shared by all galaxies, or
                 (n, n_u, n_sample) points of their own.
-            context: galaxies are treated one at a time, in arrays of fixed shape, so that a
-                galaxy's samples do not depend on its batch.
+            context: galaxies are sampled one at a time, and modulated in arrays of fixed shape, so
+                that a galaxy's samples do not depend on its batch.
         """
         n, n_sample = context.shape[0], base.shape[-1]
         samples = base.new_empty((n, self.n_u, n_sample))
         log_prob = base.new_empty((n, n_sample))
         workspace = make_workspace(base[0] if base.dim() == 3 else base, self.ends, self.panel)
         orders = [permutation.argsort() for permutation in self.permutations]
+        modulations: list[Modulation] = []
         for i in range(n):
-            features = self.embedding(context[i : i + 1].clone())
+            row = i % self.n_together
+            if row == 0:
+                modulations = self._modulate(context[i : i + self.n_together])
             z = base if base.dim() == 2 else base[i]
             log_prob[i] = -0.5 * z.square().sum(dim=0) - self.log_norm
             k = len(self.blocks)
             for block in self.blocks[::-1]:
                 k -= 1
                 torch.index_select(z, 0, orders[k], out=workspace.z)
-                block.enter(features, workspace)  # type: ignore[operator]
+                block.enter(modulations[k], row, workspace)  # type: ignore[operator]
                 block.invert(workspace)  # type: ignore[operator]
                 log_prob[i] += workspace.det.log()
                 z = workspace.u
             samples[i] = z
         return samples, log_prob
+
+    def _modulate(self, context: Tensor) -> list[Modulation]:
+        """Of every block, for at most n_together galaxies, of which the last may repeat."""
+        rows = torch.arange(self.n_together, device=context.device).clamp_max(len(context) - 1)
+        features = self.embedding(context[rows])
+        modulations: list[Modulation] = []
+        for block in self.blocks:
+            modulations.append(block.context_layer(features))  # type: ignore[operator]
+        return modulations
 
 
 def count_parameters(flow: nn.Module) -> int:

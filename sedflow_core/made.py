@@ -157,23 +157,23 @@ class MADE(nn.Module):
         return scale * u + out[:, :, 1], scale.log().sum(dim=1)
 
     @torch.jit.export
-    def enter(self, context: Tensor, workspace: Workspace) -> None:
-        """Put the weights and biases for one galaxy's context (1, n_context) into the workspace.
+    def enter(self, modulation: Modulation, row: int, workspace: Workspace) -> None:
+        """Put the weights and biases for one row of the modulation into the workspace.
 
         Needs `apply_masks` to have been called.
         """
-        m: Modulation = self.context_layer(context)
+        m = modulation
         first, second = self.input_layer, self.hidden_layer_1
         third, last = self.hidden_layer_2, self.output_layer
         weights, biases = workspace.weights, workspace.biases
         weights[0].copy_(first.weight)
-        torch.mul(second.weight, m.gain_1.t(), out=weights[1])
-        torch.mul(third.weight, m.gain_2.t(), out=weights[2])
+        torch.mul(second.weight, m.gain_1[row].unsqueeze(1), out=weights[1])
+        torch.mul(third.weight, m.gain_2[row].unsqueeze(1), out=weights[2])
         weights[3].copy_(last.weight)
-        torch.add(first.bias, m.shift_0, out=biases[0].t())
-        torch.add(second.bias, m.shift_1, out=biases[1].t())
-        torch.add(third.bias, m.shift_2, out=biases[2].t())
-        torch.add(last.bias, m.shift_out, out=biases[3].t())
+        torch.add(first.bias, m.shift_0[row], out=biases[0])
+        torch.add(second.bias, m.shift_1[row], out=biases[1])
+        torch.add(third.bias, m.shift_2[row], out=biases[2])
+        torch.add(last.bias, m.shift_out[row], out=biases[3])
 
     @torch.jit.export
     def invert(self, workspace: Workspace) -> None:
@@ -187,9 +187,9 @@ class MADE(nn.Module):
                 for layer in workspace.early:
                     p = d // self.panel
                     torch.mm(layer.weight[p], layer.known[p], out=layer.new[p])
-            out = recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d])
-            torch.add(functional.softplus(out[0]), floor, out=scale)
-            torch.sub(z[d], out[1], out=u[d])
+            recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d])
+            torch.add(functional.softplus(workspace.raw_scale[d]), floor, out=scale)
+            torch.sub(z[d], workspace.shift[d], out=u[d])
             u[d].div_(scale)
             det.mul_(scale)
             if d + 1 < self.n_u:

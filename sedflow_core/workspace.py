@@ -48,6 +48,7 @@ class Workspace(NamedTuple):
     Attributes:
         weights, biases: of the three hidden layers and the output layer, masked and modulated.
         z, u: (n_u, n_sample) input and output of the inverse; z_rows, u_rows: their rows.
+        raw_scale, shift: (n_sample,) of each dimension, the rows of the output layer.
         scale, det: (n_sample,) the scale of one dimension, and the product of all scales.
         first: the first hidden layer, by degree.
         early: second and third hidden layer and output layer, by panel, from the panels before.
@@ -60,6 +61,8 @@ class Workspace(NamedTuple):
     z_rows: list[Tensor]
     u: Tensor
     u_rows: list[Tensor]
+    raw_scale: list[Tensor]
+    shift: list[Tensor]
     scale: Tensor
     det: Tensor
     first: Products
@@ -81,14 +84,17 @@ def make_workspace(like: Tensor, ends: list[int], panel: int) -> Workspace:
     u, layers = known[1:], [_new_layer(known, ends[-1])]
     for n_new in [ends[-1], ends[-1], 2 * n_u]:
         layers.append(_new_layer(layers[-1].values, n_new))
+    out = layers[-1].values[1:]
     of_out = [2 * d for d in range(n_u + 1)]
     return Workspace(
         [layer.weight[:, 1:] for layer in layers],
-        [layer.weight[:, :1] for layer in layers],
+        [layer.weight[:, 0] for layer in layers],
         z,
         list(z.unbind()),
         u,
         list(u.unbind()),
+        list(out[0::2].unbind()),
+        list(out[1::2].unbind()),
         rows[0],
         rows[1],
         _by_degree(layers[0], ends),
