@@ -152,7 +152,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 torch.index_select(z, 0, orders[k], out=workspace.z)
                 block.enter(modulations[k], row, workspace)  # type: ignore[operator]
                 block.invert(workspace)  # type: ignore[operator]
-                log_prob[i] += workspace.det.log()
+                log_prob[i] += workspace.scale.log().sum(dim=0)
                 z = workspace.u
             samples[i] = z
         return samples, log_prob

@@ -177,25 +177,25 @@ class MADE(nn.Module):
 
     @torch.jit.export
     def invert(self, workspace: Workspace) -> None:
-        """u from the workspace's z, with the weights that `enter` put there, and its det."""
-        z, u, scale, det = workspace.z_rows, workspace.u_rows, workspace.scale, workspace.det
+        """u and scales from the workspace's z, with the weights that `enter` put there."""
+        z, u, scale = workspace.z_rows, workspace.u_rows, workspace.scale_rows
         first, recent = workspace.first, workspace.recent
-        floor = scale.new_full((), self.scale_floor)  # TorchScript would make one every time
-        det.fill_(1.0)
+        floor = workspace.z.new_full((), self.scale_floor)  # TorchScript would make one every time
+        added = 0
         for d in range(self.n_u):
-            if d % self.panel == 0:
+            if d > 0 and d % self.panel == 0:
+                added = 1
                 for layer in workspace.early:
-                    p = d // self.panel
+                    p = d // self.panel - 1
                     torch.mm(layer.weight[p], layer.known[p], out=layer.new[p])
-            recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d])
-            torch.add(functional.softplus(workspace.raw_scale[d]), floor, out=scale)
+            recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d], beta=added)
+            torch.add(functional.softplus(workspace.raw_scale[d]), floor, out=scale[d])
             torch.sub(z[d], workspace.shift[d], out=u[d])
-            u[d].div_(scale)
-            det.mul_(scale)
+            u[d].div_(scale[d])
             if d + 1 < self.n_u:
                 h = first.new[d]
                 torch.mm(first.weight[d], first.known[d], out=h)
                 activate_(h, self.activation)
                 for layer in recent[:2]:
-                    h = layer.new[d].addmm_(layer.weight[d], layer.known[d])
+                    h = layer.new[d].addmm_(layer.weight[d], layer.known[d], beta=added)
                     activate_(h, self.activation)

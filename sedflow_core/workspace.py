@@ -49,9 +49,10 @@ class Workspace(NamedTuple):
         weights, biases: of the three hidden layers and the output layer, masked and modulated.
         z, u: (n_u, n_sample) input and output of the inverse; z_rows, u_rows: their rows.
         raw_scale, shift: (n_sample,) of each dimension, the rows of the output layer.
-        scale, det: (n_sample,) the scale of one dimension, and the product of all scales.
+        scale, scale_rows: (n_u, n_sample) scales of the dimensions, and their rows.
         first: the first hidden layer, by degree.
-        early: second and third hidden layer and output layer, by panel, from the panels before.
+        early: second and third hidden layer and output layer, by panel from the second on, from the
+            panels before.
         recent: the same layers from the panel itself: hidden ones by degree, outputs by dimension.
     """
 
@@ -64,7 +65,7 @@ class Workspace(NamedTuple):
     raw_scale: list[Tensor]
     shift: list[Tensor]
     scale: Tensor
-    det: Tensor
+    scale_rows: list[Tensor]
     first: Products
     early: list[Products]
     recent: list[Products]
@@ -78,8 +79,8 @@ def make_workspace(like: Tensor, ends: list[int], panel: int) -> Workspace:
         ends: hidden units of degree <= d fill the rows before ends[d], d = 0..n_u - 1.
         panel: dimensions of u to a panel.
     """
-    n_u, n_sample = like.shape
-    z, rows = torch.empty_like(like), like.new_empty((2, n_sample))
+    n_u = like.shape[0]
+    z, scale = torch.empty_like(like), torch.empty_like(like)
     known = _new_rows(like, n_u)
     u, layers = known[1:], [_new_layer(known, ends[-1])]
     for n_new in [ends[-1], ends[-1], 2 * n_u]:
@@ -95,8 +96,8 @@ def make_workspace(like: Tensor, ends: list[int], panel: int) -> Workspace:
         list(u.unbind()),
         list(out[0::2].unbind()),
         list(out[1::2].unbind()),
-        rows[0],
-        rows[1],
+        scale,
+        list(scale.unbind()),
         _by_degree(layers[0], ends),
         [
             _from_earlier_panels(layers[1], ends, ends, panel),
@@ -136,9 +137,9 @@ def _by_degree(layer: Layer, ends: list[int]) -> Products:
 
 
 def _from_earlier_panels(layer: Layer, ends: list[int], of_new: list[int], panel: int) -> Products:
-    """Products by panel; of_new[d] rows of the layer come before dimension d."""
+    """Products by panel from the second on; of_new[d] rows come before dimension d."""
     products = Products([], [], [])
-    for start in range(0, len(ends), panel):
+    for start in range(panel, len(ends), panel):
         low, high = of_new[start], of_new[min(start + panel, len(of_new) - 1)]
         products.weight.append(layer.weight[low:high, : 1 + ends[start]])
         products.known.append(layer.known[: 1 + ends[start]])
@@ -149,11 +150,15 @@ def _from_earlier_panels(layer: Layer, ends: list[int], of_new: list[int], panel
 def _from_own_panel(
     layer: Layer, ends: list[int], of_new: list[int], panel: int, reach: int
 ) -> Products:
-    """Products by dimension d, of the known rows up to degree d + reach that the panel holds."""
+    """Products by dimension d, of the known rows up to degree d + reach that the panel holds.
+
+    The first panel holds the row of ones, so its products are whole.
+    """
     products = Products([], [], [])
     for d in range(len(of_new) - 1):
         low, high = of_new[d], of_new[d + 1]
-        begin, end = 1 + ends[d // panel * panel], 1 + ends[d + reach]
+        begin = 0 if d < panel else 1 + ends[d // panel * panel]
+        end = 1 + ends[d + reach]
         products.weight.append(layer.weight[low:high, begin:end])
         products.known.append(layer.known[begin:end])
         products.new.append(layer.values[1 + low : 1 + high])
