@@ -32,8 +32,8 @@ from sedflow_core import Artifact, Observation, estimate
 
 KNOWN_SURVEYS = frozenset(("ZTF", "LSST", "ELAsTiCC", "DES", "ATLAS", "PS1", "SDSS"))
 """Surveys counted by name; an alert may name any, and metrics need a bounded set."""
-
-
+N_WARM_UP = 3
+"""TorchScript looks at two calls before it settles."""
 Watch = Callable[[str], AbstractContextManager[object]]
 """Is entered while the part of the work with this name is done."""
 
@@ -117,12 +117,14 @@ class Step:
         return self._judge_all([measure(alert, self._artifact, corrections) for alert in alerts])
 
     def warm_up(self) -> None:
-        """Infer once, so that the first alert does not wait for compilation."""
+        """Infer a few times, so that the first alert does not wait for compilation."""
         golden = self._artifact.golden
         flux, flux_err, redshift = (
             golden[name].numpy() for name in ("flux", "flux_err", "redshift")
         )
-        self._infer([Photometry("OK", (), flux[0], flux_err[0], float(redshift[0]))])
+        photometry = Photometry("OK", (), flux[0], flux_err[0], float(redshift[0]))
+        for _ in range(N_WARM_UP):
+            self._infer([photometry])
 
     def _read(self, message: Message, now: datetime) -> _Read | DeadLetter:
         stage: Stage = "decode"

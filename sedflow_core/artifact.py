@@ -35,7 +35,7 @@ ARRAYS = "arrays.safetensors"
 SHIPPED = Path(__file__).parent / "artifacts"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Artifact:
     """A trained flow with everything that serving needs.
 

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact, read_artifact
+from sedflow_core.consequences import find_consequences
 from sedflow_core.errors import ArtifactError, ObservationError
-from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
-from sedflow_core.sfh import DERIVED_NAMES, calc_derived
+from sedflow_core.sfh import DERIVED_NAMES
 from sedflow_core.summary import Summary, empty_summary, fill_rows
 from sedflow_core.support import can_encode, check_support
-from sedflow_core.trust import N_DRAWS, Trust, judge
+from sedflow_core.trust import Trust
 from sedflow_core.units import Array
 
 GOLDEN_TOLERANCE = 1e-3
@@ -152,32 +152,11 @@ def _fill(
     u, log_q = _sample_u(artifact, base[sampled], *(t[rows[sampled]] for t in photometry))
     u, log_q = u[together], log_q[together]
     flux, flux_err, redshift = (t[rows[together]] for t in photometry)
-    theta = from_u(u)
     index = rows.cpu().numpy()
-    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    fill_rows(summary, index, torch.cat([theta.mT, derived.mT], dim=1))
-    judgement = _judge(artifact, (flux, flux_err, redshift), (u, theta, log_q))
-    for name, values in judgement.items():
-        summary.trust[name][index] = values[: len(rows)].cpu().numpy()
-
-
-def _judge(
-    artifact: Artifact,
-    photometry: tuple[Tensor, Tensor, Tensor],
-    samples: tuple[Tensor, Tensor, Tensor],
-) -> dict[str, Tensor]:
-    """What the artifact can say of n posteriors by a few of the samples u, theta and ln q of each.
-
-    Of a Sobol set the first points are spread evenly as well.
-    """
-    if artifact.trust is None:
-        return {}
-    u, theta, log_q = (t[:, :N_DRAWS] for t in samples)
-    if artifact.prior:
-        of_sample = photometry[2].repeat_interleave(theta.shape[1])
-        weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, artifact.tables)
-        log_q = log_q - weight.view_as(log_q)
-    return judge(artifact.trust, artifact.tables, photometry, (u, theta, log_q))._asdict()
+    values, *judgement = find_consequences(artifact, u, log_q, (flux, flux_err, redshift))
+    fill_rows(summary, index, values)
+    for name, of_galaxies in zip(summary.trust, judgement, strict=True):
+        summary.trust[name][index] = of_galaxies[: len(rows)].cpu().numpy()
 
 
 def _prior_width(artifact: Artifact, names: tuple[str, ...]) -> Array | None:
