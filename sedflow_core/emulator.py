@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sedflow_core.dust import attenuation_curve, birth_cloud_curve
-from sedflow_core.interpolate import Position, interpolate, locate
+from sedflow_core.interpolate import Position, interpolate, locate, ramp_factors
 from sedflow_core.prior import column
 from sedflow_core.sfh import (
     History,
@@ -54,8 +54,8 @@ class FixedRedshift(NamedTuple):
 
     Attributes:
         bins: time bins.
-        bin_flux: (n, n_met * n_bin, 2 * n_column) of the time bins: inside birth clouds, then
-            outside.
+        bin_flux: (n, n_met, n_bin, 2 * n_column) of the time bins, as factors of the ramps of
+            log10 Z: inside birth clouds, then outside.
         age_nodes: (n_age,) ascending nodes age**-0.8 of `burst_flux`.
         burst_flux: (n, n_met, n_age, n_column) band fluxes of single populations.
         birth_cloud, wave_rest: (n, n_column) relative birth-cloud depth and rest wavelength.
@@ -85,12 +85,12 @@ def fix_redshift(
     nodes, flux = _fading(emulator.age_gyr).flip(0), flux.flip(2)
     bins = calc_time_bins(redshift, tables)
     young = younger_fraction(bins, float(emulator.birth_cloud_age_gyr))[:, None, :, None]
-    of_bins = _flux_of_bins(bins, nodes, flux)
+    of_bins = ramp_factors(_flux_of_bins(bins, nodes, flux), tables.ssp_lgmet.float())
     distance = interpolate(redshift.double(), tables.redshift, tables.luminosity_distance_mpc)
     wave_rest = (emulator.wave.flatten() / (1.0 + redshift[:, None])).float()
     return FixedRedshift(
         bins=bins,
-        bin_flux=torch.cat([of_bins * young, of_bins * (1.0 - young)], dim=-1).flatten(1, 2),
+        bin_flux=torch.cat([of_bins * young, of_bins * (1.0 - young)], dim=-1),
         age_nodes=nodes.float(),
         burst_flux=flux,
         birth_cloud=birth_cloud_curve(wave_rest),
@@ -116,7 +116,7 @@ def _flux_of_bins(bins: TimeBins, nodes: Tensor, flux: Tensor) -> Tensor:
 def emulate(fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, n_band: int) -> Tensor:
     """Noiseless flux (n, n_sample, n_band) [nanomaggies, AB] of theta (n, n_sample, n_theta)."""
     history = calc_history(theta, fixed.bins, tables)
-    young, old = (_bin_weights(history, tables) @ fixed.bin_flux).chunk(2, dim=-1)
+    young, old = _light_of_bins(history, fixed, tables).chunk(2, dim=-1)
     burst = history.burst[..., None] * _burst_flux(history, fixed, tables)
     in_cloud = (history.burst_age < fixed.cloud_age_gyr)[..., None]
     tau_bc, tau_ism = (column(theta, name)[..., None] for name in ("tau_bc", "tau_ism"))
@@ -129,19 +129,15 @@ def emulate(fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, n_ban
     return per_mass * scale[..., None]
 
 
-def _bin_weights(history: History, tables: PopulationTables) -> Tensor:
-    """Mass (n, n_sample, n_met * n_bin), split between the neighbouring metallicities."""
+def _light_of_bins(history: History, fixed: FixedRedshift, tables: PopulationTables) -> Tensor:
+    """Band fluxes (n, n_sample, 2 * n_column) of the time bins: young stars', then old ones'."""
     mass, lgmet = history.mass.mT, history.met.mT.log10()
-    nodes = tables.ssp_lgmet.tolist()
-    n, n_bin, n_sample = mass.shape
-    weights = mass.new_empty((n, len(nodes), n_bin, n_sample))
-    not_below = mass
-    for k, (low, high) in enumerate(pairwise(nodes)):
-        above = (lgmet - low).mul_(1.0 / (high - low)).clamp_(0.0, 1.0).mul_(mass)
-        torch.sub(not_below, above, out=weights[:, k])
-        not_below = above
-    weights[:, -1] = not_below
-    return weights.flatten(1, 2).mT
+    light = mass.mT @ fixed.bin_flux[:, 0]
+    ramp = torch.empty_like(mass)
+    for k, (low, high) in enumerate(pairwise(tables.ssp_lgmet.tolist()), start=1):
+        torch.clamp(lgmet, low, high, out=ramp).mul_(mass)
+        light.baddbmm_(ramp.mT, fixed.bin_flux[:, k])
+    return light
 
 
 def _burst_flux(history: History, fixed: FixedRedshift, tables: PopulationTables) -> Tensor:

@@ -42,3 +42,15 @@ def interpolate(x: Tensor, nodes: Tensor, table: Tensor) -> Tensor:
     start, end = (table.index_select(-1, index) for index in (low, low + 1))
     values = torch.lerp(start, end, position.fraction.flatten())
     return values.view(*table.shape[:-1], *x.shape)
+
+
+def ramp_factors(table: Tensor, nodes: Tensor) -> Tensor:
+    """What a piecewise-linear function is the sum of: (n, n_node, ...) factors from its values.
+
+    table (n, n_node, ...) at nodes (n_node,) interpolates to the first factor plus the others times
+    the ramps clamp(x, nodes[k], nodes[k + 1]): no search, no lookup, and linear in the factors.
+    """
+    shape = (-1,) + (1,) * (table.dim() - 2)
+    slope = table.diff(dim=1) / nodes.diff().view(shape)
+    at_zero = table[:, :1] - (slope * nodes[:-1].view(shape)).sum(dim=1, keepdim=True)
+    return torch.cat([at_zero, slope], dim=1)

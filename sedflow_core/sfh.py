@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sedflow_core.dust import curve_at_v
-from sedflow_core.interpolate import Position, interpolate, locate
+from sedflow_core.interpolate import Position, interpolate, locate, ramp_factors
 from sedflow_core.prior import column, columns
 from sedflow_core.units import POGSON
 
@@ -171,7 +171,7 @@ def calc_history(theta: Tensor, bins: TimeBins, tables: PopulationTables) -> His
     return History(
         basis=basis,
         mass=(bins.basis_mass.mT @ basis.mT).mT,
-        met=(bins.zh.mT @ gamma.mT).mT.clamp(*Z_RANGE),
+        met=(bins.zh.mT @ gamma.mT).clamp_(*Z_RANGE).mT,
         burst=burst,
         burst_age=burst_age,
         burst_met=burst_met.clamp(*Z_RANGE),
@@ -186,23 +186,18 @@ def locate_met(met: Tensor, tables: PopulationTables) -> Position:
 
 def surviving_mass(history: History, tables: PopulationTables) -> Tensor:
     """Mass in stars and remnants per mass formed; (n, n_sample)."""
-    of_bins = (history.mass * _surviving_fraction(history, tables)).sum(dim=-1)
+    of_bins = _surviving_fraction(history, tables).mul_(history.mass).sum(dim=-1)
     return of_bins + history.burst * _surviving_burst(history, tables)
 
 
 def _surviving_fraction(history: History, tables: PopulationTables) -> Tensor:
-    """Surviving fraction in the bins (n, n_sample, n_bin).
-
-    Linear in log10 Z between the grid's metallicities: one ramp per interval, which needs no search
-    and no gather.
-    """
-    lgmet, surviving = history.met.log10(), history.bins.surviving
+    """Surviving fraction in the bins (n, n_sample, n_bin), linear in log10 Z between the grid's."""
     nodes = tables.ssp_lgmet.float()
-    slope = surviving.diff(dim=1) / nodes.diff().unsqueeze(-1)
-    at_zero = surviving[:, :1] - (nodes[:-1] @ slope).unsqueeze(1)
-    fraction, ramp = torch.empty_like(lgmet).copy_(at_zero), torch.empty_like(lgmet)
-    for k, (low, high) in enumerate(pairwise(nodes.tolist())):
-        fraction.add_(torch.clamp(lgmet, low, high, out=ramp).mul_(slope[:, k : k + 1]))
+    factors = ramp_factors(history.bins.surviving, nodes)
+    lgmet = history.met.log10()
+    fraction, ramp = torch.empty_like(lgmet).copy_(factors[:, :1]), torch.empty_like(lgmet)
+    for k, (low, high) in enumerate(pairwise(nodes.tolist()), start=1):
+        fraction.add_(torch.clamp(lgmet, low, high, out=ramp).mul_(factors[:, k : k + 1]))
     return fraction
 
 
