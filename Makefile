@@ -8,7 +8,8 @@ INSTALLED := $(VENV)/.installed
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[test]"
 	touch $@
 
 demo: $(INSTALLED)
@@ -70,11 +71,11 @@ fuzz: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	$(BIN)/python -m tests.fuzz -runs=$(RUNS)
 
-# Known vulnerabilities of everything that is installed; needs the records of pypi.org itself, and
+# Known vulnerabilities of everything that is installed; needs the records of PyPI itself, and
 # fails where it cannot look a package up there.
 audit: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[audit]"
-	$(BIN)/pip freeze --exclude-editable > $(VENV)/audit.txt
+	$(BIN)/pip freeze --all --exclude-editable > $(VENV)/audit.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r $(VENV)/audit.txt
 
 format: $(INSTALLED)
