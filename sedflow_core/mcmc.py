@@ -120,7 +120,15 @@ def _correct(
     """Resample half of u by the simulator's density over the emulator's, systematically."""
     generative, gaussian = log_posteriors(model, u, observation)
     exact = gaussian if likelihood == "gaussian" else generative
-    log_weight = exact - target.log_density(u)
+    log_weight = calc_log_weight(exact, target.log_density(u))
     weight, n = torch.softmax(log_weight, dim=0).numpy(), len(u) // 2
     index = np.searchsorted(np.cumsum(weight), (np.arange(n) + 0.5) / n).clip(max=len(u) - 1)
     return index, float(calc_efficiency(log_weight))
+
+
+def calc_log_weight(exact: Tensor, emulated: Tensor) -> Tensor:
+    """ln weight (n,) of samples of the emulated density, given both densities (n,).
+
+    The noise model ends sharply at its error floor: by rounding, a sample there may have none.
+    """
+    return torch.where(emulated > -torch.inf, exact - emulated, -torch.inf)

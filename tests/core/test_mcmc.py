@@ -13,7 +13,7 @@ from sedflow_core.emulator_tables import build_emulator
 from sedflow_core.ensemble import find_rise, run_ensembles
 from sedflow_core.errors import ArtifactError, ObservationError
 from sedflow_core.importance import log_posteriors
-from sedflow_core.mcmc import sample_exact
+from sedflow_core.mcmc import calc_log_weight, sample_exact
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.target import FlowProposal, GalaxyTarget, Likelihood
 from sedflow_core.trust import TrustTables
@@ -125,6 +125,14 @@ def test_the_flow_proposes_in_the_coordinates_of_the_walk(
     assert error < 0.05
     assert np.abs(weight @ u).max() < 5 * error
     assert weight @ u**2 == pytest.approx(1.0, abs=8 * error)
+
+
+def test_samples_over_the_edge_of_the_noise_have_no_weight() -> None:
+    exact, emulated = torch.tensor(
+        [[-1.0, -torch.inf, -2.0, -torch.inf], [-1.5, -3.0, *[-torch.inf] * 2]]
+    )
+    expected = [0.5, -torch.inf, -torch.inf, -torch.inf]
+    assert calc_log_weight(exact, emulated).tolist() == expected
 
 
 def test_a_rise_keeps_as_many_walkers_effective_as_asked_for() -> None:
