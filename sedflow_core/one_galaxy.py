@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import read_catalog
@@ -17,9 +18,10 @@ from sedflow_core.observation import Observation
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import forward_model
+from sedflow_core.summary import Summary
 from sedflow_core.target import Likelihood
 from sedflow_core.trust import is_trusted
-from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
+from sedflow_core.units import mag_err_from_flux, mag_from_nanomaggy
 
 SHOWN = ("log_mstar_surviving", "log_sfr_1gyr", "t_age_mw", "z_mw", "tau_ism", "fburst")
 _N_FIT = 500
@@ -92,50 +94,75 @@ def run_mcmc(args: argparse.Namespace) -> int:
 
 def run_plot(args: argparse.Namespace) -> int:
     """Draw corner.png and sed.png, and print the summary of one galaxy."""
-    from sedflow_core.figures import corner_plot
-    from sedflow_core.report_figures import sed_fit
-
     artifact = load_artifact(args.artifact)
     observation = _read_galaxy(args, artifact)
-    theta = torch.tensor(sample(artifact, observation, seed=args.seed)).transpose(0, 1)
-    redshift = torch.tensor(observation.redshift)
-    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    names = PARAM_NAMES + artifact.derived_names
-    samples = torch.cat([theta, derived], dim=-1)[0].double().numpy()
-    shown = [name for name in SHOWN if name in names]
+    summary = estimate(artifact, observation, seed=args.seed, include_unsupported=True)
+    if not np.isfinite(summary.mean).all():
+        reasons = ", ".join(summary.reasons(0))
+        raise CatalogError(f"--row: expected a galaxy with a posterior, got {args.row}: {reasons}")
+    theta = sample(artifact, observation, seed=args.seed)[:, 0]
+    title = f"{args.catalog.name}, row {args.row}: redshift {observation.redshift[0]:.4g}"
+    title = f"{title}\n{_verdict(summary)}"
     args.out.mkdir(parents=True, exist_ok=True)
-    title = f"{args.catalog.name}, row {args.row}"
-    columns = [names.index(name) for name in shown]
-    corner_plot(samples[:, columns], shown, title=title).savefig(args.out / "corner.png")
-    wave, model_mag = _predict(artifact, theta[0, :_N_FIT], float(redshift[0]))
-    flux, flux_err = observation.flux[0], observation.flux_err[0]
-    mag, mag_err = mag_from_nanomaggy(flux), mag_err_from_flux(flux, flux_err)
-    figure = sed_fit(wave, mag, mag_err, model_mag, artifact.bands.names)
-    figure.savefig(args.out / "sed.png")
-    _print_summary(artifact, observation, args.seed)
+    _draw_sed(args.out, artifact, observation, theta[:_N_FIT], title)
+    _draw_corner(args.out, artifact, observation, theta, title)
+    _print_summary(artifact, summary)
     return 0
 
 
-def _predict(artifact: Artifact, theta: torch.Tensor, redshift: float) -> tuple[Array, Array]:
-    """Mean wavelengths (n_band,) [Angstrom] and magnitudes (n_sample, n_band) of samples."""
+def _draw_corner(
+    out: Path, artifact: Artifact, observation: Observation, theta: NDArray[np.float32], title: str
+) -> None:
+    from sedflow_core.figures import corner_plot
+
+    redshift = torch.tensor(observation.redshift)
+    params = torch.tensor(theta)[None]
+    derived = calc_derived(params, redshift, artifact.tables, artifact.derived_names)
+    samples = torch.cat([params, derived], dim=-1)[0].double().numpy()
+    names = PARAM_NAMES + artifact.derived_names
+    shown = [name for name in SHOWN if name in names]
+    columns = [names.index(name) for name in shown]
+    corner_plot(samples[:, columns], shown, title=title).savefig(out / "corner.png")
+
+
+def _draw_sed(
+    out: Path, artifact: Artifact, observation: Observation, theta: NDArray[np.float32], title: str
+) -> None:
     from sedflow_core.galaxy import calc_band_flux
+    from sedflow_core.report_figures import sed_fit
+    from sedflow_core.report_galaxies import best_sample, calc_spectrum, mean_wavelengths
 
     galaxy = forward_model(artifact).galaxy
-    z = torch.full((len(theta),), redshift, dtype=torch.float64)
-    flux = calc_band_flux(galaxy, theta, z).numpy()
-    response = galaxy.photometry[0].view(-1, flux.shape[1]).double()
-    wave = (response * galaxy.wave[:, None]).sum(dim=0) / response.sum(dim=0)
-    return wave.numpy(), mag_from_nanomaggy(flux)
+    redshift = torch.tensor(observation.redshift).expand(len(theta))
+    model_flux = calc_band_flux(galaxy, torch.tensor(theta), redshift).numpy()
+    best, _ = best_sample(galaxy, observation, theta)
+    flux, flux_err = observation.flux[0], observation.flux_err[0]
+    photometry = (
+        mean_wavelengths(galaxy),
+        mag_from_nanomaggy(flux),
+        mag_err_from_flux(flux, flux_err),
+    )
+    spectrum = calc_spectrum(galaxy, best, observation.redshift)
+    model_mag, bands = mag_from_nanomaggy(model_flux), artifact.bands.names
+    figure = sed_fit(photometry, model_mag, spectrum, bands, title=title)
+    figure.savefig(out / "sed.png")
 
 
-def _print_summary(artifact: Artifact, observation: Observation, seed: int) -> None:
-    summary = estimate(artifact, observation, seed=seed, include_unsupported=True)
-    print("support:", ", ".join(summary.reasons(0)) or "inside")
+def _verdict(summary: Summary) -> str:
+    """Support and, where it was judged, trust in the posterior."""
+    support = ", ".join(summary.reasons(0)) or "inside the support"
+    if not summary.trust:
+        return support
+    trusted = is_trusted(summary.trust["p_value"][0], summary.trust["efficiency"][0])
+    return f"{support}; {'trusted' if trusted else 'NOT trusted'}"
+
+
+def _print_summary(artifact: Artifact, summary: Summary) -> None:
+    described = artifact.manifest["parameters"] + artifact.manifest["derived"]
+    units = {quantity["name"]: quantity["unit"] for quantity in described}
+    print(f"{'':<20} {'median':>10}  {'16 %':>10} .. 84 %")
     for i, name in enumerate(summary.names):
         low, median, high = summary.quantiles[0, i, 1:4]
-        print(f"{name:<20} {median:10.4g}  {low:10.4g} .. {high:.4g}")
-    if summary.trust:
-        trust = {name: float(values[0]) for name, values in summary.trust.items()}
-        verdict = is_trusted(trust["p_value"], trust["efficiency"])
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in trust.items())
-        print(f"{'trusted' if verdict else 'NOT trusted'}: {figures}")
+        print(f"{name:<20} {median:10.4g}  {low:10.4g} .. {high:<10.4g} {units[name]}".rstrip())
+    trust = (f"{name} {values[0]:.3g}" for name, values in summary.trust.items())
+    print(_verdict(summary), *trust, sep=", ")

@@ -152,22 +152,43 @@ def best_fit(
 
 
 def sed_fit(
-    wave: Array, mag: Array, mag_err: Array, model_mag: Array, bands: Sequence[str]
+    photometry: tuple[Array, Array, Array],
+    model_mag: Array,
+    spectrum: tuple[Array, Array],
+    bands: Sequence[str],
+    *,
+    title: str = "",
 ) -> Figure:
-    """Photometry (n_band,) against what posterior samples predict, model_mag (n_sample, n_band)."""
-    figure = empty_figure(7.0, 5.0)
-    axes, residual = figure.subplots(2, 1, sharex=True, height_ratios=(2.0, 1.0))
+    """Photometry of one galaxy against what its posterior predicts, and the residuals.
+
+    Args:
+        photometry: mean wavelengths [Angstrom], AB magnitudes and their errors, (n_band,) each;
+            NaN where the flux is not positive.
+        model_mag: (n_sample, n_band) predicted by samples.
+        spectrum: observed wavelengths [Angstrom] and AB magnitudes, (n_wave,), of the best sample.
+        bands: names.
+        title: above the figure.
+    """
+    at, mag, mag_err = photometry
     low, median, high = np.quantile(model_mag, [0.025, 0.5, 0.975], axis=0)
-    axes.errorbar(wave, mag, mag_err, fmt="o", color=BLACK, label="observed", zorder=3)
-    axes.plot(wave, median, "-", color=BLUE, lw=0.8)
-    axes.fill_between(wave, low, high, color=BLUE, alpha=0.3, lw=0, label="posterior, 95 %")
-    axes.invert_yaxis()
-    axes.set_ylabel("AB magnitude")
-    axes.legend()
+    figure = empty_figure(8.0, 6.0)
+    axes, residual = figure.subplots(2, 1, sharex=True, height_ratios=(2.0, 1.0))
+    axes.plot(*spectrum, "-", color=GREY, lw=0.8, label="spectrum of the best sample")
+    label = "predicted by the posterior, 95 %"
+    bars = {"fmt": "none", "ecolor": BLUE, "elinewidth": 9, "alpha": 0.4}
+    for panel, zero in ((axes, 0.0), (residual, mag)):
+        panel.errorbar(at, median - zero, [median - low, high - median], label=label, **bars)
+    axes.errorbar(at, mag, mag_err, fmt="o", color=BLACK, ms=4, label="observed", zorder=3)
+    residual.errorbar(at, np.zeros_like(mag), mag_err, fmt="o", color=BLACK, ms=4, zorder=3)
     residual.axhline(0.0, color=GREY, lw=0.8)
-    residual.fill_between(wave, low - mag, high - mag, color=BLUE, alpha=0.3, lw=0)
-    residual.errorbar(wave, np.zeros_like(mag), mag_err, fmt="o", color=BLACK)
-    residual.set(xlabel=r"observed wavelength [$\rm\AA$]", ylabel="model - observed")
-    for x, band in zip(wave, bands, strict=True):
-        axes.annotate(band, (x, mag[bands.index(band)]), xytext=(6, 6), textcoords="offset points")
+    height = np.where(np.isfinite(mag), mag, median)
+    for x, y, band in zip(at, height, bands, strict=True):
+        axes.annotate(band, (x, y), xytext=(9, -4), textcoords="offset points", fontsize=12)
+    margin = 0.15 * float(np.ptp(height)) + 0.4
+    axes.set_xlim(at.min() - 700, at.max() + 700)
+    axes.set_ylim(height.max() + margin, height.min() - margin)
+    axes.set(ylabel="AB magnitude")
+    axes.legend(loc="lower right")
+    axes.set_title(title, fontsize=12)
+    residual.set(xlabel=r"observed wavelength [$\rm\AA$]", ylabel="predicted -\nobserved [mag]")
     return figure

@@ -176,8 +176,8 @@ def figure_of_fit(artifact: Artifact, model: ForwardModel, galaxy: Galaxy) -> Fi
     methods["the exact posterior's"] = exact[:_N_BEST]
     spectra, chi_square = {}, {}
     for method, theta in methods.items():
-        best, chi_square[method] = _best(model.galaxy, observation, theta)
-        wave, spectra[method] = _spectrum(model.galaxy, best, observation.redshift)
+        best, chi_square[method] = best_sample(model.galaxy, observation, theta)
+        wave, spectra[method] = calc_spectrum(model.galaxy, best, observation.redshift)
     flux, flux_err = observation.flux[0], observation.flux_err[0]
     photometry = (
         mean_wavelengths(model.galaxy),
@@ -187,9 +187,10 @@ def figure_of_fit(artifact: Artifact, model: ForwardModel, galaxy: Galaxy) -> Fi
     return best_fit(photometry, wave, spectra, chi_square, artifact.bands.names)
 
 
-def _best(
+def best_sample(
     galaxy: GalaxyModel, observation: Observation, theta: NDArray[np.float32]
 ) -> tuple[torch.Tensor, float]:
+    """The sample (1, n_theta) of theta (n, n_theta) that fits one galaxy best; its chi-square."""
     redshift = torch.tensor(observation.redshift).expand(len(theta))
     flux = calc_band_flux(galaxy, torch.tensor(theta), redshift).numpy()
     chi_square = (((flux - observation.flux) / observation.flux_err) ** 2).sum(axis=1)
@@ -197,7 +198,7 @@ def _best(
     return torch.tensor(theta[best : best + 1]), float(chi_square[best])
 
 
-def _spectrum(galaxy: GalaxyModel, theta: torch.Tensor, redshift: Array) -> tuple[Array, Array]:
+def calc_spectrum(galaxy: GalaxyModel, theta: torch.Tensor, redshift: Array) -> tuple[Array, Array]:
     """Observed wavelengths [Angstrom] and AB magnitudes (n_wave,) of one galaxy."""
     z = torch.tensor(redshift)
     light = calc_luminosity(galaxy, theta.float(), z)[0].double()
