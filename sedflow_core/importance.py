@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.estimation import log_prob, sample
+from sedflow_core.calibration import draw
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.noise import gaussian_log_likelihood, log_likelihood
 from sedflow_core.observation import Observation
-from sedflow_core.prior import from_u, to_u
+from sedflow_core.prior import N_U, PARAM_NAMES, from_u
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.trust import Smoothed, chi_square_tail, smooth_weights
 
@@ -78,13 +78,18 @@ def weigh_and_test(
 
     Posterior-predictive: the probability of a larger chi-square (Gelman et al. 1996).
     """
-    theta = sample(artifact, observation, n_samples, seed, independent=True)
-    log_q = torch.tensor(log_prob(artifact, theta, observation)).double()
-    exact, gaussian, chi_square = (torch.empty_like(log_q) for _ in range(3))
-    for i in range(len(observation)):
-        u = to_u(torch.tensor(theta[:, i]).double())
+    n = len(observation)
+    theta = np.empty((n_samples, n, len(PARAM_NAMES)), dtype=np.float32)
+    log_q, exact, gaussian, chi_square = torch.empty((4, n_samples, n), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(n):
         row = observation.rows(slice(i, i + 1))
-        log_prior, log_exact, log_gaussian = _log_factors(model, u, row)
+        base = torch.randn((N_U, n_samples), generator=generator)
+        with torch.inference_mode():
+            # Not u of theta, which may round to a bound where the flow has no density.
+            u, log_q[:, i], _ = draw(artifact, row, base)
+        theta[:, i] = from_u(u)
+        log_prior, log_exact, log_gaussian = _log_factors(model, u.double(), row)
         exact[:, i], gaussian[:, i] = log_prior + log_exact, log_prior + log_gaussian
         chi_square[:, i] = -2.0 * log_gaussian
     weights, gaussian_weights = (

@@ -41,11 +41,15 @@ def select(catalog: Table, source: str) -> Galaxies:
     rows = catalog[(catalog["source"] == source) & clean]
     masses = np.ma.filled(np.ma.asarray(rows["logmass"], dtype=float), np.nan)
     rows, masses = rows[np.isfinite(masses)], masses[np.isfinite(masses)]
+    return Galaxies(source, photometry(rows), masses)
+
+
+def photometry(rows: Table) -> Observation:
     flux, flux_err = (
         np.stack([np.asarray(rows[f"{kind}_{band}"], dtype=float) for band in "ugriz"], axis=1)
         for kind in ("flux", "flux_err")
     )
-    return Galaxies(source, Observation(flux, flux_err, np.asarray(rows["z"], dtype=float)), masses)
+    return Observation(flux, flux_err, np.asarray(rows["z"], dtype=float))
 
 
 @pytest.fixture(scope="module", params=sorted(BOUNDS))
@@ -138,3 +142,11 @@ def test_importance_weights_move_the_masses_of_real_galaxies_little(
     )
     assert abs(shift) <= 0.03
     assert efficiency >= 0.06
+
+
+@pytest.mark.parametrize(("row", "seed"), [(5029, 54), (1084, 65)])
+def test_a_draw_on_a_bound_of_the_prior_has_no_great_weight(
+    shipped: Artifact, catalog: Table, row: int, seed: int
+) -> None:
+    weighted = weigh(shipped, forward_model(shipped), photometry(catalog[[row]]), seed=seed)
+    assert weighted.efficiency()[0] > 0.1
