@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.table import Table
+from scipy import stats
 
 from sedflow_core import Artifact, Observation, Summary, estimate
 from sedflow_core.importance import weigh, weighted_quantile
@@ -24,11 +25,15 @@ KROUPA_TO_CHABRIER = -0.03
 BOUNDS = {"nsa_v0_1_2_lcs": (0.15, 0.15), "nsa_v0_1_2_virgo": (0.20, 0.11)}
 """Source -> largest accepted |median| and 68 % half-width of the mass differences [dex]."""
 
+MIN_LOG_SSFR = -11.0
+"""Published log SFR / M above which a galaxy counts as star-forming [1/yr]."""
+
 
 class Galaxies(NamedTuple):
     source: str
     observation: Observation
     published: np.ndarray
+    log_sfr: np.ndarray
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,8 @@ def select(catalog: Table, source: str) -> Galaxies:
     rows = catalog[(catalog["source"] == source) & clean]
     masses = np.ma.filled(np.ma.asarray(rows["logmass"], dtype=float), np.nan)
     rows, masses = rows[np.isfinite(masses)], masses[np.isfinite(masses)]
-    return Galaxies(source, photometry(rows), masses)
+    log_sfr = np.ma.filled(np.ma.asarray(rows["logsfr"], dtype=float), np.nan)
+    return Galaxies(source, photometry(rows), masses, log_sfr)
 
 
 def photometry(rows: Table) -> Observation:
@@ -105,6 +111,39 @@ def test_masses_scatter_little_about_the_published_ones(
     _, width_bound = BOUNDS[galaxies.source]
     change = summary.quantile("log_mstar_surviving", 0.5) - galaxies.published
     assert half_width(change) <= width_bound
+
+
+def test_differences_of_mass_hardly_grow_with_mass(galaxies: Galaxies, summary: Summary) -> None:
+    inside = summary.flags == 0
+    mag = mag_from_nanomaggy(galaxies.observation.flux[inside])
+    low, mass, high = (
+        summary.quantile("log_mstar_surviving", level)[inside] for level in (0.16, 0.5, 0.84)
+    )
+    published = galaxies.published[inside]
+    change = mass - published
+    pull = (change - np.median(change)) / (0.5 * (high - low))
+    by_color = stats.linregress(mag[:, 1] - mag[:, 3], change)
+    by_mass = stats.linregress(published, change)
+    print(
+        f"\n{galaxies.source}: slope against g-i {by_color.slope:+.3f} +- {by_color.stderr:.3f}, "
+        f"against published log M {by_mass.slope:+.3f} +- {by_mass.stderr:.3f}; "
+        f"median-free differences over sigma: half-width {half_width(pull):.2f}, "
+        f"{(np.abs(pull) < 1).mean():.1%} within 1, {(np.abs(pull) < 2).mean():.1%} within 2"
+    )
+    assert abs(by_mass.slope) <= 0.1
+
+
+def test_star_formation_ranks_as_published(galaxies: Galaxies, summary: Summary) -> None:
+    forms = (galaxies.log_sfr - galaxies.published > MIN_LOG_SSFR) & (summary.flags == 0)
+    if not forms.any():
+        return  # the cluster table has no star formation
+    published = galaxies.log_sfr[forms]
+    rank = {
+        name: stats.spearmanr(summary.quantile(name, 0.5)[forms], published).statistic
+        for name in ("log_sfr_100myr", "log_sfr_1gyr")
+    }
+    print(f"\n{galaxies.source}: {forms.sum()} star-forming galaxies; Spearman {rank}")
+    assert min(rank.values()) >= 0.6
 
 
 def test_few_cluster_galaxies_are_flagged(
