@@ -13,8 +13,9 @@ import torch
 from astropy.table import Table
 from scipy import stats
 
-from sedflow_core import Artifact, Observation, Summary, estimate
+from sedflow_core import Artifact, Observation, Summary, estimate, sample
 from sedflow_core.importance import weigh, weighted_quantile
+from sedflow_core.prior import PARAM_NAMES
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import forward_model
 from sedflow_core.units import mag_from_nanomaggy
@@ -27,6 +28,9 @@ BOUNDS = {"nsa_v0_1_2_lcs": (0.15, 0.15), "nsa_v0_1_2_virgo": (0.20, 0.11)}
 
 MIN_LOG_SSFR = -11.0
 """Published log SFR / M above which a galaxy counts as star-forming [1/yr]."""
+
+DUST_SCALE = 0.5
+"""Mean optical depth of an exponential prior, where the artifact's is uniform up to 3."""
 
 
 class Galaxies(NamedTuple):
@@ -131,6 +135,23 @@ def test_differences_of_mass_hardly_grow_with_mass(galaxies: Galaxies, summary: 
         f"{(np.abs(pull) < 1).mean():.1%} within 1, {(np.abs(pull) < 2).mean():.1%} within 2"
     )
     assert abs(by_mass.slope) <= 0.1
+
+
+def test_masses_scatter_less_where_dust_is_rarer(
+    shipped: Artifact, galaxies: Galaxies, summary: Summary
+) -> None:
+    """The same draws, weighted to an exponential prior on the optical depth of the diffuse dust."""
+    chosen = np.random.default_rng(0).choice(np.flatnonzero(summary.flags == 0), 300, replace=False)
+    observation = galaxies.observation.rows(chosen)
+    theta = sample(shipped, observation)
+    redshift = torch.tensor(observation.redshift)
+    draws = torch.tensor(theta).transpose(0, 1)
+    mass = calc_derived(draws, redshift, shipped.tables, ("log_mstar_surviving",))[..., 0].T.numpy()
+    weights = np.exp(-theta[..., PARAM_NAMES.index("tau_ism")] / DUST_SCALE)
+    rarer = weighted_quantile(mass, weights / weights.sum(axis=0), 0.5)
+    widths = [half_width(m - galaxies.published[chosen]) for m in (np.median(mass, axis=0), rarer)]
+    print(f"\n{galaxies.source}: half-width {widths[0]:.3f}, with dust rarer {widths[1]:.3f} dex")
+    assert widths[1] < widths[0]
 
 
 def test_star_formation_ranks_as_published(galaxies: Galaxies, summary: Summary) -> None:
