@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sedflow_core.errors import MissingExtraError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
-from sedflow_core.made import MADE, FirstLayerContext
+from sedflow_core.made import MADE, FirstLayerContext, Modulation
 
 
 class SbiFlow(nn.Module):
@@ -125,7 +125,8 @@ def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig, context: Tenso
         "silu": functional.silu,
         "hardswish": functional.hardswish,
     }
-    features = flow.embedding(context)
+    # In an array of the inverse's shape: another shape would round otherwise.
+    features = flow.embedding(context.expand(flow.n_together, -1))
     steps = []
     inverse = _degree_order(config.n_hidden, config.n_u).argsort()
     for k, block in enumerate(flow.blocks):
@@ -144,7 +145,7 @@ def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig, context: Tenso
 
 def _layers(block: MADE, features: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Weight and bias of the four layers, with one galaxy's modulation folded in."""
-    m = block.context_layer(features)
+    m = Modulation(*(values[:1] for values in block.context_layer(features)))
     first, second = block.input_layer, block.hidden_layer_1
     third, last = block.hidden_layer_2, block.output_layer
     return [
