@@ -66,10 +66,6 @@ class Letter:
         )
 
 
-UNDECIDED_S = 2.0
-"""How long to wait for a transaction that is neither committed nor aborted yet."""
-
-
 class LetterBox:
     """Reads the dead-letter topics of the settings, as the group `<group>.dlq`.
 
@@ -91,7 +87,6 @@ class LetterBox:
             self._consumer = Consumer(config, logger=LOG)
             self.group_metadata = self._consumer.consumer_group_metadata()
             self._open = self._begin(from_beginning)
-        self._undecided: set[Place] = set()
 
     def read(self, max_letters: int) -> Sequence[Letter]:
         """Return the next letters, none at the end."""
@@ -103,8 +98,6 @@ class LetterBox:
             if letters:
                 return letters
             silent_s = 0.0 if events else silent_s + POLL_S
-            if silent_s > UNDECIDED_S and self._open.keys() <= self._undecided:
-                return ()
             if silent_s > MAX_SILENCE_S:
                 raise BrokerError(f"output: expected dead letters within {MAX_SILENCE_S:.0f} s")
         return ()
@@ -149,10 +142,8 @@ class LetterBox:
                 return False
             raise BrokerError(f"output: dead letters: {error.str()}")
         end = self._open.get(place)
-        if end is not None and event.offset() >= (end if error is not None else end - 1):
+        if end is not None and (error is not None or event.offset() >= end - 1):
             del self._open[place]
-        elif end is not None and error is not None:
-            self._undecided.add(place)
         return error is None and end is not None and event.offset() < end
 
 

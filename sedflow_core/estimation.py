@@ -18,6 +18,7 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact, read_artifact
 from sedflow_core.consequences import find_consequences
 from sedflow_core.errors import ArtifactError, ObservationError
+from sedflow_core.flow import N_TOGETHER
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
@@ -58,8 +59,6 @@ def load_artifact(path: str | Path, device: str = "cpu") -> Artifact:
     return artifact
 
 
-N_TOGETHER = 8
-"""Galaxies sampled, summarised and judged in one go; more on a GPU."""
 N_SAMPLES_ON_GPU = 1 << 18
 """Samples, of all galaxies together, that keep a GPU busy."""
 N_SETS = 64
@@ -133,6 +132,7 @@ def estimate(
 
 
 def _n_together(artifact: Artifact, n_samples: int) -> int:
+    """How many galaxies are sampled, summarised and judged in one go; more on a GPU."""
     on_gpu = N_SAMPLES_ON_GPU // n_samples if artifact.device == "cuda" else 0
     return max(N_TOGETHER, on_gpu)
 

@@ -25,7 +25,7 @@ from sedflow_core.workspace import PANEL, make_workspace
 EMBEDDING_WIDTH = 256
 EMBEDDING_DEPTH = 2
 N_TOGETHER = 8
-"""Galaxies whose modulations are computed in one product."""
+"""Galaxies that go together, in arrays of this many rows whatever their number."""
 
 
 class FlowConfig(NamedTuple):

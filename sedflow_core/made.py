@@ -181,14 +181,14 @@ class MADE(nn.Module):
         z, u, scale = workspace.z_rows, workspace.u_rows, workspace.scale_rows
         first, recent = workspace.first, workspace.recent
         floor = workspace.z.new_full((), self.scale_floor)  # TorchScript would make one every time
-        added = 0
+        beta = 0  # the first panel adds to nothing
         for d in range(self.n_u):
             if d > 0 and d % self.panel == 0:
-                added = 1
+                beta = 1
                 for layer in workspace.early:
                     p = d // self.panel - 1
                     torch.mm(layer.weight[p], layer.known[p], out=layer.new[p])
-            recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d], beta=added)
+            recent[2].new[d].addmm_(recent[2].weight[d], recent[2].known[d], beta=beta)
             torch.add(functional.softplus(workspace.raw_scale[d]), floor, out=scale[d])
             torch.sub(z[d], workspace.shift[d], out=u[d])
             u[d].div_(scale[d])
@@ -197,5 +197,5 @@ class MADE(nn.Module):
                 torch.mm(first.weight[d], first.known[d], out=h)
                 activate_(h, self.activation)
                 for layer in recent[:2]:
-                    h = layer.new[d].addmm_(layer.weight[d], layer.known[d], beta=added)
+                    h = layer.new[d].addmm_(layer.weight[d], layer.known[d], beta=beta)
                     activate_(h, self.activation)

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,10 +266,12 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def create_topics(bootstrap: str, names: Iterable[str]) -> None:
+def create_topics(
+    bootstrap: str, names: Iterable[str], config: Mapping[str, str] | None = None
+) -> None:
     """Create topics of four partitions, and wait until they are there."""
     client = AdminClient({"bootstrap.servers": bootstrap})
-    wanted = [NewTopic(name, N_PARTITION, 1) for name in names]
+    wanted = [NewTopic(name, N_PARTITION, 1, config=dict(config or {})) for name in names]
     for created in client.create_topics(wanted).values():
         created.result()
 
