@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.jit._trace import TracerWarning
 
 from sedflow_core.artifact import Artifact
+from sedflow_core.emulator import emulate_history, fix_redshift
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.prior import from_u
-from sedflow_core.sfh import calc_derived
+from sedflow_core.sfh import History, calc_history, calc_time_bins, derive
 from sedflow_core.trust import N_DRAWS, judge
 
 Photometry = tuple[Tensor, Tensor, Tensor]
@@ -36,21 +37,30 @@ def find_consequences(
 
 
 def _find(artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry) -> Consequences:
+    trust, tables, (flux, _, redshift) = artifact.trust, artifact.tables, photometry
     theta = from_u(u)
-    derived = calc_derived(theta, photometry[2], artifact.tables, artifact.derived_names)
-    values = torch.cat([theta.mT, derived.mT], dim=1)
-    if artifact.trust is None:
-        return (values,)
+    if trust is None:
+        history = calc_history(theta, calc_time_bins(redshift, tables), tables)
+        return (_values(artifact, theta, history),)
+    fixed = fix_redshift(trust.emulator, tables, redshift)
+    history = calc_history(theta, fixed.bins, tables)
+    values = _values(artifact, theta, history)
     # Of a Sobol set the first points are spread evenly as well.
     u, theta, log_q = (t[:, :N_DRAWS] for t in (u, theta, log_q))
     if artifact.prior:
-        of_sample = photometry[2].repeat_interleave(theta.shape[1])
-        weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, artifact.tables)
+        of_sample = redshift.repeat_interleave(theta.shape[1])
+        weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, tables)
         log_q = log_q - weight.view_as(log_q)
-    return values, *judge(artifact.trust, artifact.tables, photometry, (u, theta, log_q))
+    model_flux = emulate_history(fixed, tables, theta, history.first(N_DRAWS), flux.shape[1])
+    return values, *judge(photometry, u, log_q, model_flux, trust.noise)
 
 
-@lru_cache(maxsize=8)
+def _values(artifact: Artifact, theta: Tensor, history: History) -> Tensor:
+    derived = derive(theta, history, artifact.tables, artifact.derived_names)
+    return torch.cat([theta.mT, derived.mT], dim=1)
+
+
+@lru_cache(maxsize=32)
 def _trace(artifact: Artifact, n: int, n_sample: int) -> Callable[..., Consequences]:
     """`_find` for arrays of one shape, as a graph."""
 

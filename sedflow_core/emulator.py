@@ -115,7 +115,13 @@ def _flux_of_bins(bins: TimeBins, nodes: Tensor, flux: Tensor) -> Tensor:
 
 def emulate(fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, n_band: int) -> Tensor:
     """Noiseless flux (n, n_sample, n_band) [nanomaggies, AB] of theta (n, n_sample, n_theta)."""
-    history = calc_history(theta, fixed.bins, tables)
+    return emulate_history(fixed, tables, theta, calc_history(theta, fixed.bins, tables), n_band)
+
+
+def emulate_history(
+    fixed: FixedRedshift, tables: PopulationTables, theta: Tensor, history: History, n_band: int
+) -> Tensor:
+    """`emulate` where the history (n, n_sample) is known."""
     young, old = _light_of_bins(history, fixed, tables).chunk(2, dim=-1)
     burst = history.burst[..., None] * _burst_flux(history, fixed, tables)
     in_cloud = (history.burst_age < fixed.cloud_age_gyr)[..., None]

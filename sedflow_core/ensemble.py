@@ -21,11 +21,11 @@ from typing import Any
 
 import emcee
 import numpy as np
-import torch
 from emcee.moves import MHMove, RedBlueMove
 
 from sedflow_core.chains import Chains, autocorrelation_time, effective_sample_size, split_r_hat
 from sedflow_core.target import Proposal, Target
+from sedflow_core.threads import one_thread
 from sedflow_core.units import Array
 
 N_ENSEMBLE = 2
@@ -203,29 +203,22 @@ def run_ensembles(
         proposal: a density close to the target, to draw from.
     """
     began = time.monotonic()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(N_ENSEMBLE) as pool:
-            deadline = began + 0.5 * max_seconds
-            new = partial(
-                Ensemble, target, n_walkers=n_walkers, deadline=deadline, proposal=proposal
-            )
-            seeds = np.random.SeedSequence(seed).generate_state(N_ENSEMBLE)
-            ensembles = list(pool.map(new, map(int, seeds)))
-            n_step = FIRST_STEPS
-            while True:
-                round_began = time.monotonic()
-                list(pool.map(partial(Ensemble.walk, n_step=n_step), ensembles))
-                now = time.monotonic()
-                chains = _diagnose(ensembles, now - began)
-                affordable = int((max_seconds - now + began) / (now - round_began) * n_step)
-                affordable = min(affordable, MOST_STEPS - ensembles[0].n_step)
-                if chains.converged(min_ess) or affordable < FIRST_STEPS:
-                    return chains
-                n_step = min(ensembles[0].n_step, affordable)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), ThreadPoolExecutor(N_ENSEMBLE) as pool:
+        deadline = began + 0.5 * max_seconds
+        new = partial(Ensemble, target, n_walkers=n_walkers, deadline=deadline, proposal=proposal)
+        seeds = np.random.SeedSequence(seed).generate_state(N_ENSEMBLE)
+        ensembles = list(pool.map(new, map(int, seeds)))
+        n_step = FIRST_STEPS
+        while True:
+            round_began = time.monotonic()
+            list(pool.map(partial(Ensemble.walk, n_step=n_step), ensembles))
+            now = time.monotonic()
+            chains = _diagnose(ensembles, now - began)
+            affordable = int((max_seconds - now + began) / (now - round_began) * n_step)
+            affordable = min(affordable, MOST_STEPS - ensembles[0].n_step)
+            if chains.converged(min_ess) or affordable < FIRST_STEPS:
+                return chains
+            n_step = min(ensembles[0].n_step, affordable)
 
 
 def _diagnose(ensembles: Sequence[Ensemble], seconds: float) -> Chains:

@@ -1,9 +1,9 @@
 """The function in the middle: observations in, posterior summaries out.
 
-support -> context -> flow -> summary. Every galaxy passes through arrays of one fixed shape, with
-one of `N_SETS` sets of scrambled-Sobol base points that its own photometry chooses, so a galaxy's
-result depends on nothing but its photometry, the artifact, the number of samples and the seed. One
-set for all would give all galaxies a common error, which no average over galaxies removes.
+support -> context -> flow -> summary. A galaxy's result depends on nothing but its photometry, the
+artifact, the number of samples and the seed: no operation rounds its numbers by its company, and
+its own photometry chooses its base points among `N_SETS` sets of scrambled-Sobol points. One set
+for all would give all galaxies a common error, which no average over galaxies removes.
 """
 
 import zlib
@@ -18,13 +18,13 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact, read_artifact
 from sedflow_core.consequences import find_consequences
 from sedflow_core.errors import ArtifactError, ObservationError
-from sedflow_core.flow import N_TOGETHER
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
 from sedflow_core.sfh import DERIVED_NAMES
 from sedflow_core.summary import Summary, empty_summary, fill_rows
 from sedflow_core.support import can_encode, check_support
+from sedflow_core.threads import one_thread
 from sedflow_core.trust import Trust
 from sedflow_core.units import Array
 
@@ -59,6 +59,10 @@ def load_artifact(path: str | Path, device: str = "cpu") -> Artifact:
     return artifact
 
 
+MOST_TOGETHER = 16
+"""Galaxies of a group on the CPU, a power of two."""
+N_REGISTER = 16
+"""Numbers of single precision in the largest vector register of a CPU."""
 N_SAMPLES_ON_GPU = 1 << 18
 """Samples, of all galaxies together, that keep a GPU busy."""
 N_SETS = 64
@@ -122,19 +126,28 @@ def estimate(
     if not include_unsupported:
         is_wanted &= flags == 0
     wanted = is_wanted.nonzero().flatten()
-    n_together = _n_together(artifact, n_samples)
-    with torch.inference_mode():
-        for start in range(0, len(wanted), n_together):
-            rows = wanted[start : start + n_together]
+    with torch.inference_mode(), one_thread():
+        for rows in _groups(artifact, wanted, n_samples):
             bases = [choose_base(observation, i, n_samples, seed) for i in rows.tolist()]
             _fill(artifact, summary, rows, photometry, torch.stack(bases).to(artifact.device))
     return summary
 
 
-def _n_together(artifact: Artifact, n_samples: int) -> int:
-    """How many galaxies are sampled, summarised and judged in one go; more on a GPU."""
-    on_gpu = N_SAMPLES_ON_GPU // n_samples if artifact.device == "cuda" else 0
-    return max(N_TOGETHER, on_gpu)
+def _groups(artifact: Artifact, rows: Tensor, n_samples: int) -> tuple[Tensor, ...]:
+    """The galaxies (n,) that are sampled, summarised and judged in one go, group by group.
+
+    A power of two each on the CPU, for which little has to be traced. On a GPU products are rounded
+    as their shape demands: there groups are of one size, in the last of which a galaxy may repeat.
+    """
+    if artifact.device == "cuda":
+        size = max(1, N_SAMPLES_ON_GPU // n_samples)
+        repeated = torch.arange(-len(rows) // size * -size).clamp_max(len(rows) - 1)
+        return tuple(rows[repeated].split(size))
+    # The end of an array that does not fill a vector register is rounded in another way.
+    size = MOST_TOGETHER if n_samples % N_REGISTER == 0 else 1
+    n_full, rest = divmod(len(rows), size)
+    powers = [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
+    return tuple(rows.split([size] * n_full + powers))
 
 
 def _fill(
@@ -144,19 +157,14 @@ def _fill(
     photometry: tuple[Tensor, Tensor, Tensor],
     base: Tensor,
 ) -> None:
-    """Fill rows (n,) of the summary, at most as many as go together, from base points of each."""
-    # Arrays of one shape, in which the last galaxy may repeat, give each galaxy the same bits in
-    # any company. The CPU's sampler takes galaxies one by one and is spared the repetitions.
-    together = torch.arange(_n_together(artifact, summary.n_samples)).clamp_max(len(rows) - 1)
-    sampled = together if artifact.device == "cuda" else together[: len(rows)]
-    u, log_q = _sample_u(artifact, base[sampled], *(t[rows[sampled]] for t in photometry))
-    u, log_q = u[together], log_q[together]
-    flux, flux_err, redshift = (t[rows[together]] for t in photometry)
+    """Fill rows (n,) of the summary, from base points (n, n_u, n_samples)."""
+    flux, flux_err, redshift = (t[rows] for t in photometry)
+    u, log_q = _sample_u(artifact, base, flux, flux_err, redshift)
     index = rows.cpu().numpy()
     values, *judgement = find_consequences(artifact, u, log_q, (flux, flux_err, redshift))
     fill_rows(summary, index, values)
     for name, of_galaxies in zip(summary.trust, judgement, strict=True):
-        summary.trust[name][index] = of_galaxies[: len(rows)].cpu().numpy()
+        summary.trust[name][index] = of_galaxies.cpu().numpy()
 
 
 def _prior_width(artifact: Artifact, names: tuple[str, ...]) -> Array | None:

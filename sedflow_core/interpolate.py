@@ -15,8 +15,17 @@ class Position(NamedTuple):
 
 def locate(x: Tensor, nodes: Tensor) -> Position:
     """Position of x (...) among ascending nodes (n_node,), clamped to their range."""
-    low = torch.searchsorted(nodes, x.contiguous(), right=True).sub_(1)
-    low = low.clamp_(0, nodes.numel() - 2)
+    return _place(x, nodes, torch.searchsorted(nodes, x.contiguous(), right=True).sub_(1))
+
+
+def locate_even(x: Tensor, nodes: Tensor) -> Position:
+    """`locate` among evenly spaced nodes, without a search."""
+    step = (nodes[-1] - nodes[0]) / (len(nodes) - 1)
+    return _place(x, nodes, ((x - nodes[0]) / step).long())
+
+
+def _place(x: Tensor, nodes: Tensor, low: Tensor) -> Position:
+    low = low.clamp_(0, len(nodes) - 2)
     start = nodes.take(low)
     fraction = (x - start).div_(nodes.take(low + 1).sub_(start))
     return Position(low, fraction.clamp_(0.0, 1.0))
@@ -37,11 +46,15 @@ def interpolate_rows(x: Tensor, nodes: Tensor, *tables: Tensor) -> list[Tensor]:
 
 def interpolate(x: Tensor, nodes: Tensor, table: Tensor) -> Tensor:
     """Values (..., *x.shape) at x of the columns of table (..., n_node), clamped at the ends."""
-    position = locate(x, nodes)
+    return look_up(table, locate(x, nodes))
+
+
+def look_up(table: Tensor, position: Position) -> Tensor:
+    """Values (..., *position.low.shape) at a position of the columns of table (..., n_node)."""
     low = position.low.flatten()
     start, end = (table.index_select(-1, index) for index in (low, low + 1))
     values = torch.lerp(start, end, position.fraction.flatten())
-    return values.view(*table.shape[:-1], *x.shape)
+    return values.view(*table.shape[:-1], *position.low.shape)
 
 
 def ramp_factors(table: Tensor, nodes: Tensor) -> Tensor:
@@ -52,5 +65,6 @@ def ramp_factors(table: Tensor, nodes: Tensor) -> Tensor:
     """
     shape = (-1,) + (1,) * (table.dim() - 2)
     slope = table.diff(dim=1) / nodes.diff().view(shape)
-    at_zero = table[:, :1] - (slope * nodes[:-1].view(shape)).sum(dim=1, keepdim=True)
-    return torch.cat([at_zero, slope], dim=1)
+    # A product for each row of the table: a sum over them all is rounded as their number demands.
+    before = nodes[:-1].expand(len(table), 1, -1) @ slope.flatten(2)
+    return torch.cat([table[:, :1] - before.view_as(table[:, :1]), slope], dim=1)

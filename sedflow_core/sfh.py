@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from sedflow_core.dust import curve_at_v
-from sedflow_core.interpolate import Position, interpolate, locate, ramp_factors
+from sedflow_core.interpolate import (
+    Position,
+    interpolate,
+    locate,
+    locate_even,
+    look_up,
+    ramp_factors,
+)
 from sedflow_core.prior import column, columns
 from sedflow_core.units import POGSON
 
@@ -71,7 +78,7 @@ class PopulationTables(NamedTuple):
     Attributes:
         redshift: (n_z,) ascending from 0.
         t_age_gyr, luminosity_distance_mpc: (n_z,) age of the universe and luminosity distance.
-        lookback_gyr: (n_t,) ascending from 0.
+        lookback_gyr: (n_t,) evenly spaced from 0.
         sfh_cumulative: (4, n_t) integral of each SFH basis from 0 to lookback_gyr.
         zh: (2, n_t) metallicity-history bases.
         ssp_lg_age_gyr: (n_age,), ssp_lgmet: (n_met,) log10 age and log10 Z of the SSP grid.
@@ -133,6 +140,18 @@ class History(NamedTuple):
     burst_met: Tensor
     bins: TimeBins
 
+    def first(self, n_sample: int) -> "History":
+        """The history of the first samples."""
+        return History(
+            basis=self.basis[:, :n_sample],
+            mass=self.mass[:, :n_sample],
+            met=self.met[:, :n_sample],
+            burst=self.burst[:, :n_sample],
+            burst_age=self.burst_age[:, :n_sample],
+            burst_met=self.burst_met[:, :n_sample],
+            bins=self.bins,
+        )
+
 
 def calc_time_bins(redshift: Tensor, tables: PopulationTables) -> TimeBins:
     """The lookback-time bins at redshift (n,)."""
@@ -166,7 +185,8 @@ def calc_history(theta: Tensor, bins: TimeBins, tables: PopulationTables) -> His
     )
     total = beta @ bins.basis_formed[..., -1:]
     basis = beta * ((1.0 - burst).unsqueeze(-1) / total)
-    burst_zh = interpolate(burst_age, tables.lookback_gyr.float(), tables.zh.float())
+    at_burst = locate_even(burst_age, tables.lookback_gyr.float())
+    burst_zh = look_up(tables.zh.float(), at_burst)
     burst_met = (gamma * burst_zh.movedim(0, -1)).sum(dim=-1)
     return History(
         basis=basis,
@@ -197,7 +217,7 @@ def _surviving_fraction(history: History, tables: PopulationTables) -> Tensor:
     lgmet = history.met.log10()
     fraction, ramp = torch.empty_like(lgmet).copy_(factors[:, :1]), torch.empty_like(lgmet)
     for k, (low, high) in enumerate(pairwise(nodes.tolist()), start=1):
-        fraction.add_(torch.clamp(lgmet, low, high, out=ramp).mul_(factors[:, k : k + 1]))
+        fraction.addcmul_(torch.clamp(lgmet, low, high, out=ramp), factors[:, k : k + 1])
     return fraction
 
 
@@ -268,7 +288,14 @@ def calc_derived(
 
     A window in which nothing formed has log10 (SFR / mass formed) = `LG_SSFR_FLOOR`.
     """
-    history = calc_history(theta, calc_time_bins(redshift, tables), tables)
+    bins = calc_time_bins(redshift, tables)
+    return derive(theta, calc_history(theta, bins, tables), tables, names)
+
+
+def derive(
+    theta: Tensor, history: History, tables: PopulationTables, names: tuple[str, ...]
+) -> Tensor:
+    """`calc_derived` where the history (n, n_sample) is known."""
     log_mstar = column(theta, "log_mstar")
     log_surviving = log_mstar + surviving_mass(history, tables).log10()
     log_sfr_1gyr = log_mstar + _log_rate(history, 1.0)

@@ -109,7 +109,7 @@ def empty_summary(
 
 
 def fill_rows(summary: Summary, rows: NDArray[np.int64], samples: Tensor) -> None:
-    """Summarise samples (>= n_row, n_name, n_sample) of galaxies into rows (n_row,)."""
+    """Summarise samples (n_row, n_name, n_sample) of galaxies into rows (n_row,)."""
     ordered = _ascending(samples)
     mean = samples.mean(dim=-1, keepdim=True)
     centred = samples - mean
@@ -121,11 +121,11 @@ def fill_rows(summary: Summary, rows: NDArray[np.int64], samples: Tensor) -> Non
         "covariance": covariance[:, :N_THETA, :N_THETA],
     }
     for name, of_galaxies in values.items():
-        getattr(summary, name)[rows] = of_galaxies[: len(rows)].cpu().numpy()
+        getattr(summary, name)[rows] = of_galaxies.cpu().numpy()
     for event, probability in summary.probabilities.items():
         name, threshold, sign = EVENTS[event]
         beyond = sign * (ordered[:, summary.names.index(name)] - threshold) > 0
-        probability[rows] = beyond.double().mean(dim=-1)[: len(rows)].cpu().numpy()
+        probability[rows] = beyond.double().mean(dim=-1).cpu().numpy()
 
 
 def _ascending(samples: Tensor) -> Tensor:

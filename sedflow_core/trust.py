@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sedflow_core.emulator import EmulatorTables, emulate, fix_redshift
+from sedflow_core.emulator import EmulatorTables
 from sedflow_core.noise import NoiseModel, log_likelihood
-from sedflow_core.sfh import PopulationTables
 
 N_DRAWS = 256
 """Samples behind a verdict."""
@@ -38,7 +37,7 @@ class TrustTables(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """The judgement of n posteriors.
+    """The judgement of n posteriors, in single precision.
 
     Attributes:
         chi_square: (n,) of the photometry against the best of the samples.
@@ -60,32 +59,26 @@ def is_trusted(p_value: float, efficiency: float) -> bool:
 
 
 def judge(
-    tables: TrustTables,
-    population: PopulationTables,
-    photometry: tuple[Tensor, Tensor, Tensor],
-    samples: tuple[Tensor, Tensor, Tensor],
+    photometry: tuple[Tensor, ...], u: Tensor, log_q: Tensor, model_flux: Tensor, noise: NoiseModel
 ) -> Trust:
     """Judge the posteriors of n galaxies by some samples of each.
 
     Args:
-        tables, population: of the artifact.
-        photometry: flux (n, n_band), flux_err (n, n_band) [nanomaggies] and redshift (n,), float64.
-        samples: u (n, n_sample, n_u), theta (n, n_sample, n_theta) and ln q(u) (n, n_sample).
+        photometry: flux (n, n_band) and flux_err (n, n_band) [nanomaggies], float64.
+        u, log_q: samples (n, n_sample, n_u) and their ln q(u) (n, n_sample).
+        model_flux: (n, n_sample, n_band) noiseless flux of the samples [nanomaggies].
+        noise: the noise model, for the exact likelihood.
     """
-    flux, flux_err, redshift = photometry
-    u, theta, log_q = samples
-    fixed = fix_redshift(tables.emulator, population, redshift)
-    model_flux = emulate(fixed, population, theta, flux.shape[1]).double()
-    flux, flux_err = flux[:, None], flux_err[:, None]
+    flux, flux_err, model_flux = photometry[0][:, None], photometry[1][:, None], model_flux.double()
     chi_square = ((flux - model_flux) / flux_err).square().sum(dim=-1)
-    exact = log_likelihood(flux, flux_err, model_flux, tables.noise)
+    exact = log_likelihood(flux, flux_err, model_flux, noise)
     log_weight = exact - 0.5 * u.double().square().sum(dim=-1) - log_q.double()
     smoothed = smooth_weights(log_weight)
     return Trust(
-        chi_square=chi_square.min(dim=-1).values,
-        p_value=chi_square_tail(chi_square, flux.shape[-1]).mean(dim=-1),
-        efficiency=smoothed.efficiency(),
-        pareto_k=smoothed.pareto_k,
+        chi_square=chi_square.min(dim=-1).values.float(),
+        p_value=chi_square_tail(chi_square, flux.shape[-1]).mean(dim=-1).float(),
+        efficiency=smoothed.efficiency().float(),
+        pareto_k=smoothed.pareto_k.float(),
     )
 
 

@@ -5,6 +5,7 @@ import torch
 
 from sedflow_core import Artifact, simulate
 from sedflow_core.consequences import find_consequences
+from sedflow_core.emulator import emulate, fix_redshift
 from sedflow_core.prior import draw_u, from_u
 from sedflow_core.sfh import calc_derived
 from sedflow_core.trust import N_DRAWS, judge
@@ -25,7 +26,9 @@ def test_any_samples_of_any_galaxies_lead_to_what_the_functions_say(
     theta = from_u(u)
     derived = calc_derived(theta, photometry[2], tiny.tables, tiny.derived_names)
     torch.testing.assert_close(values, torch.cat([theta, derived], dim=-1).mT)
-    few = tuple(t[:, :N_DRAWS] for t in (u, theta, log_q))
-    expected = judge(tiny.trust, tiny.tables, photometry, few)
+    u, theta, log_q = (t[:, :N_DRAWS] for t in (u, theta, log_q))
+    fixed = fix_redshift(tiny.trust.emulator, tiny.tables, photometry[2])
+    model_flux = emulate(fixed, tiny.tables, theta, photometry[0].shape[1])
+    expected = judge(photometry, u, log_q, model_flux, tiny.trust.noise)
     for found, value in zip(judgement, expected, strict=True):
         torch.testing.assert_close(found, value, equal_nan=True)

@@ -41,12 +41,15 @@ def assert_same(first: Summary, second: Summary) -> None:
     """Equal to the last bit, NaN included."""
     for name in ("quantiles", "mean", "std", "covariance", "flags"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    for event, probability in first.probabilities.items():
-        np.testing.assert_array_equal(probability, second.probabilities[event])
+    for ours, others in ((first.probabilities, second.probabilities), (first.trust, second.trust)):
+        for name, values in ours.items():
+            np.testing.assert_array_equal(values, others[name])
 
 
 def rows_of(summary: Summary, index: object) -> tuple[np.ndarray, ...]:
-    return summary.quantiles[index], summary.mean[index], summary.covariance[index]
+    trust, probabilities = summary.trust.values(), summary.probabilities.values()
+    values = (summary.quantiles, summary.mean, summary.covariance, summary.flags)
+    return tuple(value[index] for value in (*values, *trust, *probabilities))
 
 
 def test_shapes_and_names(tiny: Artifact, summary: Summary) -> None:
@@ -77,15 +80,37 @@ def test_rows_outside_the_support_are_nan_with_reasons(summary: Summary) -> None
     assert outside.mean() < 0.2
 
 
-@pytest.mark.parametrize("size", [1, 7, 256])
-def test_batches_change_no_bit(tiny, observation, summary, size: int) -> None:
-    parts = [estimate(tiny, observation.rows(slice(i, i + size))) for i in range(0, N, size)]
-    whole = (summary.quantiles, summary.mean, summary.covariance)
+def assert_parts_make_the_whole(parts: list[Summary], whole: Summary) -> None:
     joined = zip(*(rows_of(part, slice(None)) for part in parts), strict=True)
-    for ours, expected in zip(joined, whole, strict=True):
+    for ours, expected in zip(joined, rows_of(whole, slice(None)), strict=True):
         np.testing.assert_array_equal(np.concatenate(ours), expected)
-    flags = np.concatenate([part.flags for part in parts])
-    np.testing.assert_array_equal(flags, summary.flags)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 256])
+@pytest.mark.parametrize("n_samples", [50, 64])
+def test_batches_change_no_bit(tiny, observation, size: int, n_samples: int) -> None:
+    whole = estimate(tiny, observation, n_samples)
+    rows = [observation.rows(slice(i, i + size)) for i in range(0, N, size)]
+    assert_parts_make_the_whole([estimate(tiny, few, n_samples) for few in rows], whole)
+
+
+@pytest.mark.parametrize("size", [1, 3, 31])
+def test_batches_change_no_bit_of_the_shipped_artifact(shipped, size: int) -> None:
+    n = 124
+    galaxies = simulate(shipped, n, seed=5).observation
+    rows = [galaxies.rows(slice(i, i + size)) for i in range(0, n, size)]
+    parts = [estimate(shipped, few) for few in rows]
+    assert_parts_make_the_whole(parts, estimate(shipped, galaxies))
+
+
+def test_threads_change_no_bit(tiny, observation, summary) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert_same(estimate(tiny, observation), summary)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_results_come_in_the_order_of_the_galaxies(tiny, observation, summary) -> None:

@@ -8,6 +8,7 @@ from scipy import stats
 from sedflow_core import Artifact, log_prob, sample
 from sedflow_core.emulator import emulate, fix_redshift
 from sedflow_core.importance import weigh
+from sedflow_core.noise import NoiseModel
 from sedflow_core.observation import Observation
 from sedflow_core.prior import to_u
 from sedflow_core.simulation import ForwardModel
@@ -59,14 +60,19 @@ def photometry(tiny: Artifact, n: int) -> Observation:
     return Observation(*(tiny.golden[k].numpy()[:n] for k in ("flux", "flux_err", "redshift")))
 
 
-def judge_row(tiny: Artifact, observation: Observation, theta: torch.Tensor) -> Trust:
-    row = tuple(
-        torch.tensor(v) for v in (observation.flux, observation.flux_err, observation.redshift)
-    )
-    u = to_u(theta.double())
-    log_q = -0.5 * u.square().sum(dim=-1)
+def judge_row(
+    tiny: Artifact,
+    row: Observation,
+    theta: torch.Tensor,
+    log_q: torch.Tensor,
+    noise: NoiseModel | None = None,
+) -> Trust:
     assert tiny.trust is not None
-    return judge(tiny.trust, tiny.tables, row, (u[None], theta[None], log_q[None]))
+    fixed = fix_redshift(tiny.trust.emulator, tiny.tables, torch.tensor(row.redshift))
+    model_flux = emulate(fixed, tiny.tables, theta[None], 5)
+    photometry = (torch.tensor(row.flux), torch.tensor(row.flux_err))
+    u = to_u(theta.double())[None]
+    return judge(photometry, u, log_q[None], model_flux, noise or tiny.trust.noise)
 
 
 def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
@@ -76,12 +82,14 @@ def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
     assert tiny.trust is not None
     fixed = fix_redshift(tiny.trust.emulator, tiny.tables, z)
     flux = emulate(fixed, tiny.tables, theta[None], 5)[0].double().numpy()
-    trust = judge_row(tiny, Observation(flux, 0.1 * flux, [0.05]), theta)
+    log_q = -0.5 * to_u(theta.double()).square().sum(dim=-1)
+    trust = judge_row(tiny, Observation(flux, 0.1 * flux, [0.05]), theta, log_q)
     assert trust.chi_square == pytest.approx(0.0, abs=1e-6)
     assert trust.p_value == pytest.approx(1.0, abs=1e-6)
-    off = judge_row(tiny, Observation(flux * [1, 1.4, 1, 1, 1], 0.1 * flux, [0.05]), theta)
-    assert off.chi_square == pytest.approx(16.0, rel=1e-4)
-    assert off.p_value == pytest.approx(stats.chi2(5).sf(16.0), rel=1e-3)
+    off = Observation(flux * [1, 1.4, 1, 1, 1], 0.1 * flux, [0.05])
+    trust = judge_row(tiny, off, theta, log_q)
+    assert trust.chi_square == pytest.approx(16.0, rel=1e-4)
+    assert trust.p_value == pytest.approx(stats.chi2(5).sf(16.0), rel=1e-3)
 
 
 def test_the_efficiency_is_that_of_the_exact_weights(tiny: Artifact, forward: ForwardModel) -> None:
@@ -96,10 +104,6 @@ def test_the_efficiency_is_that_of_the_exact_weights(tiny: Artifact, forward: Fo
     weighted = weigh(tiny, forward._replace(noise=wide), observation, n_samples=2_000, seed=2)
     log_q = log_prob(tiny, weighted.theta, observation)
     for i, expected in enumerate(weighted.smoothed().efficiency().tolist()):
-        row = observation.rows(slice(i, i + 1))
-        tensors = (torch.tensor(row.flux), torch.tensor(row.flux_err), torch.tensor(row.redshift))
-        theta = torch.tensor(weighted.theta[:, i])
-        samples = (to_u(theta.double())[None], theta[None], torch.tensor(log_q[None, :, i]))
-        tables = tiny.trust._replace(noise=wide)
-        trust = judge(tables, tiny.tables, tensors, samples)
+        row, theta = observation.rows(slice(i, i + 1)), torch.tensor(weighted.theta[:, i])
+        trust = judge_row(tiny, row, theta, torch.tensor(log_q[:, i]), wide)
         assert float(trust.efficiency) == pytest.approx(expected, rel=0.02)
