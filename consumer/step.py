@@ -29,6 +29,7 @@ from consumer.summaries import (
     split_summary,
 )
 from sedflow_core import Artifact, Observation, estimate
+from sedflow_core.estimation import MOST_TOGETHER
 
 KNOWN_SURVEYS = frozenset(("ZTF", "LSST", "ELAsTiCC", "DES", "ATLAS", "PS1", "SDSS"))
 """Surveys counted by name; an alert may name any, and metrics need a bounded set."""
@@ -117,14 +118,14 @@ class Step:
         return self._judge_all([measure(alert, self._artifact, corrections) for alert in alerts])
 
     def warm_up(self) -> None:
-        """Infer a few times, so that the first alert does not wait for compilation."""
+        """Infer a few times in groups of every size, so that no alert waits for compilation."""
         golden = self._artifact.golden
         flux, flux_err, redshift = (
             golden[name].numpy() for name in ("flux", "flux_err", "redshift")
         )
         photometry = Photometry("OK", (), flux[0], flux_err[0], float(redshift[0]))
         for _ in range(N_WARM_UP):
-            self._infer([photometry])
+            self._infer([photometry] * (2 * MOST_TOGETHER - 1))
 
     def _read(self, message: Message, now: datetime) -> _Read | DeadLetter:
         stage: Stage = "decode"
