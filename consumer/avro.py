@@ -128,11 +128,28 @@ def encode(record: Record, name: RecordName, schema_id: int = WIRE_ID) -> bytes:
 def encode_body(record: Record, name: RecordName) -> bytes:
     """Return the record of our own schema as a bare Avro body. Raises EncodeError."""
     body = io.BytesIO()
+    named = {
+        field: (branch, record[field])
+        for field, branch in _optional_records(name).items()
+        if isinstance(record.get(field), dict)
+    }
     try:
-        schemaless_writer(body, own_schema(name), record, strict_allow_default=True)
+        schemaless_writer(body, own_schema(name), record | named, strict_allow_default=True)
     except Exception as error:
         raise EncodeError(f"expected a {name} record, got {_describe(error)}") from None
     return body.getvalue()
+
+
+@cache
+def _optional_records(name: RecordName) -> dict[str, str]:
+    """Fields that are null or a record, whose name spares the writer to try both."""
+    return {
+        field["name"]: branch["name"]
+        for field in own_schema(name)["fields"]
+        if isinstance(field["type"], list)
+        for branch in field["type"]
+        if isinstance(branch, dict) and branch["type"] == "record"
+    }
 
 
 def decode_summary(value: bytes) -> Record:
