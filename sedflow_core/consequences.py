@@ -7,6 +7,7 @@ their time, so TorchScript traces them, once for each artifact and shape.
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ Photometry = tuple[Tensor, Tensor, Tensor]
 Consequences = tuple[Tensor, ...]
 """Values (n, n_name, n_sample) of parameters and derived quantities; then the fields of `Trust`,
 (n,) each, if the artifact can judge."""
+_tracing = Lock()
 
 
 def find_consequences(
@@ -32,8 +34,9 @@ def find_consequences(
     """What follows from samples u (n, n_sample, n_u) and their ln q (n, n_sample)."""
     if artifact.device == "cuda":
         return _find(artifact, u, log_q, photometry)
-    found: Consequences = _trace(artifact, *u.shape[:2])(u, log_q, photometry)
-    return found
+    with _tracing:
+        find = _trace(artifact, *u.shape[:2])
+    return find(u, log_q, photometry)
 
 
 def _find(artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry) -> Consequences:

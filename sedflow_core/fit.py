@@ -6,13 +6,16 @@ Parquet, an empty field in CSV), a status and its reasons.
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
@@ -27,11 +30,14 @@ from sedflow_core.catalog import (
 )
 from sedflow_core.errors import CatalogError, MissingExtraError
 from sedflow_core.estimation import estimate, load_artifact, sample
+from sedflow_core.observation import Observation
+from sedflow_core.summary import Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import open_table, table_writer, write_table
+from sedflow_core.threads import one_thread
 
 LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
-CHUNK_ROWS = 512
+CHUNK_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ def fit_catalog(
     seed: int = 0,
     samples_path: Path | None = None,
 ) -> Fit:
-    """Summarise the posterior of every row, `CHUNK_ROWS` at a time, with a progress bar.
+    """Summarise the posterior of every row, with a progress bar.
 
     `samples_path`: HDF5 file for the samples, dataset "samples" (n, n_samples, 12) float32, NaN
     where there is no posterior.
@@ -77,9 +83,9 @@ def fit_catalog(
     mean, std = np.full((2, n, len(names)), np.nan, dtype=np.float32)
     probabilities: dict[str, NDArray[np.float32]] = {}
     with _sample_file(samples_path, artifact, n, n_samples) as file:
-        for rows in _chunks(np.flatnonzero(catalog.quality == 0)):
-            observation = catalog.observation.rows(rows)
-            summary = estimate(artifact, observation, n_samples=n_samples, seed=seed)
+        summarise = partial(estimate, artifact, n_samples=n_samples, seed=seed)
+        n_thread = 1 if artifact.device == "cuda" else torch.get_num_threads()
+        for rows, summary in _summaries(summarise, catalog, n_thread):
             flags[rows], quantiles[rows] = summary.flags, summary.quantiles
             mean[rows], std[rows] = summary.mean, summary.std
             for event, values in summary.probabilities.items():
@@ -219,16 +225,25 @@ def _reasons(
     ]
 
 
-def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _summaries(
+    summarise: Callable[[Observation], Summary], catalog: Catalog, n_thread: int
+) -> Iterator[tuple[NDArray[np.int64], Summary]]:
+    """Row numbers and their summaries, `CHUNK_ROWS` to a thread; low quality is left out."""
     try:
         from tqdm import tqdm
     except ImportError:
         raise MissingExtraError("tqdm", "tables") from None
-    with tqdm(total=len(rows), unit=" galaxies", disable=None) as bar:
-        for start in range(0, len(rows), CHUNK_ROWS):
-            chunk = rows[start : start + CHUNK_ROWS]
-            yield chunk
-            bar.update(len(chunk))
+    rows = np.flatnonzero(catalog.quality == 0)
+    chunks = [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
+    bar = tqdm(total=len(rows), unit=" galaxies", disable=None)
+    with bar, one_thread(), ThreadPoolExecutor(n_thread) as pool:
+        for first in range(0, len(chunks), n_thread):
+            some = chunks[first : first + n_thread]
+            for chunk, summary in zip(
+                some, pool.map(summarise, map(catalog.observation.rows, some)), strict=True
+            ):
+                yield chunk, summary
+                bar.update(len(chunk))
 
 
 @contextmanager

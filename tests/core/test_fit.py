@@ -86,6 +86,18 @@ def test_rows_are_those_of_estimate(fit, tiny, catalog_path):
     np.testing.assert_array_equal(np.asarray(table["flags"]), summary.flags)
 
 
+def test_threads_share_the_rows_and_change_no_bit(fit, monkeypatch):
+    monkeypatch.setattr("sedflow_core.fit.CHUNK_ROWS", 4)
+    before = torch.get_num_threads()
+    one = pq.read_table(fit("one.parquet", "--layout", "sdss"))
+    torch.set_num_threads(3)
+    try:
+        assert pq.read_table(fit("three.parquet", "--layout", "sdss")).equals(one)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_formats_hold_the_same_table_and_say_what_was_done(fit, tiny):
     fits_path, parquet_path, csv_path = (
         fit(f"fit{suffix}", "--layout", "sdss") for suffix in (".fits", ".parquet", ".csv")
