@@ -28,6 +28,10 @@ from sedflow_core.trust import calc_efficiency
 from sedflow_core.units import Array
 
 
+MIN_CORRECTION = 0.5
+"""Efficiency of the emulator's correction below which few samples stand for many."""
+
+
 class ExactPosterior(NamedTuple):
     """Samples of the exact posterior of one galaxy.
 
@@ -43,6 +47,10 @@ class ExactPosterior(NamedTuple):
     chi_square: Array
     correction: float
     chains: Chains
+
+    def converged(self, min_ess: float) -> bool:
+        """Whether the walkers have, and the emulator left enough for the simulator to correct."""
+        return self.chains.converged(min_ess) and not self.correction < MIN_CORRECTION
 
     def theta(self) -> NDArray[np.float32]:
         """The samples as physical parameters (n, 12)."""

@@ -86,7 +86,7 @@ def run_mcmc(args: argparse.Namespace) -> int:
         f"{chains.n_calls:,} evaluations in {chains.seconds:.1f} s, acceptance "
         f"{chains.acceptance:.2f}, efficiency of the emulator's correction {exact.correction:.3f}"
     )
-    if not chains.converged(args.min_ess):
+    if not exact.converged(args.min_ess):
         print("not converged: raise --max-seconds")
         return 1
     return 0

@@ -76,7 +76,7 @@ def give_second_opinion(
     _summarise(summary, artifact, observation, exact)
     chains = exact.chains
     brief = exact._replace(chains=chains._replace(samples=chains.samples[:, :0].copy()))
-    return SecondOpinion(summary, likelihood, chains.converged(MIN_ESS), brief)
+    return SecondOpinion(summary, likelihood, exact.converged(MIN_ESS), brief)
 
 
 def choose_likelihood(summary: Summary) -> Likelihood:

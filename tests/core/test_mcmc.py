@@ -8,12 +8,12 @@ import torch
 from scipy import signal, stats
 
 from sedflow_core import Artifact, Observation
-from sedflow_core.chains import autocorrelation_time, effective_sample_size, split_r_hat
+from sedflow_core.chains import Chains, autocorrelation_time, effective_sample_size, split_r_hat
 from sedflow_core.emulator_tables import build_emulator
 from sedflow_core.ensemble import find_rise, run_ensembles
 from sedflow_core.errors import ArtifactError, ObservationError
 from sedflow_core.importance import log_posteriors
-from sedflow_core.mcmc import calc_log_weight, sample_exact
+from sedflow_core.mcmc import ExactPosterior, calc_log_weight, sample_exact
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.target import FlowProposal, GalaxyTarget, Likelihood
 from sedflow_core.trust import TrustTables
@@ -152,6 +152,16 @@ def test_diagnostics_of_independent_and_of_stuck_walkers() -> None:
     assert (autocorrelation_time(stuck) > 100).all()
     apart = free + np.array([0.0, 1.0])[:, None, None, None]
     assert (split_r_hat(apart) > 1.05).all()
+
+
+@pytest.mark.parametrize(("correction", "expected"), [(np.nan, True), (0.95, True), (0.01, False)])
+def test_samples_that_the_simulator_hardly_knows_have_not_converged(
+    correction: float, expected: bool
+) -> None:
+    one = np.ones(3)
+    chains = Chains(np.zeros((2, 1, 1, 3)), one, 1e4 * one, 1e3 * one, 0.5, 1, 1.0)
+    exact = ExactPosterior(np.zeros((1, 3)), np.zeros(1), correction, chains)
+    assert exact.converged(400.0) is expected
 
 
 def test_the_time_scale_of_an_autoregression() -> None:
