@@ -27,7 +27,6 @@ from sedflow_core.target import FlowProposal, GalaxyTarget, Likelihood
 from sedflow_core.trust import calc_efficiency
 from sedflow_core.units import Array
 
-
 MIN_CORRECTION = 0.5
 """Efficiency of the emulator's correction below which few samples stand for many."""
 
