@@ -141,8 +141,8 @@ def _groups(artifact: Artifact, rows: Tensor, n_samples: int) -> tuple[Tensor, .
     """
     if artifact.device == "cuda":
         size = max(1, N_SAMPLES_ON_GPU // n_samples)
-        repeated = torch.arange(-len(rows) // size * -size).clamp_max(len(rows) - 1)
-        return tuple(rows[repeated].split(size))
+        starts = range(0, len(rows), size)
+        return tuple(rows[torch.arange(i, i + size).clamp_max(len(rows) - 1)] for i in starts)
     # The end of an array that does not fill a vector register is rounded in another way.
     size = MOST_TOGETHER if n_samples % N_REGISTER == 0 else 1
     n_full, rest = divmod(len(rows), size)

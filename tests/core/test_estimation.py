@@ -1,5 +1,7 @@
 """The function in the middle: order, batches, determinism, densities, and what goes wrong."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from scipy import stats
 
 from sedflow_core import Artifact, Observation, estimate, log_prob, sample, simulate
 from sedflow_core.errors import ObservationError
-from sedflow_core.estimation import N_SETS, choose_base, sobol_normal
+from sedflow_core.estimation import N_SETS, _groups, choose_base, sobol_normal
 from sedflow_core.prior import N_U, from_u, to_u
 from sedflow_core.sfh import calc_derived
 from sedflow_core.summary import LEVELS, Summary, quantiles
@@ -101,6 +103,20 @@ def test_batches_change_no_bit_of_the_shipped_artifact(shipped, size: int) -> No
     rows = [galaxies.rows(slice(i, i + size)) for i in range(0, n, size)]
     parts = [estimate(shipped, few) for few in rows]
     assert_parts_make_the_whole(parts, estimate(shipped, galaxies))
+
+
+@pytest.mark.parametrize("n", [0, 1, 47, 600])
+@pytest.mark.parametrize(("device", "n_samples"), [("cpu", 64), ("cpu", 50), ("cuda", 1024)])
+def test_groups_hold_every_galaxy_once_but_for_repetitions_of_the_last(
+    n: int, device: str, n_samples: int
+) -> None:
+    rows = 2 * torch.arange(n)
+    groups = _groups(SimpleNamespace(device=device), rows, n_samples)
+    joined = torch.cat([rows[:0], *groups])
+    assert joined[:n].tolist() == rows.tolist()
+    assert set(joined[n:].tolist()) <= set(rows[-1:].tolist())
+    sizes = {len(group) for group in groups}
+    assert len(sizes) <= 1 if device == "cuda" else all(s & (s - 1) == 0 for s in sizes)
 
 
 def test_threads_change_no_bit(tiny, observation, summary) -> None:
