@@ -27,6 +27,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 KAFKA_VERSION = "4.3.1"
 N_PARTITION = 4
+FOR_EVER = {"retention.ms": "-1"}
+"""Messages of the tests bear old timestamps, by which a broker deletes them every five minutes."""
 POM = Path(__file__).with_name("pom.xml")
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 START_TIMEOUT_S = 180.0
@@ -267,11 +269,11 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
 
 
 def create_topics(
-    bootstrap: str, names: Iterable[str], config: Mapping[str, str] | None = None
+    bootstrap: str, names: Iterable[str], config: Mapping[str, str] = FOR_EVER
 ) -> None:
     """Create topics of four partitions, and wait until they are there."""
     client = AdminClient({"bootstrap.servers": bootstrap})
-    wanted = [NewTopic(name, N_PARTITION, 1, config=dict(config or {})) for name in names]
+    wanted = [NewTopic(name, N_PARTITION, 1, config=dict(config)) for name in names]
     for created in client.create_topics(wanted).values():
         created.result()
 

@@ -80,9 +80,7 @@ def bootstrap() -> Iterator[str]:
 def topics(bootstrap: str) -> Topics:
     name = f"alerts-{uuid4().hex[:8]}"
     fresh = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
-    create_topics(bootstrap, (fresh.alerts, fresh.summaries))
-    # As `topics plan` wants it: dead letters keep their old timestamps, by which brokers drop them.
-    create_topics(bootstrap, [fresh.dead_letters], {"retention.ms": "-1"})
+    create_topics(bootstrap, (fresh.alerts, fresh.summaries, fresh.dead_letters))
     return fresh
 
 

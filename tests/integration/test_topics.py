@@ -86,7 +86,7 @@ def test_all_topics_of_a_cluster_of_ones_own_are_planned(
 def test_doubts_are_named(
     bootstrap: str, names: Topics, config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    create_topics(bootstrap, [names.alerts, names.summaries, names.dead_letters])
+    create_topics(bootstrap, [names.alerts, names.summaries, names.dead_letters], {})
     assert main(["topics", "check", "--config", config]) == 0
     printed = capsys.readouterr().out
     assert f"warning: output: {names.dead_letters}: expected max.message.bytes >= " in printed
