@@ -25,7 +25,7 @@ from emcee.moves import MHMove, RedBlueMove
 
 from sedflow_core.chains import Chains, autocorrelation_time, effective_sample_size, split_r_hat
 from sedflow_core.target import Proposal, Target
-from sedflow_core.threads import one_thread
+from sedflow_core.threads import torch_threads
 from sedflow_core.units import Array
 
 N_ENSEMBLE = 2
@@ -203,7 +203,7 @@ def run_ensembles(
         proposal: a density close to the target, to draw from.
     """
     began = time.monotonic()
-    with one_thread(), ThreadPoolExecutor(N_ENSEMBLE) as pool:
+    with torch_threads(1), ThreadPoolExecutor(N_ENSEMBLE) as pool:
         deadline = began + 0.5 * max_seconds
         new = partial(Ensemble, target, n_walkers=n_walkers, deadline=deadline, proposal=proposal)
         seeds = np.random.SeedSequence(seed).generate_state(N_ENSEMBLE)

@@ -24,7 +24,7 @@ from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
 from sedflow_core.sfh import DERIVED_NAMES
 from sedflow_core.summary import Summary, empty_summary, fill_rows
 from sedflow_core.support import can_encode, check_support
-from sedflow_core.threads import one_thread
+from sedflow_core.threads import torch_threads
 from sedflow_core.trust import Trust
 from sedflow_core.units import Array
 
@@ -126,7 +126,7 @@ def estimate(
     if not include_unsupported:
         is_wanted &= flags == 0
     wanted = is_wanted.nonzero().flatten()
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), torch_threads(1):
         for rows in _groups(artifact, wanted, n_samples):
             bases = [choose_base(observation, i, n_samples, seed) for i in rows.tolist()]
             _fill(artifact, summary, rows, photometry, torch.stack(bases).to(artifact.device))

@@ -34,7 +34,7 @@ from sedflow_core.observation import Observation
 from sedflow_core.summary import Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import open_table, table_writer, write_table
-from sedflow_core.threads import one_thread
+from sedflow_core.threads import torch_threads
 
 LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
 CHUNK_ROWS = 128
@@ -236,7 +236,7 @@ def _summaries(
     rows = np.flatnonzero(catalog.quality == 0)
     chunks = [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
     bar = tqdm(total=len(rows), unit=" galaxies", disable=None)
-    with bar, one_thread(), ThreadPoolExecutor(n_thread) as pool:
+    with bar, torch_threads(1), ThreadPoolExecutor(n_thread) as pool:
         for first in range(0, len(chunks), n_thread):
             some = chunks[first : first + n_thread]
             for chunk, summary in zip(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.chains import MIN_ESS
@@ -21,7 +20,7 @@ from sedflow_core.sfh import calc_derived
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.summary import Summary, fill_rows
 from sedflow_core.target import Likelihood
-from sedflow_core.trust import MIN_P_VALUE
+from sedflow_core.trust import MIN_P_VALUE, chi_square_tail
 
 
 class SecondOpinion(NamedTuple):
@@ -96,15 +95,8 @@ def _summarise(
     chi_square = torch.tensor(exact.chi_square)
     judged = {
         "chi_square": float(chi_square.min()),
-        "p_value": float(_tail(chi_square, observation.flux.shape[1]).mean()),
+        "p_value": float(chi_square_tail(chi_square, observation.flux.shape[1]).mean()),
         "efficiency": exact.correction,
     }
     for name, values in summary.trust.items():
         values[0] = judged.get(name, float("nan"))
-
-
-def _tail(chi_square: Tensor, n_band: int) -> Tensor:
-    """Probability of a larger chi-square with n_band degrees of freedom."""
-    half = torch.full_like(chi_square, n_band / 2)
-    tail: Tensor = torch.special.gammaincc(half, chi_square / 2)
-    return tail

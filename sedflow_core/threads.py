@@ -7,10 +7,10 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch work in this thread alone: small operations are faster, and rounded one way."""
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch share each operation among n threads; with one, small ones are rounded one way."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(n)
     try:
         yield
     finally:

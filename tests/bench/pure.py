@@ -1,10 +1,9 @@
 """Rate of the pure function `estimate`, by batch size and by part, and of the simulator."""
 
-import torch
-
 from sedflow_core import Artifact, Observation, estimate, sample, simulate
 from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import BLOCK, draw_noise, draw_proposals, stream_generator
+from sedflow_core.threads import torch_threads
 from tests.bench.timing import median_cpu_seconds, median_seconds
 
 BATCHES = (1, 16, 64, 256)
@@ -44,8 +43,6 @@ def measure_simulator(artifact: Artifact, threads: int) -> dict[str, float]:
         generator = stream_generator(0, 0)
         draw_noise(draw_proposals(model, BLOCK, generator).flux, model.noise, generator)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    seconds = median_seconds(simulate_block, 5)
-    torch.set_num_threads(before)
+    with torch_threads(threads):
+        seconds = median_seconds(simulate_block, 5)
     return {f"noisy simulations/s, {threads} threads": BLOCK / seconds}

@@ -13,6 +13,7 @@ from sedflow_core.estimation import N_SETS, _groups, choose_base, sobol_normal
 from sedflow_core.prior import N_U, from_u, to_u
 from sedflow_core.sfh import calc_derived
 from sedflow_core.summary import LEVELS, Summary, quantiles
+from sedflow_core.threads import torch_threads
 
 N = 300
 
@@ -120,13 +121,9 @@ def test_groups_hold_every_galaxy_once_but_for_repetitions_of_the_last(
 
 
 def test_threads_change_no_bit(tiny, observation, summary) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         assert_same(estimate(tiny, observation), summary)
         assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_results_come_in_the_order_of_the_galaxies(tiny, observation, summary) -> None:

@@ -16,6 +16,7 @@ from sedflow_core.catalog import read_catalog, sdss_columns
 from sedflow_core.errors import CatalogError
 from sedflow_core.fit import LEVEL_NAMES, add_fit_arguments, row_status, run_fit
 from sedflow_core.summary import quantiles
+from sedflow_core.threads import torch_threads
 
 N_SAMPLES = 64
 N_ROWS = 40
@@ -88,14 +89,10 @@ def test_rows_are_those_of_estimate(fit, tiny, catalog_path):
 
 def test_threads_share_the_rows_and_change_no_bit(fit, monkeypatch):
     monkeypatch.setattr("sedflow_core.fit.CHUNK_ROWS", 4)
-    before = torch.get_num_threads()
     one = pq.read_table(fit("one.parquet", "--layout", "sdss"))
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         assert pq.read_table(fit("three.parquet", "--layout", "sdss")).equals(one)
         assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_formats_hold_the_same_table_and_say_what_was_done(fit, tiny):

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -80,7 +80,7 @@ def bootstrap() -> Iterator[str]:
 def topics(bootstrap: str) -> Topics:
     name = f"alerts-{uuid4().hex[:8]}"
     fresh = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
-    create_topics(bootstrap, (fresh.alerts, fresh.summaries, fresh.dead_letters))
+    create_topics(bootstrap, astuple(fresh))
     return fresh
 
 
