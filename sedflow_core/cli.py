@@ -110,7 +110,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prior", type=Path, metavar="FILE.toml", help="train for another prior on the same rows"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the split, the order and the noise"
+    )
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -127,6 +129,7 @@ def run_train(args: argparse.Namespace) -> int:
     preset = PRESETS[args.preset]
     config = replace(
         preset,
+        flow=preset.flow._replace(seed=args.seed),
         seed=args.seed,
         max_epochs=args.epochs or preset.max_epochs,
         learning_rate=args.learning_rate or preset.learning_rate,

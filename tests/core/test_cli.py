@@ -17,6 +17,7 @@ def test_from_simulations_to_a_validated_artifact(
     simulate = [str(rows), "--n-rows", "5000", "--seed", "3", "--ssp", "synthetic"]
     assert main(["simulate", *simulate]) == 0
     train = [str(rows), str(run), "--n-rows", "5000", "--epochs", "1", "--threads", "1"]
+    train += ["--seed", "5"]
     assert main(["train", *train]) == 0
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     build = ["--name", "small", "--version", "7", "--n-samples", "32", "--n-support", "5000"]
@@ -25,6 +26,7 @@ def test_from_simulations_to_a_validated_artifact(
     assert (built.name, built.version, built.n_samples) == ("small", "7", 32)
     training = built.manifest["provenance"]["training"]
     assert training["training_set"]["seed"] == 3
+    assert training["config"]["seed"] == training["config"]["flow"][-1] == 5
     assert len(training["losses"]) == 1
     sizes = ["--n-simulations", "30", "--n-samples", "40", "--n-importance", "2"]
     sizes += ["--n-published", "20", "--n-classifier", "0", "--record"]
