@@ -215,7 +215,7 @@ def _prior_loss(artifact: Artifact, simulations: Simulations) -> float:
 def failures(document: dict[str, Any]) -> list[str]:
     """Why an artifact with this validation should not serve; empty where it should."""
     reasons = [
-        f"{text}: expected at most {largest:.3f}, got {value:.3f}"
+        f"{text}: expected at most {largest:.5g}, got {value:.5g}"
         for text, value, largest in _at_most(document)
         if not value <= largest
     ]
