@@ -223,7 +223,7 @@ def failures(document: dict[str, Any]) -> list[str]:
     if not efficiency >= LIMITS["efficiency"]:
         reasons.append(
             f"median importance_efficiency: expected at least {LIMITS['efficiency']}, "
-            f"got {efficiency:.3g}"
+            f"got {efficiency:.5g}"
         )
     return reasons
 

@@ -78,17 +78,17 @@ def summary(shipped: Artifact, galaxies: Galaxies) -> Summary:
     return estimate(shipped, galaxies.observation)
 
 
-def taylor_mass(artifact: Artifact, observation: Observation) -> np.ndarray:
-    """log M of Taylor et al. (2011), Eq. 8, H0 = 70, Chabrier; observed-frame colours."""
-    mag = mag_from_nanomaggy(observation.flux)
-    distance = artifact.luminosity_distance_mpc(observation.redshift) * 67.8 / 70.0
-    absolute_i = mag[:, 3] - 5.0 * np.log10(distance) - 25.0
-    return -0.68 + 0.70 * (mag[:, 1] - mag[:, 3]) - 0.4 * (absolute_i - 4.58)
-
-
 def g_minus_i(observation: Observation) -> np.ndarray:
     mag = mag_from_nanomaggy(observation.flux)
     return mag[:, 1] - mag[:, 3]
+
+
+def taylor_mass(artifact: Artifact, observation: Observation) -> np.ndarray:
+    """log M of Taylor et al. (2011), Eq. 8, H0 = 70, Chabrier; observed-frame colours."""
+    i = mag_from_nanomaggy(observation.flux)[:, 3]
+    distance = artifact.luminosity_distance_mpc(observation.redshift) * 67.8 / 70.0
+    absolute_i = i - 5.0 * np.log10(distance) - 25.0
+    return -0.68 + 0.70 * g_minus_i(observation) - 0.4 * (absolute_i - 4.58)
 
 
 def half_width(values: np.ndarray) -> float:
