@@ -228,7 +228,7 @@ def _error_floor(host: Host, artifact: Artifact) -> Correction | None:
 def _rescaling(host: Host, artifact: Artifact) -> Correction | None:
     """Bring the host from its distance to that of its redshift: flux goes with (D/D(z))^2."""
     distance, redshift = host.luminosity_distance, host.redshift
-    if distance is None or redshift is None or redshift <= 0:
+    if distance is None or redshift is None or not 0 < redshift <= artifact.redshift_max:
         return None
     (expected,) = artifact.luminosity_distance_mpc(np.array([redshift]))
     factor = (distance / expected) ** 2

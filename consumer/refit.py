@@ -3,7 +3,8 @@
 Asked for are galaxies outside the support, and posteriors that are not trusted; other summaries
 lead to nothing. Every galaxy that asks gets an answer, if only that it was dropped and why:
 
-1. `UNUSABLE`: its photometry holds no flux, error or redshift that a sampler could use.
+1. `UNUSABLE`: its photometry holds no flux, error or redshift that a sampler could use; a redshift
+   beyond the artifact's tables is none.
 2. `EXPIRED`: its summary is older than `refit.max_age_s`.
 3. Of the rest of the window the most promising come first: those that break the fewest rules, for
    many broken rules mean broken photometry; among equals the newest.
@@ -165,8 +166,7 @@ class RefitStep:
         asked = why_asked(record)
         if asked is None:
             return None
-        bands = self._artifact.bands.names
-        return Request(message, record, asked, photometry_of(record, bands))
+        return Request(message, record, asked, photometry_of(record, self._artifact))
 
     def _answer(
         self, request: Request, replay: bool, now: Callable[[], datetime]
@@ -236,15 +236,17 @@ def why_asked(record: Record) -> str | None:
     return "NOT_TRUSTED" if trust is not None and not trust["trusted"] else None
 
 
-def photometry_of(record: Record, bands: Sequence[str]) -> Observation | None:
+def photometry_of(record: Record, artifact: Artifact) -> Observation | None:
     """Return the photometry that a summary was made from; None where it is not usable."""
     inputs: Any = record["inputs"]
-    if inputs is None or tuple(inputs["bands"]) != tuple(bands) or inputs["redshift"] is None:
+    if inputs is None or inputs["redshift"] is None:
+        return None
+    if tuple(inputs["bands"]) != artifact.bands.names:
         return None
     flux, flux_err = (np.array(inputs[name], dtype=np.float64) for name in ("flux", "fluxErr"))
     redshift = float(inputs["redshift"])
     usable = np.isfinite(flux).all() and np.isfinite(flux_err).all() and (flux_err > 0).all()
-    if not usable or not (flux > 0).any() or not redshift > 0:
+    if not usable or not (flux > 0).any() or not 0 < redshift <= artifact.redshift_max:
         return None
     return Observation(
         nanomaggy_from_njy(flux)[None], nanomaggy_from_njy(flux_err)[None], np.array([redshift])

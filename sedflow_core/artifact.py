@@ -104,11 +104,16 @@ class Artifact:
                 "artifact.allow_unvalidated serves it all the same"
             )
 
+    @property
+    def redshift_max(self) -> float:
+        """Largest redshift of the tables, beyond which they know no age and no distance."""
+        return float(self.tables.redshift[-1])
+
     def luminosity_distance_mpc(self, redshift: Array) -> Array:
-        """Luminosity distance [Mpc] in the artifact's cosmology; redshift (n,)."""
-        tables = self.tables
-        distance = tables.luminosity_distance_mpc.cpu().numpy()
-        return np.asarray(np.interp(redshift, tables.redshift.cpu().numpy(), distance))
+        """Luminosity distance [Mpc] in the artifact's cosmology; redshift (n,). NaN outside it."""
+        nodes = self.tables.redshift.cpu().numpy()
+        distance = self.tables.luminosity_distance_mpc.cpu().numpy()
+        return np.asarray(np.interp(redshift, nodes, distance, left=np.nan, right=np.nan))
 
 
 def compile_flow(flow: MaskedAutoregressiveFlow) -> torch.jit.ScriptModule:

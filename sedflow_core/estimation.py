@@ -101,7 +101,8 @@ def estimate(
         observation: photometry in the artifact's bands.
         n_samples: posterior samples per galaxy; None for the artifact's number.
         seed: of the Sobol base points; seeds share no set.
-        include_unsupported: summarise galaxies outside the training support too.
+        include_unsupported: summarise galaxies outside the training support too, up to the
+            artifact's `redshift_max`.
 
     Returns:
         A `Summary`; rows outside the support are NaN and their flags say why.
@@ -122,7 +123,7 @@ def estimate(
         judgements=() if artifact.trust is None else Trust._fields,
         prior_width=_prior_width(artifact, names),
     )
-    is_wanted = can_encode(*photometry)
+    is_wanted = can_encode(*photometry) & (photometry[2] <= artifact.redshift_max)
     if not include_unsupported:
         is_wanted &= flags == 0
     wanted = is_wanted.nonzero().flatten()

@@ -84,13 +84,18 @@ def sample_exact(
 
     Raises:
         ArtifactError: the artifact was built without an emulator.
-        ObservationError: not one galaxy, or one without finite flux, positive error and redshift.
+        ObservationError: not one galaxy, or one without finite flux, positive error and redshift,
+            or beyond the artifact's `redshift_max`.
         MissingExtraError: emcee is not installed.
     """
     if len(observation) != 1:
         raise ObservationError(f"observation: expected one galaxy, got {len(observation)}")
     if not can_encode(*map(torch.tensor, astuple(observation))).all():
         raise ObservationError(f"observation: expected finite photometry, got {observation}")
+    if observation.redshift[0] > artifact.redshift_max:
+        raise ObservationError(
+            f"redshift: expected at most {artifact.redshift_max:.4g}, got {observation.redshift[0]}"
+        )
     check_sampler()
     from sedflow_core.ensemble import run_ensembles
 

@@ -129,6 +129,9 @@ def test_distance_moves_the_galaxy_to_its_redshift(
     np.testing.assert_allclose(measured.flux, 4.0 * raw.flux)
     np.testing.assert_allclose(measured.flux_err, 4.0 * raw.flux_err)
     assert measured.applied == ("luminosity_distance",)
+    far = photometry(**READY, luminosityDistance=2.0 * distance, redshift=0.3)
+    np.testing.assert_array_equal(far.flux, raw.flux)
+    assert far.missing == ("luminosity_distance",)
 
 
 def test_all_corrections_are_told_in_order(photometry: Measure) -> None:

@@ -158,10 +158,11 @@ def test_the_old_and_the_unusable_cost_nothing(make_step: MakeStep) -> None:
         message(summary(2, inputs=broken)),
         message(summary(3, inputs=inputs | {"bands": ["g", "r"]})),
         message(summary(4, inputs=inputs | {"redshift": None})),
+        message(summary(5, inputs=inputs | {"redshift": 0.3})),
     ]
     found = records(answer(make_step(max_age_s=86_400.0), *messages))
     statuses = [record["refit"]["status"] for record in found.values()]
-    assert statuses == ["EXPIRED", "UNUSABLE", "UNUSABLE", "UNUSABLE"]
+    assert statuses == ["EXPIRED", *4 * ["UNUSABLE"]]
 
 
 def test_the_same_photometry_is_sampled_once(make_step: MakeStep) -> None:

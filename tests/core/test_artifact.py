@@ -178,6 +178,7 @@ def test_distances_need_no_astropy_and_follow_planck13(tiny: Artifact) -> None:
     redshift = np.array([0.0013, 0.05, 0.1999])
     expected = Planck13.luminosity_distance(redshift).to_value("Mpc")
     np.testing.assert_allclose(tiny.luminosity_distance_mpc(redshift), expected, rtol=1e-4)
+    assert np.isnan(tiny.luminosity_distance_mpc(np.array([-0.01, 0.3]))).all()
 
 
 def test_weights_of_the_compiled_flow_are_frozen(tiny: Artifact) -> None:

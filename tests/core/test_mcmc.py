@@ -195,6 +195,9 @@ def test_one_galaxy_with_finite_photometry_and_an_emulator(
         sample_exact(vague_artifact, two)
     with pytest.raises(ObservationError, match="expected finite photometry"):
         sample_exact(vague_artifact, Observation([[np.nan] * 5], np.ones((1, 5)), [0.1]))
+    far = Observation(np.ones((1, 5)), np.ones((1, 5)), [0.3])
+    with pytest.raises(ObservationError, match=r"redshift: expected at most 0\.2002, got 0\.3"):
+        sample_exact(vague_artifact, far)
     one = Observation(np.ones((1, 5)), np.ones((1, 5)), [0.1])
     with pytest.raises(ArtifactError, match="expected an emulator, got none"):
         sample_exact(dataclasses.replace(tiny, trust=None), one)
