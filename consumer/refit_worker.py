@@ -24,8 +24,7 @@ from consumer.settings import Settings
 from consumer.slow_settings import slow_settings
 from consumer.worker import Worker, attend, load_served
 from sedflow_core import Artifact
-from sedflow_core.errors import MissingExtraError
-from sedflow_core.mcmc import check_sampler
+from sedflow_core.errors import MissingExtraError, check_installed
 from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import ForwardModel
 
@@ -54,7 +53,7 @@ class RefitWorker(Worker):
 
         Raises SettingsError, ArtifactError, MissingExtraError or BrokerError.
         """
-        check_sampler()
+        check_installed("emcee", "mcmc")
         settings = self._settings
         # Chains are short programs that a GPU would not speed up.
         artifact = load_served(settings.artifact.model_copy(update={"device": "cpu"}))

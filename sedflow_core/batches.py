@@ -10,7 +10,7 @@ from sedflow_core.errors import SimulationError
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
 from sedflow_core.observation import ContextScale, fit_context_scale
 from sedflow_core.simulation import TrainingSet
-from sedflow_core.units import POGSON
+from sedflow_core.units import NANOMAGGY_ZERO_POINT, POGSON
 
 _CHUNK = 65_536
 _N_SCALE_ROWS = 300_000
@@ -30,17 +30,22 @@ def noisy_batches(
     encode: Callable[[Tensor, Tensor, Tensor], Tensor],
     batch_size: int,
 ) -> Iterator[Batch]:
-    """Shuffled batches with fresh noise; rows whose noisy photometry leaves the cuts drop out."""
+    """Shuffled batches with fresh noise; rows whose noisy photometry leaves the cuts drop out.
+
+    Only the last batch may be smaller.
+    """
+    left: Batch | None = None
     for index in draw_order(rows, generator).split(_CHUNK):
         flux, flux_err = draw_noise(rows.flux[index].double(), noise, generator)
         keep = in_mag_range(flux, noise)
         redshift = rows.redshift[index][keep].double()
-        context = encode(flux[keep], flux_err[keep], redshift)
-        yield from map(
-            Batch,
-            rows.u[index][keep].split(batch_size),
-            context.split(batch_size),
-        )
+        ready = Batch(rows.u[index][keep], encode(flux[keep], flux_err[keep], redshift))
+        if left is not None:
+            ready = Batch(*map(torch.cat, zip(left, ready, strict=True)))
+        *full, left = map(Batch, ready.u.split(batch_size), ready.context.split(batch_size))
+        yield from full
+    if left is not None and len(left.u) > 0:
+        yield left
 
 
 def draw_order(rows: TrainingSet, generator: torch.Generator) -> Tensor:
@@ -83,6 +88,6 @@ def fit_scale(rows: TrainingSet, noise: NoiseModel, seed: int) -> tuple[ContextS
 
 def asinh_softening(noise: NoiseModel) -> Tensor:
     """Asinh softening (n_band,) [nanomaggies]: a quarter of the error at the faint limit."""
-    faint_flux = 10.0 ** (0.4 * (22.5 - noise.mag_range[:, 1]))
+    faint_flux = 10.0 ** (0.4 * (NANOMAGGY_ZERO_POINT - noise.mag_range[:, 1]))
     softening: Tensor = 0.25 * faint_flux * noise.mean[:, -1] / POGSON
     return softening

@@ -1,5 +1,6 @@
 """A trained flow and its forward model -> an artifact folder."""
 
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def build_artifact(
 ) -> Artifact:
     """Write an artifact: support limits from fresh simulations, serving tables, golden vectors.
 
+    Derived quantities that the stellar populations do not tell are left out.
+
     Args:
         folder: receives manifest.json and arrays.safetensors.
         name, version: of the artifact.
@@ -65,6 +68,7 @@ def build_artifact(
     )
     flags = check_support(*photometry, support, bands)
     trust = build_trust_tables(model)
+    known = trust.prior_width[-len(DERIVED_NAMES) :].isfinite().tolist()
     provenance = {
         "code_version": __version__,
         "forward_model": forward.document(),
@@ -92,6 +96,7 @@ def build_artifact(
             n_samples=n_samples,
             assumptions=assumptions(forward, model),
             provenance=provenance,
+            derived_names=tuple(compress(DERIVED_NAMES, known)),
             trust=trust,
         )
 

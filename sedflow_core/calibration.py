@@ -20,12 +20,11 @@ from sedflow_core.prior import N_U, U_NAMES, draw_u, from_u, to_u
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import Simulations
 from sedflow_core.simulation import stream_generator
+from sedflow_core.summary import LEVELS
 from sedflow_core.units import Array
 
-LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
 N_CONTROL = 4
 """Samples that take the place of the truth, for the scores of a perfect posterior."""
-JOINT = "all parameters"
 _PART = 500
 _CHUNK = 50
 

@@ -1,4 +1,4 @@
-"""The `sedflow` command: simulate, train, build, validate, fit, plot, mcmc, learning-curve."""
+"""The `sedflow` command: from simulations to an artifact, and what can be asked of one."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sedflow_core.errors import MissingExtraError, SedflowError
+from sedflow_core.errors import MissingExtraError, SedflowError, check_installed
 from sedflow_core.version import __version__
 
 Command = Callable[[argparse.Namespace], int]
@@ -105,7 +105,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the run; resumed if it exists")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="streaming")
     parser.add_argument("--epochs", type=int, help="default: the preset's")
-    parser.add_argument("--learning-rate", type=float, help="default: the preset's")
+    parser.add_argument("--learning-rate", type=float, help="of Adam; default: the preset's")
     parser.add_argument("--n-rows", type=int, help="use the first rows only")
     parser.add_argument(
         "--prior", type=Path, metavar="FILE.toml", help="train for another prior on the same rows"
@@ -117,6 +117,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """`sedflow train`."""
+    check_installed("matplotlib", "train")
     from sedflow_core.noise import load_noise
     from sedflow_core.resampling import reweigh
     from sedflow_core.simulation import load_training_set
@@ -225,6 +226,7 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
 
 def run_validate(args: argparse.Namespace) -> int:
     """`sedflow validate`."""
+    check_installed("matplotlib", "train")
     from sedflow_core.artifact import find_artifact, write_manifest
     from sedflow_core.estimation import load_artifact
     from sedflow_core.figures import pp_plot

@@ -9,11 +9,11 @@ from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import read_catalog
 from sedflow_core.comparison import Difference, compare, per_galaxy, table, why
 from sedflow_core.errors import CatalogError
-from sedflow_core.estimation import estimate, load_artifact
+from sedflow_core.estimation import find_flags, load_artifact
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
 from sedflow_core.simulated import forward_model, simulate
-from sedflow_core.tables import table_writer, write_table
+from sedflow_core.tables import check_folder, table_writer, write_table
 
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
 def run_compare(args: argparse.Namespace) -> int:
     """Print the table and write a row per galaxy; exit status 1 where a bound is exceeded."""
     table_writer(args.out)
+    check_folder(args.out)
     artifact = load_artifact(args.artifact)
     row, observation = _choose(args, artifact)
     differences: list[Difference] = []
@@ -61,7 +62,7 @@ def _choose(args: argparse.Namespace, artifact: Artifact) -> tuple[np.ndarray, O
         catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
         observation, usable = catalog.observation, np.flatnonzero(catalog.quality == 0)
     shuffled = np.random.default_rng(args.seed).permutation(usable)[: 4 * args.n_galaxies]
-    flags = estimate(artifact, observation.rows(shuffled), n_samples=2).flags
+    flags = find_flags(artifact, observation.rows(shuffled))
     chosen = shuffled[flags == 0][: args.n_galaxies]
     if len(chosen) < args.n_galaxies:
         raise CatalogError(

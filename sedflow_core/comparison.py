@@ -14,6 +14,7 @@ import torch
 from sedflow_core.artifact import Artifact
 from sedflow_core.chains import MAX_R_HAT
 from sedflow_core.estimation import estimate
+from sedflow_core.exactness import HEAVY_TAIL
 from sedflow_core.importance import Weighted, weigh, weighted_quantile
 from sedflow_core.mcmc import ExactPosterior, sample_exact
 from sedflow_core.observation import Observation
@@ -33,8 +34,8 @@ class Difference(NamedTuple):
     """One galaxy's posterior by the flow, against the exact one.
 
     Attributes:
-        by_weights: (12,) flow's median minus exact median, in exact standard deviations; by_mcmc:
-            the same by MCMC, NaN where it was not run.
+        by_weights: (12,) flow's median minus exact median, in exact standard deviations; infinite
+            where no draw has a weight. by_mcmc: the same by MCMC, NaN where it was not run.
         gaussian: (12,) shift of the exact median by the paper's Gaussian likelihood, likewise.
         efficiency, pareto_k: of the weights.
         r_hat, ess, seconds, correction: of the walkers, see `sedflow_core.mcmc`; NaN likewise.
@@ -60,7 +61,7 @@ class Difference(NamedTuple):
             return f"walkers not converged: R-hat {self.r_hat:.3f}"
         if self.efficiency < MIN_EFFICIENCY:
             return f"the flow misses the posterior: efficiency {self.efficiency:.4f}"
-        if self.pareto_k > 0.7:
+        if self.pareto_k > HEAVY_TAIL:
             return f"weights with a heavy tail: Pareto k {self.pareto_k:.2f}"
         return "the flow's own bias"
 
@@ -112,7 +113,7 @@ def difference(
         theta = exact.theta().astype(np.float64)
         by_mcmc = (published - np.median(theta, axis=0)) / theta.std(axis=0)
     return Difference(
-        by_weights=(published - median) / width,
+        by_weights=(published - median) / width if weighted.weights.any() else np.full(12, np.inf),
         by_mcmc=by_mcmc,
         gaussian=(gaussian - median) / width,
         efficiency=float(weighted.efficiency()[0]),

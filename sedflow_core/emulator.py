@@ -34,7 +34,7 @@ class EmulatorTables(NamedTuple):
     """What the emulator needs beside `PopulationTables`.
 
     Attributes:
-        redshift: (n_z,) evenly spaced from 0.
+        redshift: (n_z,) ascending from 0.
         wave: (n_band, n_node) observed wavelengths at which dust is evaluated [Angstrom].
         age_gyr: (n_age,) ascending ages of the populations.
         band_flux: (n_z, n_met, n_age, n_band * n_node) flux [nanomaggies] of 1 Msun formed at

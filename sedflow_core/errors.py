@@ -11,6 +11,8 @@ SedflowError
 └── CatalogError         a catalogue column, unit or value that cannot be used
 """
 
+from importlib.util import find_spec
+
 
 class SedflowError(Exception):
     """Root of every error that `sedflow_core` raises on purpose."""
@@ -24,6 +26,12 @@ class MissingExtraError(SedflowError):
             f"expected the package {package!r} to be installed, got none: "
             f"pip install 'sedflow-streaming[{extra}]'"
         )
+
+
+def check_installed(package: str, extra: str) -> None:
+    """Raise MissingExtraError where a package is not installed."""
+    if find_spec(package) is None:
+        raise MissingExtraError(package, extra)
 
 
 class ObservationError(SedflowError):

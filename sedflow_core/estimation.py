@@ -134,6 +134,17 @@ def estimate(
     return summary
 
 
+def find_flags(artifact: Artifact, observation: Observation) -> NDArray[np.int64]:
+    """Support flags (n,) of n galaxies, without their posteriors.
+
+    Raises:
+        ObservationError: the number of bands is not the artifact's.
+    """
+    photometry = _tensors(artifact, observation)
+    flags = check_support(*photometry, artifact.support, artifact.bands)
+    return np.asarray(flags.cpu().numpy())
+
+
 def _groups(artifact: Artifact, rows: Tensor, n_samples: int) -> tuple[Tensor, ...]:
     """The galaxies (n,) that are sampled, summarised and judged in one go, group by group.
 

@@ -45,6 +45,9 @@ def distances(weighted: Weighted) -> dict[str, Any]:
     ratio = n * weighted.weights
     kl = np.where(ratio > 0, weighted.weights * np.log(np.maximum(ratio, 1e-300)), 0.0).sum(axis=0)
     total_variation = 0.5 * np.abs(weighted.weights - 1.0 / n).sum(axis=0)
+    # Where no sample has a weight, the flow and the exact posterior have nothing in common.
+    met = weighted.weights.any(axis=0)
+    kl, total_variation = np.where(met, kl, np.inf), np.where(met, total_variation, 1.0)
     log_weight = torch.tensor(weighted.weights).log()
     # Where too few samples have a weight for a fit, the tail is as heavy as can be.
     pareto_k = np.nan_to_num(fit_pareto_k(log_weight.T).numpy(), nan=1.0)
@@ -60,7 +63,7 @@ def distances(weighted: Weighted) -> dict[str, Any]:
 
 
 def _quantiles(values: Array) -> dict[str, Any]:
-    low, median, high = np.quantile(values, [0.16, 0.5, 0.84])
+    low, median, high = np.quantile(values, [0.16, 0.5, 0.84], method="nearest")
     return {"median": float(median), "quantiles_16_84": [float(low), float(high)]}
 
 

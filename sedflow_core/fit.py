@@ -33,8 +33,9 @@ from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
 from sedflow_core.summary import Summary
 from sedflow_core.support import reasons_of
-from sedflow_core.tables import open_table, table_writer, write_table
+from sedflow_core.tables import check_folder, open_table, table_writer, write_table
 from sedflow_core.threads import torch_threads
+from sedflow_core.trust import is_trusted
 
 LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
 CHUNK_ROWS = 128
@@ -46,11 +47,14 @@ class Fit:
 
     Attributes:
         names: the 12 parameters, then the derived quantities.
-        status: (n,) "OK", "OUT_OF_SUPPORT", "INVALID_INPUT", "NO_REDSHIFT" or "QUALITY_CUT".
+        status: (n,) "OK", "OUT_OF_SUPPORT", "INVALID_INPUT", "NO_REDSHIFT", "MISSING_BANDS" or
+            "QUALITY_CUT".
         reasons: (n,) names of what stands against the row, joined by ";"; empty when OK.
         flags: (n,) support flags, bit i as the artifact's flag i.
         quantiles: (n, n_name, 5) at the levels of `LEVEL_NAMES`; mean, std: (n, n_name).
         probabilities: event name -> (n,).
+        trust: judgement -> (n,), see `sedflow_core.trust.Trust`; empty where the artifact cannot
+            judge.
     """
 
     names: tuple[str, ...]
@@ -61,6 +65,12 @@ class Fit:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     probabilities: dict[str, NDArray[np.float32]]
+    trust: dict[str, NDArray[np.float32]]
+
+    def trusted(self) -> NDArray[np.bool_]:
+        """The verdict on each row (n,); False where there is no posterior."""
+        of_rows = zip(self.trust["p_value"], self.trust["efficiency"], strict=True)
+        return np.array([is_trusted(*values) for values in of_rows], dtype=bool)
 
 
 def fit_catalog(
@@ -82,15 +92,20 @@ def fit_catalog(
     quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan, dtype=np.float32)
     mean, std = np.full((2, n, len(names)), np.nan, dtype=np.float32)
     probabilities: dict[str, NDArray[np.float32]] = {}
+    trust: dict[str, NDArray[np.float32]] = {}
     with _sample_file(samples_path, artifact, n, n_samples) as file:
         summarise = partial(estimate, artifact, n_samples=n_samples, seed=seed)
         n_thread = 1 if artifact.device == "cuda" else torch.get_num_threads()
         for rows, summary in _summaries(summarise, catalog, n_thread):
             flags[rows], quantiles[rows] = summary.flags, summary.quantiles
             mean[rows], std[rows] = summary.mean, summary.std
-            for event, values in summary.probabilities.items():
-                column = probabilities.setdefault(event, np.full(n, np.nan, dtype=np.float32))
-                column[rows] = values
+            for of_all, of_some in (
+                (probabilities, summary.probabilities),
+                (trust, summary.trust),
+            ):
+                for name, values in of_some.items():
+                    column = of_all.setdefault(name, np.full(n, np.nan, dtype=np.float32))
+                    column[rows] = values
             if file is not None:
                 inside = catalog.observation.rows(rows[summary.flags == 0])
                 theta = sample(artifact, inside, n_samples=n_samples, seed=seed)
@@ -100,7 +115,7 @@ def fit_catalog(
     reasons = _reasons(artifact, flags, catalog.quality)
     status = np.array([row_status(row) for row in reasons], dtype="U16")
     joined = np.array([";".join(row) for row in reasons], dtype=np.str_)
-    return Fit(names, status, joined, flags, quantiles, mean, std, probabilities)
+    return Fit(names, status, joined, flags, quantiles, mean, std, probabilities, trust)
 
 
 def row_status(reasons: Sequence[str]) -> str:
@@ -112,11 +127,16 @@ def row_status(reasons: Sequence[str]) -> str:
 
 
 def output_columns(fit: Fit, catalog: Catalog) -> dict[str, NDArray[Any]]:
-    """The output table: row, id, status, reasons, flags, `<name>_<statistic>`, `p_<event>`."""
+    """The output table: row, id, status, reasons, flags, trust, `<name>_<statistic>`, `p_<event>`.
+
+    Trust is `trusted`, the verdict, and the numbers of `sedflow_core.trust.Trust`.
+    """
     columns: dict[str, NDArray[Any]] = {"row": np.arange(len(fit.status))}
     if catalog.row_id is not None:
         columns["id"] = catalog.row_id
     columns |= {"status": fit.status, "reasons": fit.reasons, "flags": fit.flags}
+    if fit.trust:
+        columns |= {"trusted": fit.trusted(), **fit.trust}
     for i, name in enumerate(fit.names):
         for j, level in enumerate(LEVEL_NAMES):
             columns[f"{name}_{level}"] = fit.quantiles[:, i, j]
@@ -163,8 +183,7 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
 def run_fit(args: argparse.Namespace) -> int:
     """Do what `sedflow fit` was asked for; raises SedflowError where that is not possible."""
     table_writer(args.out)
-    if not args.out.parent.is_dir():
-        raise CatalogError(f"--out: expected an existing folder, got {args.out.parent}")
+    check_folder(args.out)
     artifact = load_artifact(args.artifact)
     catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
     fit = fit_catalog(

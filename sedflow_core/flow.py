@@ -165,8 +165,3 @@ class MaskedAutoregressiveFlow(nn.Module):
         for block in self.blocks:
             modulations.append(block.context_layer(features))  # type: ignore[operator]
         return modulations
-
-
-def count_parameters(flow: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in flow.parameters() if p.requires_grad)

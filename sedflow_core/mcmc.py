@@ -7,7 +7,6 @@ times as many; the efficiency of the weights, near 1, tells that nothing more is
 """
 
 from dataclasses import astuple
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.chains import MIN_ESS, Chains
-from sedflow_core.errors import MissingExtraError, ObservationError
+from sedflow_core.errors import ObservationError, check_installed
 from sedflow_core.importance import log_posteriors
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u
@@ -96,7 +95,7 @@ def sample_exact(
         raise ObservationError(
             f"redshift: expected at most {artifact.redshift_max:.4g}, got {observation.redshift[0]}"
         )
-    check_sampler()
+    check_installed("emcee", "mcmc")
     from sedflow_core.ensemble import run_ensembles
 
     target = GalaxyTarget(artifact, observation, likelihood)
@@ -114,12 +113,6 @@ def sample_exact(
         index, correction = _correct(u, target, model, observation, likelihood)
     u = u[index]
     return ExactPosterior(u.numpy(), target.chi_square(u).numpy(), correction, chains)
-
-
-def check_sampler() -> None:
-    """Raise MissingExtraError where emcee is not installed."""
-    if find_spec("emcee") is None:
-        raise MissingExtraError("emcee", "mcmc")
 
 
 def _correct(

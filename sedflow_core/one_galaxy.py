@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import read_catalog
 from sedflow_core.chains import MIN_ESS
-from sedflow_core.errors import CatalogError
+from sedflow_core.errors import CatalogError, check_installed
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
@@ -19,6 +19,7 @@ from sedflow_core.prior import PARAM_NAMES, U_NAMES
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import forward_model
 from sedflow_core.summary import Summary
+from sedflow_core.tables import check_folder
 from sedflow_core.target import Likelihood
 from sedflow_core.trust import is_trusted
 from sedflow_core.units import mag_err_from_flux, mag_from_nanomaggy
@@ -67,6 +68,7 @@ def run_mcmc(args: argparse.Namespace) -> int:
     """Sample the exact posterior of one galaxy; exit status 1 where it has not converged."""
     from sedflow_core.mcmc import sample_exact
 
+    check_folder(args.out)
     artifact = load_artifact(args.artifact)
     exact = sample_exact(
         artifact,
@@ -94,6 +96,7 @@ def run_mcmc(args: argparse.Namespace) -> int:
 
 def run_plot(args: argparse.Namespace) -> int:
     """Draw corner.png and sed.png, and print the summary of one galaxy."""
+    check_installed("matplotlib", "plot")
     artifact = load_artifact(args.artifact)
     observation = _read_galaxy(args, artifact)
     summary = estimate(artifact, observation, seed=args.seed, include_unsupported=True)

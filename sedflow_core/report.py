@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sedflow_core.artifact import Artifact
+from sedflow_core.estimation import find_flags
 from sedflow_core.figures import pp_plot
 from sedflow_core.observation import Observation
 from sedflow_core.paper_figures import learning_figure, p_value_figure, slice_map
@@ -21,7 +22,6 @@ from sedflow_core.report_galaxies import (
     figure_of_prior,
     figure_of_support,
     figure_of_training,
-    flags_of,
 )
 from sedflow_core.report_tables import tables, verdict
 from sedflow_core.simulated import forward_model
@@ -83,7 +83,7 @@ def _figures(
 ) -> Iterator[tuple[str, str, Figure]]:
     """Title, caption and figure, in the order of the page."""
     model, simulations = forward_model(artifact), report.simulations
-    row = None if galaxies is None else int(np.flatnonzero(flags_of(artifact, galaxies) == 0)[0])
+    row = None if galaxies is None else _first_supported(artifact, galaxies)
     yield (
         "Training set and galaxies",
         "What the flow was trained on, in some parameters and observables; blue where real "
@@ -112,6 +112,11 @@ def _figures(
             "with fresh noise in each epoch; all measured on the same rows.",
             learning_figure(learning_curve),
         )
+
+
+def _first_supported(artifact: Artifact, galaxies: Observation) -> int | None:
+    supported = np.flatnonzero(find_flags(artifact, galaxies) == 0)
+    return int(supported[0]) if len(supported) else None
 
 
 def _posteriors(

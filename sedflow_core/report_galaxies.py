@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
+from sedflow_core.estimation import find_flags
 from sedflow_core.galaxy import GalaxyModel, calc_band_flux, calc_luminosity
 from sedflow_core.importance import Weighted, weigh
 from sedflow_core.mcmc import sample_exact
@@ -18,7 +19,6 @@ from sedflow_core.prior import PARAM_NAMES, from_u
 from sedflow_core.report_figures import best_fit, flow_against_exact
 from sedflow_core.simulated import Simulations
 from sedflow_core.simulation import ForwardModel, draw_params, stream_generator
-from sedflow_core.support import check_support
 from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
 
 _N_PRIOR = 50_000
@@ -67,20 +67,12 @@ def figure_of_training(
     return training_against_real(simulated, {name: real[name] for name in shown}, highlight)
 
 
-def flags_of(artifact: Artifact, observation: Observation) -> NDArray[np.int64]:
-    """Support flags (n,) of galaxies."""
-    flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
-    redshift = torch.tensor(observation.redshift)
-    flags = check_support(flux, flux_err, redshift, artifact.support, artifact.bands)
-    return np.asarray(flags.numpy())
-
-
 def figure_of_support(
     artifact: Artifact, simulations: Simulations, galaxies: Observation | None
 ) -> Figure:
     """Figure 5 of the paper: galaxies outside the support, by rule; simulations where none real."""
     observation = simulations.observation if galaxies is None else galaxies
-    flags = flags_of(artifact, observation)
+    flags = find_flags(artifact, observation)
     names = artifact.flag_names
     flagged = {
         rule: _any_of(flags, [i for i, name in enumerate(names) if name.startswith(prefix)])

@@ -9,12 +9,12 @@ from sedflow_core.observation import fit_context_scale
 from sedflow_core.simulation import ForwardConfig, simulate_noisy
 
 
-def tiny_artifact(folder: Path, seed: int = 0) -> Path:
+def tiny_artifact(folder: Path, seed: int = 0, ssp: str = "synthetic") -> Path:
     """Write an artifact with an untrained two-block flow in ugriz; returns its folder.
 
     Its posteriors are close to the prior: it exercises every code path but measures nothing.
     """
-    forward = ForwardConfig(ssp="synthetic")
+    forward = ForwardConfig(ssp=ssp)
     model = forward.build()
     rows = simulate_noisy(model, 5_000, seed=seed)
     config = FlowConfig(n_block=2, n_hidden=20, activation="relu", seed=seed)

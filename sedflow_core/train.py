@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,12 +131,13 @@ class _Run:
         config: TrainConfig,
         folder: Path,
     ) -> None:
-        self.config = config
         self.folder = folder
         self.provenance = {**training_set.config, "n_rows": len(training_set.u)}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         training, validation = split_rows(training_set, config.validation_fraction, config.seed)
         self.scale, accepted = fit_scale(training, noise, config.seed)
+        flow_config = config.flow._replace(n_context=len(self.scale.mean))
+        self.config = config = replace(config, flow=flow_config)
         self.training, self.validation = (
             rows.map(lambda t: t.to(self.device)) for rows in (training, validation)
         )
@@ -230,20 +231,21 @@ class _Run:
                 f"{path}: expected a checkpoint of the configuration {_plain(self.config)}, "
                 f"got {state['config']}"
             )
-        self._check_prior(path, state["training_set"])
+        self._check_rows(path, state["training_set"])
         self.flow.load_state_dict(state["flow"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.best = state["best"]
         self.history = [Epoch(*e) for e in state["history"]]
 
-    def _check_prior(self, path: Path, trained_on: dict[str, Any]) -> None:
-        ours, saved = (
-            [part["wanted"] for part in document["forward_model"].get("prior") or []]
-            for document in (self.provenance, trained_on)
-        )
-        if ours != saved:
-            raise SimulationError(f"{path}: expected a checkpoint of the prior {ours}, got {saved}")
+    def _check_rows(self, path: Path, trained_on: dict[str, Any]) -> None:
+        ours, saved = _facts(self.provenance), _facts(trained_on)
+        for name, value in ours.items():
+            if value != saved.get(name):
+                raise SimulationError(
+                    f"{path}: expected a checkpoint of rows with {name} {value}, "
+                    f"got {saved.get(name)}"
+                )
 
     def result(self) -> TrainedFlow:
         if not self.best:
@@ -251,6 +253,13 @@ class _Run:
             raise SimulationError(f"training: expected a finite validation loss, got {losses}")
         self.flow.load_state_dict(self.best)
         return TrainedFlow(self.flow.cpu().eval(), self.scale, self.history)
+
+
+def _facts(training_set: dict[str, Any]) -> dict[str, Any]:
+    """What a training set was made from, in one level; of a prior, what was wanted."""
+    model = training_set["forward_model"]
+    wanted = [part["wanted"] for part in model.get("prior") or []]
+    return {**training_set, **model, "prior": wanted, "forward_model": None}
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

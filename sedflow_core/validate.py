@@ -33,8 +33,6 @@ from sedflow_core.prior import N_U, U_NAMES, to_u
 from sedflow_core.simulated import Simulations, forward_model, simulate
 from sedflow_core.units import Array, mag_from_nanomaggy
 
-PRIOR_LOSS = float(0.5 * N_U * (1.0 + np.log(2.0 * np.pi)))
-"""-ln of the prior's density in u, averaged over the prior of the table: 15.61."""
 LIMITS = {
     "ks_distance": 0.018,
     "ks_distance_derived": 0.022,
@@ -203,8 +201,6 @@ def _calibration_document(
 
 
 def _prior_loss(artifact: Artifact, simulations: Simulations) -> float:
-    if not artifact.prior:
-        return PRIOR_LOSS
     theta = torch.tensor(simulations.theta)
     redshift = torch.tensor(simulations.observation.redshift)
     log_weight = log_prior_weight(artifact.prior, theta, redshift, artifact.tables)

@@ -11,11 +11,12 @@ import torch
 from astropy.cosmology import Planck13
 from safetensors.torch import load_file, save_file
 
-from sedflow_core import Artifact, load_artifact
+from sedflow_core import Artifact, estimate, load_artifact, simulate
 from sedflow_core.artifact import ARRAYS, MANIFEST, artifact_digest, write_manifest
 from sedflow_core.errors import ArtifactError
 from sedflow_core.prior import PARAM_NAMES
 from sedflow_core.sfh import DERIVED_NAMES
+from sedflow_core.ssp import load_ssp, save_ssp
 from sedflow_core.testing import tiny_artifact
 
 
@@ -172,6 +173,18 @@ def test_an_artifact_may_publish_fewer_derived_quantities(folder: Path, tiny: Ar
     save_file(arrays, folder / ARRAYS)
     edit_manifest(folder, signed=True, derived=kept)
     assert load_artifact(folder).derived_names == ("z_mw", "a_v")
+
+
+def test_what_the_stars_do_not_tell_is_not_published(tmp_path: Path) -> None:
+    grid = load_ssp("synthetic", wave_range=(1_000.0, 12_000.0))
+    unknown = grid._replace(surviving=np.full_like(grid.surviving, np.nan))
+    save_ssp(unknown, tmp_path / "stars.npz")
+    artifact = load_artifact(tiny_artifact(tmp_path / "few", ssp=str(tmp_path / "stars.npz")))
+    expected = [name for name in DERIVED_NAMES if "surviving" not in name and "ssfr" not in name]
+    assert artifact.derived_names == tuple(expected)
+    summary = estimate(artifact, simulate(artifact, 4, seed=1).observation)
+    assert summary.probabilities == {}
+    assert np.isfinite(summary.mean[summary.flags == 0]).all()
 
 
 def test_distances_need_no_astropy_and_follow_planck13(tiny: Artifact) -> None:

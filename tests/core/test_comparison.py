@@ -95,6 +95,8 @@ def test_the_command_compares_simulations(
 ) -> None:
     out = tmp_path / "compared.csv"
     options = ["--n-galaxies", "2", "--n-mcmc", "1", "--n-draws", "500", "--max-seconds", "1"]
+    assert main(["compare", "--out", str(tmp_path / "none/compared.csv")]) == 2
+    assert "--out: expected an existing folder" in capsys.readouterr().err
     main(["compare", "--artifact", str(tiny_path), "--out", str(out), *options])
     text = capsys.readouterr().out
     assert all(name in text for name in PARAM_NAMES)

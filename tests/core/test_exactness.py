@@ -33,6 +33,13 @@ def test_equal_weights_are_no_distance() -> None:
     assert found["n_simulations"] == 3
 
 
+def test_draws_without_weight_are_as_far_as_can_be() -> None:
+    weights = np.zeros((1_000, 1))
+    found = distances(Weighted(np.zeros((1_000, 1, 12), np.float32), weights, weights))
+    assert found["kl_exact_flow"]["median"] == np.inf
+    assert (found["total_variation"]["median"], found["median"]) == (1.0, 0.0)
+
+
 def test_classifiers_tell_an_untrained_flow_from_the_exact_posterior(tiny: Artifact) -> None:
     observation = simulate(tiny, 1, seed=5).observation
     result = classify(tiny, observation, n=600)

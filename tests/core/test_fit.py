@@ -85,6 +85,10 @@ def test_rows_are_those_of_estimate(fit, tiny, catalog_path):
             np.asarray(table[f"{name}_std"]), summary.std[:, i].astype(np.float32)
         )
     np.testing.assert_array_equal(np.asarray(table["flags"]), summary.flags)
+    for name, values in summary.trust.items():
+        np.testing.assert_array_equal(np.asarray(table[name]), values.astype(np.float32))
+    verdict = (summary.trust["p_value"] >= 1e-3) & (summary.trust["efficiency"] >= 0.02)
+    np.testing.assert_array_equal(np.asarray(table["trusted"]), verdict)
 
 
 def test_threads_share_the_rows_and_change_no_bit(fit, monkeypatch):

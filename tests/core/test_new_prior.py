@@ -179,7 +179,7 @@ def test_training_on_reweighted_rows_is_training_on_the_new_prior(
     assert loss["reweighted"] < loss["direct"] + 0.1
     assert loss["old"] > max(loss["reweighted"], loss["direct"]) + 0.2
     assert load_run(tmp_path / "reweighted").provenance["training_set"]["forward_model"]["prior"]
-    with pytest.raises(SimulationError, match="expected a checkpoint of the prior"):
+    with pytest.raises(SimulationError, match="expected a checkpoint of rows with prior"):
         fit(
             rows_of(old_rows, slice(0, 5_000)),
             forward.noise,

@@ -1,5 +1,7 @@
 """Training: it learns, it resumes to the same weights, it stops, and it knows the paper."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from sedflow_core.train import (
     load_run,
     schedule,
 )
-from sedflow_core.validate import PRIOR_LOSS
 
+PRIOR_LOSS = 0.5 * 11 * (1.0 + math.log(2.0 * math.pi))
+"""-ln of the prior's density in u, averaged over the prior."""
 CONFIG = TrainConfig(
     FlowConfig(2, 24, "silu", n_embedding=4),
     learning_rate=5e-3,
@@ -104,6 +107,32 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 ) -> None:
     with pytest.raises(SimulationError, match=r"checkpoint\.pt: expected a checkpoint of the conf"):
         fit(training_set, noise, config=replace(CONFIG, **change), folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda rows: rows.map(lambda t: t[:9_000]), "n_rows 9000, got 10000"),
+        (lambda rows: rows._replace(config=rows.config | {"seed": 5}), "seed 5, got 4"),
+    ],
+    ids=["fewer", "others"],
+)
+def test_a_checkpoint_of_other_rows_is_refused(
+    trained, training_set, noise, folder: Path, change: Callable, name: str
+) -> None:
+    with pytest.raises(SimulationError, match=f"expected a checkpoint of rows with {name}"):
+        fit(change(training_set), noise, config=CONFIG, folder=folder)
+
+
+def test_fewer_bands_make_a_smaller_context(
+    training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
+) -> None:
+    without_u = slice(1, None)
+    griz = training_set._replace(flux=training_set.flux[:, without_u])
+    few = NoiseModel(*(t[without_u] for t in noise))
+    trained = fit(griz, few, config=replace(CONFIG, max_epochs=1), folder=tmp_path)
+    assert trained.flow.embedding.input_layer.in_features == 2 * 4 + 1
+    assert load_run(tmp_path).flow_config.n_context == 9
 
 
 def test_training_stops_when_the_validation_loss_stops_falling(
@@ -214,8 +243,8 @@ def test_every_row_is_trained_or_held_out(training_set: TrainingSet) -> None:
         split_rows(training_set, 1e-5, seed=0)
 
 
-def photometry(training_set: TrainingSet, noise: NoiseModel, seed: int) -> list[tuple[Tensor, ...]]:
-    """Noisy photometry of every batch, and the parameters that belong to it."""
+def photometry(training_set: TrainingSet, noise: NoiseModel, seed: int) -> list[Tensor]:
+    """Noisy flux, error and redshift of every row, and the parameters that belong to them."""
     seen = []
 
     def encode(flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
@@ -225,14 +254,17 @@ def photometry(training_set: TrainingSet, noise: NoiseModel, seed: int) -> list[
     generator = torch.Generator().manual_seed(seed)
     batches = list(noisy_batches(training_set, noise, generator, encode, 300))
     assert {len(batch.u) for batch in batches[:-1]} == {300}
-    assert torch.equal(torch.cat([b.context for b in batches]), seen[0][0].float())
-    return [*seen, (torch.cat([b.u for b in batches]),)]
+    flux, flux_err, redshift = map(torch.cat, zip(*seen, strict=True))
+    assert torch.equal(torch.cat([b.context for b in batches]), flux.float())
+    return [flux, flux_err, redshift, torch.cat([b.u for b in batches])]
 
 
+@pytest.mark.parametrize("chunk", [65_536, 1_024])
 def test_every_epoch_draws_noise_anew_and_cuts_on_it(
-    training_set: TrainingSet, noise: NoiseModel
+    training_set: TrainingSet, noise: NoiseModel, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (flux, flux_err, redshift), (u,) = photometry(training_set, noise, 1)
+    monkeypatch.setattr("sedflow_core.batches._CHUNK", chunk)
+    flux, flux_err, redshift, u = photometry(training_set, noise, 1)
     assert in_mag_range(flux, noise).all()
     assert 0.5 * len(training_set.u) < len(flux) < 0.95 * len(training_set.u)
     row = {tuple(point): i for i, point in enumerate(training_set.u.tolist())}
@@ -240,6 +272,6 @@ def test_every_epoch_draws_noise_anew_and_cuts_on_it(
     assert torch.equal(training_set.redshift[index].double(), redshift)
     pull = (flux - training_set.flux[index].double()) / flux_err
     assert 0.9 < pull.std() < 1.05
-    same, other = (photometry(training_set, noise, seed)[0][0] for seed in (1, 2))
+    same, other = (photometry(training_set, noise, seed)[0] for seed in (1, 2))
     assert torch.equal(same, flux)
     assert not torch.equal(other[:100], flux[:100])

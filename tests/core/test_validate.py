@@ -7,6 +7,9 @@ import pytest
 
 from sedflow_core import Artifact
 from sedflow_core.diagnostics import noise_bound
+from sedflow_core.exactness import distances
+from sedflow_core.importance import weigh
+from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.validate import LIMITS, N_JUDGED, failures, limit
 
 Document = dict[str, Any]
@@ -21,6 +24,15 @@ def recorded(shipped: Artifact) -> Document:
 def test_the_shipped_artifact_passes(recorded: Document) -> None:
     assert recorded["n_simulations"] >= N_JUDGED
     assert failures(recorded) == []
+
+
+def test_the_shipped_posteriors_are_near_the_exact_ones_of_fresh_simulations(
+    shipped: Artifact,
+) -> None:
+    galaxies = simulate(shipped, 24, seed=31).observation
+    found = distances(weigh(shipped, forward_model(shipped), galaxies, n_samples=2_000))
+    assert found["median"] >= LIMITS["efficiency"]
+    assert found["total_variation"]["median"] <= LIMITS["total_variation"]
 
 
 @pytest.mark.parametrize(
