@@ -1,9 +1,9 @@
 """Schemas of a Confluent registry: writer schemas by id, and our own registered if asked to.
 
 What can go wrong, each decided here: an id that the registry does not know (404) makes its message
-undecodable and is remembered for a while, so that a stream of them asks once; a registry that does
-not answer, or refuses, is trouble like a broker's: nothing is skipped, reading stops until it
-answers.
+undecodable and is remembered for a while, so that a stream of them asks once; so does a schema that
+is no Avro in one piece, remembered for good; a registry that does not answer, or refuses, or breaks
+off, is trouble like a broker's: nothing is skipped, reading stops until it answers.
 """
 
 import base64
@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from typing import Any
 
 from consumer.errors import BrokerError, DecodeError, SettingsError
@@ -37,6 +38,7 @@ class Registry:
         self._url = url.rstrip("/")
         self._clock = clock
         self._schemas: dict[int, bytes] = {}
+        self._refused: dict[int, str] = {}
         self._unknown: dict[int, float] = {}
 
     def schema(self, schema_id: int) -> bytes | None:
@@ -47,6 +49,8 @@ class Registry:
         """
         if schema_id in self._schemas:
             return self._schemas[schema_id]
+        if schema_id in self._refused:
+            raise DecodeError(self._refused[schema_id])
         if self._clock() < self._unknown.get(schema_id, 0.0):
             return None
         answer = self._ask(f"/schemas/ids/{schema_id}")
@@ -56,9 +60,11 @@ class Registry:
             self._unknown[schema_id] = self._clock() + self._settings.forget_unknown_s
             return None
         if answer.get("schemaType", "AVRO") != "AVRO" or answer.get("references"):
-            raise DecodeError(
-                f"schema id {schema_id}: expected Avro in one piece, got {answer!r:.80}"
-            )
+            refusal = f"schema id {schema_id}: expected Avro in one piece, got {answer!r:.80}"
+            self._refused[schema_id] = refusal
+            raise DecodeError(refusal)
+        if "schema" not in answer:
+            raise RegistryError(self._trouble(f"no schema with id {schema_id}: {answer!r:.80}"))
         text = str(answer["schema"]).encode()
         self._schemas[schema_id] = text
         return text
@@ -80,6 +86,8 @@ class Registry:
             ) from None
         if answer is None:
             raise RegistryError(self._trouble("404 for a registration"))
+        if "id" not in answer:
+            raise RegistryError(self._trouble(f"a registration without an id: {answer!r:.80}"))
         return int(answer["id"])
 
     def _ask(
@@ -101,7 +109,7 @@ class Registry:
             if error.code in (409, 422):
                 raise
             raise RegistryError(self._trouble(_explain(error))) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, HTTPException) as error:
             raise RegistryError(self._trouble(str(error))) from None
 
     def _headers(self) -> dict[str, str]:
@@ -123,4 +131,8 @@ def open_registry(settings: RegistrySettings) -> Registry | None:
 
 def _explain(error: urllib.error.HTTPError) -> str:
     with error:
-        return f"{error.code} {error.reason}: {error.read(500).decode(errors='replace')}"
+        try:
+            text = error.read(500).decode(errors="replace")
+        except (OSError, HTTPException) as broken:
+            text = str(broken)
+        return f"{error.code} {error.reason}: {text}"

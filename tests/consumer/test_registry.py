@@ -1,0 +1,92 @@
+"""A registry that answers badly: trouble like a broker's, never the fault of a message."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from socket import create_server
+from threading import Thread
+
+import pytest
+
+from consumer.avro import Decoder, encode
+from consumer.errors import DecodeError
+from consumer.registry import Registry, RegistryError
+from consumer.sections import RegistrySettings
+
+Record = dict[str, object]
+
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+FAILED = b"HTTP/1.1 500 Oh\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+BAD_ANSWERS = {
+    "no HTTP": b"what?\r\n\r\n",
+    "no answer": b"",
+    "broken off": CHUNKED + b'ff\r\n{"schema": ',
+    "an error broken off": FAILED + b"ff\r\nout of",
+    "no record": OK + b"\r\nnull",
+    "a list": OK + b"\r\n[1, 2]",
+    "no schema": OK + b"\r\n{}",
+}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[bytes], tuple[str, list[bytes]]]]:
+    """Return a function: every request gets these bytes; returns address and requests so far."""
+    servers = []
+
+    def start(answer: bytes) -> tuple[str, list[bytes]]:
+        server = create_server(("127.0.0.1", 0))
+        servers.append(server)
+        requests: list[bytes] = []
+
+        def answer_all() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:  # closed
+                    return
+                with closing(connection):
+                    requests.append(connection.recv(65_536))
+                    connection.sendall(answer)
+
+        Thread(target=answer_all, daemon=True).start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}", requests
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def connect(url: str) -> Registry:
+    return Registry(RegistrySettings(url=url), url)
+
+
+@pytest.mark.parametrize("kind", BAD_ANSWERS)
+def test_an_answer_that_is_none_is_trouble(
+    serve: Callable[[bytes], tuple[str, list[bytes]]], sample_alert: Record, kind: str
+) -> None:
+    url, _ = serve(BAD_ANSWERS[kind])
+    decoder = Decoder(registry=connect(url))
+    with pytest.raises(RegistryError, match=f"expected an answer of {url}, got"):
+        decoder.decode(encode(sample_alert, "hostAlert", 4242))
+
+
+@pytest.mark.parametrize("kind", ["no record", "no schema"])
+def test_a_registration_without_an_id_is_trouble(
+    serve: Callable[[bytes], tuple[str, list[bytes]]], kind: str
+) -> None:
+    url, _ = serve(BAD_ANSWERS[kind])
+    with pytest.raises(RegistryError, match=f"expected an answer of {url}, got"):
+        connect(url).register("summaries", b"{}")
+
+
+def test_what_is_no_avro_is_asked_for_once(
+    serve: Callable[[bytes], tuple[str, list[bytes]]],
+) -> None:
+    answer = json.dumps({"schemaType": "JSON", "schema": "{}"}).encode()
+    url, requests = serve(OK + b"\r\n" + answer)
+    registry = connect(url)
+    for _ in range(3):
+        with pytest.raises(DecodeError, match="schema id 7: expected Avro in one piece"):
+            registry.schema(7)
+    assert len(requests) == 1
