@@ -198,8 +198,9 @@ class KafkaSource:
         if self._trouble is not None:
             trouble, self._trouble = self._trouble, None
             raise trouble
-        messages = [to_message(event) for event in events if self._is_message(event)]
-        self._taken += [m for m in messages if (m.topic, m.partition) in self._held]
+        for event in events:
+            if self._is_message(event) and (event.topic(), event.partition()) in self._held:
+                self._taken.append(to_message(event))
 
     def _lag(self) -> dict[Place, int]:
         """For each partition held, how many offsets its committed position is behind."""
@@ -219,15 +220,25 @@ class KafkaSource:
         if code == KafkaError._PARTITION_EOF:
             self._position[event.topic(), event.partition()] = event.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
-            place = event.topic(), event.partition()
-            start = self.starts.find_again(place, self._next[place])
-            with foreign_errors("input: seek"):
-                self._consumer.seek(TopicPartition(*place, start))
+            self._read_again((event.topic(), event.partition()))
         elif error.retriable() or code in PASSING_ERRORS or self._may_be_missing(code):
             LOG.warning("input trouble", extra={"fields": {"error": error.str()}})
         else:
             raise BrokerError(f"input: {error.str()}")
         return False
+
+    def _read_again(self, place: Place) -> None:
+        """Go back to the position of a partition whose end moved before what was read of it.
+
+        What was taken behind the position comes again: it is dropped, and a window in hand that
+        holds it is given up.
+        """
+        start = self.starts.find_again(place, self._next[place])
+        self._taken = [m for m in self._taken if (m.topic, m.partition) != place]
+        self._gone.add(place)
+        self._next[place] = self._position[place] = start
+        with foreign_errors("input: seek"):
+            self._consumer.seek(TopicPartition(*place, start))
 
     def _may_be_missing(self, code: int) -> bool:
         """Whether this is about tonight's topic, which nobody made yet."""
