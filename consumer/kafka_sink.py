@@ -27,7 +27,8 @@ an aborted window. The transactional id is that of the worker's slot. The topic 
 Two clusters: see `positions.py`.
 
 At least once (`PlainSink`): produce, wait for every confirmation, then commit the positions to the
-group on the input's cluster. A crash in between repeats the window.
+group on the input's cluster, then tell them to the topic that remembers. A crash in between repeats
+the window.
 """
 
 import time
@@ -224,7 +225,6 @@ class PlainSink(Outlet):
         self._refused.clear()
         try:
             self.produce_window(window)
-            note_positions(self, window, self._source)
         except (KafkaException, BufferError) as error:
             raise WindowAbortedError(f"output: {error}") from error
         waiting = self._producer.flush(2 * CALL_TIMEOUT_S)
@@ -233,6 +233,9 @@ class PlainSink(Outlet):
                 f"output: expected every message confirmed, got {self._refused or waiting}"
             )
         self._source.commit(window)
+        # Not before: a group without a position takes what is remembered for what was published.
+        with foreign_errors("output: positions"):
+            note_positions(self, window, self._source)
 
     def produce(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, stamp: int = NOW
@@ -248,7 +251,8 @@ class PlainSink(Outlet):
         )
 
     def close(self) -> None:
-        """Do nothing: no message is in flight between windows."""
+        """Wait for the last positions to be remembered."""
+        self._producer.flush(CALL_TIMEOUT_S)
 
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         if error is not None:
