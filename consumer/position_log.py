@@ -44,8 +44,11 @@ class PositionLog:
         with foreign_errors("output: positions"):
             self._admin = AdminClient({**settings.output.client_config(), "log_level": 3})
             self._consumer = Consumer(config, logger=LOG)
-            topics = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S).topics
-            partitions = [TopicPartition(self.topic, p) for p in topics[self.topic].partitions]
+            found = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S)
+            topic = found.topics[self.topic]
+            if topic.error is not None:  # it would seem to hold no position
+                raise KafkaException(topic.error)
+            partitions = [TopicPartition(self.topic, p) for p in topic.partitions]
             for partition in partitions:
                 low, _ = self._consumer.get_watermark_offsets(partition, timeout=CALL_TIMEOUT_S)
                 partition.offset = self._read_to[partition.partition] = low
@@ -96,10 +99,23 @@ class PositionLog:
     def _note(self, event: Any) -> None:
         error = event.error()
         if error is None:
-            record = json.loads(event.value())
-            self._known[event.key()] = Position(record["offset"], record["topicId"])
+            self._note_record(event)
             self._read_to[event.partition()] = event.offset() + 1
         elif error.code() == KafkaError._PARTITION_EOF:
             self._read_to[event.partition()] = event.offset()
         elif not error.retriable():
             raise KafkaException(error)
+
+    def _note_record(self, event: Any) -> None:
+        """Learn a position; a null, by which a key of a compacted topic is deleted, forgets it."""
+        if event.value() is None:
+            self._known.pop(event.key(), None)
+            return
+        try:
+            record = json.loads(event.value())
+            self._known[event.key()] = Position(record["offset"], record["topicId"])
+        except (ValueError, TypeError, KeyError) as error:
+            place = f"{event.topic()}[{event.partition()}] at {event.offset()}"
+            raise BrokerError(
+                f"output: {place}: expected a position, got {event.value()!r:.80}"
+            ) from error

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 KAFKA_VERSION = "4.3.1"
 N_PARTITION = 4
@@ -276,6 +276,15 @@ def create_topics(
     wanted = [NewTopic(name, N_PARTITION, 1, config=dict(config)) for name in names]
     for created in client.create_topics(wanted).values():
         created.result()
+    places = [TopicPartition(each.topic, p) for each in wanted for p in range(N_PARTITION)]
+    while not _can_be_read(client, places):
+        time.sleep(0.1)
+
+
+def _can_be_read(client: AdminClient, places: Iterable[TopicPartition]) -> bool:
+    """Whether the broker serves the partitions; just after they were made it may not."""
+    offsets = client.list_offsets(dict.fromkeys(places, OffsetSpec.earliest()))
+    return all(future.exception() is None for future in offsets.values())
 
 
 def committed_consumer(bootstrap: str, topic: str) -> Consumer:
