@@ -63,6 +63,12 @@ class PositionLog:
         keys = {place: self._key(place) for place in places}
         return {place: self._known[key] for place, key in keys.items() if key in self._known}
 
+    def recall_topics(self, *, stable: bool = False) -> set[str]:
+        """Return the input topics in which a position is known, as `recall` does."""
+        self._read_on(self._find_ends(stable=stable))
+        ours = json.dumps(self._owner).encode().rstrip(b"]")
+        return {json.loads(key)[-2] for key in self._known if key.startswith(ours + b", ")}
+
     def record(self, place: Place, offset: int, topic_id: str | None) -> tuple[bytes, bytes]:
         """Return key and value of the message that says where to go on in a partition."""
         return self._key(place), json.dumps({"offset": offset, "topicId": topic_id}).encode()

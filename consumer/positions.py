@@ -46,11 +46,8 @@ class TwoClusterSink:
         self._log = PositionLog(settings, input_cluster)
         self._transactions: dict[Place, Transactions] = {}
 
-    def take_over(self, places: Collection[Place]) -> Mapping[Place, Position]:
-        """Shut former owners out, then return where reading goes on.
-
-        Raises BrokerError.
-        """
+    def take_over(self, places: Collection[Place]) -> None:
+        """Shut former owners out. Raises BrokerError."""
         for place in sorted(places):
             self._transactions[place] = Transactions(
                 self._settings,
@@ -58,7 +55,25 @@ class TwoClusterSink:
                 f"{self._settings.input.group}-{place[0]}-{place[1]}",
                 self._letter_limit,
             )
+
+    def recall(self, places: Collection[Place]) -> Mapping[Place, Position]:
+        """Return where reading goes on. Raises BrokerError."""
         return self._log.recall(places)
+
+    def recall_topics(self) -> Collection[str]:
+        """Return the topics in which there are positions. Raises BrokerError."""
+        return self._log.recall_topics()
+
+    def begin(self, ends: Mapping[Place, int]) -> None:
+        """Keep first positions, all or none, as the owner of the first of them.
+
+        Raises BrokerError.
+        """
+
+        def add_ends(transactions: Transactions, _: Window) -> None:
+            self._produce_positions(transactions, ends)
+
+        self._transactions[min(ends)].publish(Window((), (), ()), add_ends)
 
     def let_go(self, places: Collection[Place]) -> None:
         """Forget the producers of partitions that belong to others now."""
@@ -91,7 +106,12 @@ class TwoClusterSink:
         raise BrokerError(f"expected a window to commit, got aborts only: {last}") from last
 
     def _add_position(self, transactions: Transactions, part: Window) -> None:
-        for place, offset in next_offsets(part.consumed).items():
+        self._produce_positions(transactions, next_offsets(part.consumed))
+
+    def _produce_positions(
+        self, transactions: Transactions, positions: Mapping[Place, int]
+    ) -> None:
+        for place, offset in positions.items():
             record = self._log.record(place, offset, self._source.starts.topic_id(place[0]))
             transactions.produce(self._log.topic, *record, ())
 

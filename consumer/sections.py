@@ -1,5 +1,6 @@
 """The sections of the settings: every key, its default and what it means."""
 
+import re
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -90,7 +91,10 @@ class InputSettings(ClusterSettings):
     date_format: str = "%Y%m%d"
     group: str = "sedflow"
     start: Literal["earliest", "latest"] = "earliest"
-    """Where a group begins that has never read the topic. Afterwards no message is ever skipped."""
+    """Where a group begins that has never read the topic: at its beginning or, `latest`, at the end
+    that it has then. Afterwards no message is ever skipped: partitions that are added later, and
+    the topics of the next days, are read from their beginning.
+    """
     accept_gap: bool = False
     """Go on behind messages that the broker deleted before they were read."""
     group_protocol: Literal["classic", "consumer"] = "classic"
@@ -121,6 +125,13 @@ class InputSettings(ClusterSettings):
         dates = [(day - timedelta(n)).strftime(self.date_format) for n in range(self.days)]
         names = [t.replace(DATE, d) for t in self.topics for d in dates]
         return tuple(dict.fromkeys(names))
+
+    def entry_of(self, topic: str) -> str:
+        """Return the entry of `topics` that stands for a topic; the topic where none does."""
+        if topic in self.topics:
+            return topic
+        patterns = {t: ".+".join(map(re.escape, t.split(DATE))) for t in self.topics}
+        return next((t for t in self.topics if re.fullmatch(patterns[t], topic)), topic)
 
     @property
     def dated(self) -> bool:

@@ -2,9 +2,12 @@
 
 - It has a position, kept by the group or, with two clusters, by `Positions`: reading goes on there.
   Where messages behind it are gone, `OffsetsLostError` names them, unless the gap was accepted.
-- It has none, but other partitions of its topic have: it was added later; it is read from its
-  beginning.
-- Nothing of its topic was ever read: it begins where `input.start` says.
+- It has none, but its topic was read before, or the same topic of another day: it was added later;
+  it is read from its beginning.
+- Nothing of its topic was ever read: it begins where `input.start` says. The latest is the end that
+  the topic has when the first of the group comes to it. Before anything is read, the ends of all
+  its partitions are kept as positions, so that from then on nothing is skipped and nothing older is
+  read: by whoever is assigned a partition next, and however quiet it was until then.
 
 A broker forgets what a group keeps when the topic is deleted, or when the group was away for long.
 What `position_log.py` remembers then takes its place. A topic made anew while it is read is noticed
@@ -15,12 +18,19 @@ again once the gap is accepted: the new topic is read from its beginning.
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
-from consumer.errors import OffsetsLostError
+from consumer.errors import BrokerError, OffsetsLostError
 from consumer.gaps import Extent, Position, find_gap
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG
 from consumer.message import Place
@@ -29,6 +39,7 @@ from consumer.position_log import PositionLog
 from consumer.sections import InputSettings
 
 POSITIONS_TIMEOUT_S = 60.0
+WAIT_FOR_FIRST_S = 0.1
 LOOK_EVERY_S = 10.0
 """How often it is looked whether topics are the ones that were assigned."""
 
@@ -36,8 +47,17 @@ LOOK_EVERY_S = 10.0
 class Positions(Protocol):
     """Where the positions of the input are kept, if the group does not keep them."""
 
-    def take_over(self, places: Collection[Place]) -> Mapping[Place, Position]:
-        """Shut former owners out, then return where reading goes on; none for a new partition."""
+    def take_over(self, places: Collection[Place]) -> None:
+        """Shut former owners out."""
+
+    def recall(self, places: Collection[Place]) -> Mapping[Place, Position]:
+        """Return where reading goes on; nothing for a partition without a position."""
+
+    def recall_topics(self) -> Collection[str]:
+        """Return the topics in which there are positions."""
+
+    def begin(self, ends: Mapping[Place, int]) -> None:
+        """Keep first positions, all or none; the first of these places was taken over."""
 
     def let_go(self, places: Collection[Place]) -> None:
         """Note that partitions belong to others now."""
@@ -64,16 +84,19 @@ class Starts:
         Raises OffsetsLostError, BrokerError or, from librdkafka, KafkaException.
         """
         self._learn_topic_ids({topic for topic, _ in places})
-        known = positions.take_over(places) if positions else self._group_positions(places)
-        read = {topic for topic, _ in known}
+        if positions is not None:
+            positions.take_over(places)
+        recall = positions.recall if positions else self._group_positions
+        known = recall(places)
+        if self._settings.start == "latest" and len(known) < len(places):
+            self._begin_at_ends(places, positions)
+            known = recall(places)
         starts = {
-            place: self.find(place, known[place])
-            if place in known
-            else self._find_first(place, added_later=place[0] in read)
+            place: self.find(place, known[place]) if place in known else self._extent(place).low
             for place in places
         }
-        if positions is None:
-            self._keep_accepted({p: starts[p] for p in known if starts[p] != known[p].offset})
+        if positions is None:  # each gap is accepted once
+            self._keep({p: starts[p] for p in known if starts[p] != known[p].offset})
         return starts
 
     def find_again(self, place: Place, offset: int) -> int:
@@ -108,10 +131,47 @@ class Starts:
         found = {topic: _topic_id(answer) for topic, answer in answered.items()}
         return sorted(t for t, known in found.items() if known not in (None, self.topic_id(t)))
 
-    def _find_first(self, place: Place, *, added_later: bool) -> int:
-        extent = self._extent(place)
-        begin = added_later or self._settings.start == "earliest"
-        return extent.low if begin else extent.high
+    def _begin_at_ends(self, places: Collection[Place], positions: Positions | None) -> None:
+        """Keep the ends of the topics that were never read as positions in them.
+
+        Who was assigned the first partition keeps them for all; the others wait until it did. Else
+        they could take a topic that is just being begun for one with partitions added later.
+        """
+        entries = {self._settings.entry_of(topic) for topic, _ in places}
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while unread := entries - self._find_read(positions):
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"input: expected the owner of the first partition of {sorted(unread)} to keep "
+                    f"first positions within {CALL_TIMEOUT_S:.0f} s, got none"
+                )
+            for entry in unread:
+                present = self._find_places(entry)
+                if present and present[0] in places:
+                    self._learn_topic_ids({topic for topic, _ in present})
+                    ends = {place: self._extent(place).high for place in present}
+                    (positions.begin if positions else self._keep)(ends)
+            time.sleep(WAIT_FOR_FIRST_S)
+
+    def _find_read(self, positions: Positions | None) -> set[str]:
+        """Return the entries of `input.topics` in which there are positions."""
+        topics = positions.recall_topics() if positions else self._group_topics()
+        return {self._settings.entry_of(topic) for topic in topics}
+
+    def _find_places(self, entry: str) -> list[Place]:
+        """Return the partitions that an entry of `input.topics` stands for today, in order."""
+        found = self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics
+        names = self._settings.topics_on(datetime.now(UTC).date())
+        named = [name for name in names if self._settings.entry_of(name) == entry]
+        return sorted((name, p) for name in named if name in found for p in found[name].partitions)
+
+    def _group_topics(self) -> set[str]:
+        wanted = [ConsumerGroupTopicPartitions(self._settings.group)]
+        (answer,) = self._admin.list_consumer_group_offsets(
+            wanted, request_timeout=CALL_TIMEOUT_S
+        ).values()
+        kept = {p.topic for p in answer.result().topic_partitions if p.offset >= 0}
+        return kept | (self.log.recall_topics(stable=True) if self.log else set())
 
     def _group_positions(self, places: Collection[Place]) -> dict[Place, Position]:
         wanted = [TopicPartition(*place) for place in places]
@@ -124,8 +184,8 @@ class Starts:
         forgotten = set(places) - kept.keys()
         return kept | (self.log.recall(forgotten, stable=True) if self.log and forgotten else {})
 
-    def _keep_accepted(self, starts: Mapping[Place, int]) -> None:
-        """Let the group keep where reading goes on behind gaps: each is accepted once."""
+    def _keep(self, starts: Mapping[Place, int]) -> None:
+        """Let the group keep where reading goes on."""
         positions = [
             TopicPartition(*place, offset, metadata=self.topic_id(place[0]) or "")
             for place, offset in starts.items()

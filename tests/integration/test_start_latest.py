@@ -1,0 +1,159 @@
+"""`input.start = "latest"`: from the end that the group found at first; nothing is skipped then."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from prometheus_client import CollectorRegistry
+
+from consumer.health import Health
+from consumer.kafka import KafkaSource
+from consumer.metrics import Metrics
+from consumer.positions import TwoClusterSink
+from consumer.sections import DATE
+from consumer.settings import Settings
+
+from .broker import N_PARTITION, create_topics
+from .conftest import Topics
+from .test_daemon_process import READY_TIMEOUT_S, wait_for
+from .test_lost_partitions import Member
+from .traffic import read_committed
+
+PARTITIONS = range(N_PARTITION)
+CASES: dict[str, tuple[dict[str, str], bool]] = {
+    "range": ({}, False),
+    "cooperative": ({"assignor": "cooperative-sticky"}, False),
+    "kip-848": ({"group_protocol": "consumer"}, False),
+    "two clusters": ({}, True),
+}
+"""More of [input], and whether positions live with the output."""
+
+
+def make_settings(
+    bootstrap: str, topics: Topics, slot: str = "0", more: Mapping[str, Any] | None = None
+) -> Settings:
+    source = {"topics": [topics.alerts], "group": topics.alerts, "start": "latest"}
+    return Settings.model_validate(
+        {
+            "input": {"bootstrap": bootstrap, **source, **(more or {})},
+            "output": {
+                "bootstrap": bootstrap,
+                "topic": topics.summaries,
+                "dead_letter_topic": topics.dead_letters,
+                "slot": slot,
+            },
+        }
+    )
+
+
+def send(
+    bootstrap: str, topic: str, text: str, partitions: Sequence[int] = PARTITIONS
+) -> set[bytes]:
+    """A message to each partition; returns their values."""
+    values = {p: b"%s %d" % (text.encode(), p) for p in partitions}
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for partition, value in values.items():
+        producer.produce(topic, value, partition=partition)
+    assert producer.flush(30) == 0
+    return set(values.values())
+
+
+@contextmanager
+def running(settings: Settings, *, two_clusters: bool = False) -> Iterator[Member]:
+    """A member of the group that was assigned its partitions."""
+    member = Member(settings, two_clusters=two_clusters)
+    member.may_step.set()
+    thread = Thread(target=member.serve, kwargs={"keep_alive": True}, daemon=True)
+    thread.start()
+    registry = member.metrics.registry
+    wait_for(lambda: registry.get_sample_value("sedflow_rebalances_total") > 0, "an assignment")
+    yield member
+    member.stop.set()
+    thread.join(READY_TIMEOUT_S)
+
+
+def expect(bootstrap: str, topics: Topics, values: set[bytes]) -> None:
+    """These and no others are published, each once, or will be soon."""
+    read_committed(bootstrap, topics.summaries, at_least=len(values))
+    published = read_committed(bootstrap, topics.summaries)
+    assert Counter(m.value() for m in published) == Counter(values)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_worker_that_joins_reads_no_history(bootstrap: str, topics: Topics, case: str) -> None:
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    more, two_clusters = CASES[case]
+    first, second = (make_settings(bootstrap, topics, slot, more) for slot in "01")
+    send(bootstrap, topics.alerts, "history")
+    with running(first, two_clusters=two_clusters):
+        sent = send(bootstrap, topics.alerts, "first", [0])
+        expect(bootstrap, topics, sent)
+        with running(second, two_clusters=two_clusters):
+            sent |= send(bootstrap, topics.alerts, "both")
+            expect(bootstrap, topics, sent)
+    expect(bootstrap, topics, sent)
+
+
+@pytest.mark.parametrize("two_clusters", [False, True])
+def test_what_comes_during_a_restart_is_read(
+    bootstrap: str, topics: Topics, two_clusters: bool
+) -> None:
+    """Also where nothing was ever read of a partition."""
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    settings = make_settings(bootstrap, topics)
+    send(bootstrap, topics.alerts, "history")
+    with running(settings, two_clusters=two_clusters):
+        pass
+    sent = send(bootstrap, topics.alerts, "meanwhile")
+    with running(settings, two_clusters=two_clusters):
+        expect(bootstrap, topics, sent)
+
+
+@pytest.mark.parametrize("two_clusters", [False, True])
+def test_a_dated_topic_that_comes_later_is_read_from_its_beginning(
+    bootstrap: str, topics: Topics, two_clusters: bool
+) -> None:
+    today = datetime.now(UTC).date()
+    night, next_night = (
+        f"{topics.alerts}_{day:%Y%m%d}" for day in (today - timedelta(days=1), today)
+    )
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets", night])
+    settings = make_settings(bootstrap, topics, more={"topics": [f"{topics.alerts}_{DATE}"]})
+    send(bootstrap, night, "history")
+    with running(settings, two_clusters=two_clusters):
+        pass
+    create_topics(bootstrap, [next_night])
+    sent = send(bootstrap, next_night, "meanwhile")
+    with running(settings, two_clusters=two_clusters):
+        expect(bootstrap, topics, sent)
+
+
+@pytest.mark.parametrize("two_clusters", [False, True])
+def test_all_begin_at_the_ends_that_the_first_partitions_owner_found(
+    bootstrap: str, topics: Topics, two_clusters: bool
+) -> None:
+    """However late it comes: else a partition would seem to have been added later."""
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    settings = make_settings(bootstrap, topics)
+    send(bootstrap, topics.alerts, "history")
+    with ExitStack() as open_ends:
+
+        def find(partitions: Sequence[int]) -> dict[int, int]:
+            metrics = Metrics(CollectorRegistry())
+            source = open_ends.enter_context(closing(KafkaSource(settings, metrics, Health())))
+            sink = TwoClusterSink(settings, metrics, source, "elsewhere") if two_clusters else None
+            starts = source.starts.find_all({(topics.alerts, p) for p in partitions}, sink)
+            return {partition: offset for (_, partition), offset in starts.items()}
+
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(find, [1, 2])
+            first = pool.submit(find, [0])
+            assert first.result() | waiting.result() == {0: 1, 1: 1, 2: 1}
+        send(bootstrap, topics.alerts, "more")
+        assert find([2, 3]) == {2: 1, 3: 1}
