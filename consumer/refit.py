@@ -14,6 +14,7 @@ lead to nothing. Every galaxy that asks gets an answer, if only that it was drop
 The same photometry again, as alerts of one transient bring it, gets the same answer for nothing.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.avro import WIRE_ID, Decoder, encode
-from consumer.errors import MessageError
-from consumer.message import DeadLetter, Message, Result, Window
+from consumer.errors import AdaptError, MessageError
+from consumer.message import DeadLetter, Message, Result, Stage, Window
 from consumer.refit_settings import RefitSettings
 from consumer.registry import open_registry
 from consumer.settings import Settings
-from consumer.step import check_digest
+from consumer.step import check_digest, counted_survey
 from consumer.summaries import Record, describe_provenance, finite, split_summary
 from sedflow_core import Artifact, Observation
 from sedflow_core.second_opinion import SecondOpinion, give_second_opinion
@@ -40,6 +41,8 @@ from sedflow_core.units import nanomaggy_from_njy
 
 Outcome = Literal["CONVERGED", "NOT_CONVERGED", "EXPIRED", "OVER_QUOTA", "UNUSABLE"]
 METHOD = "emcee: differential evolution, cooled from the prior"
+SUMMARY = re.compile(r"sedflow\.v1_\d+\.posteriorSummary")
+"""The schemas that are understood."""
 MAX_KNOWN = 1_000
 SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0)
 
@@ -159,10 +162,15 @@ class RefitStep:
         )
 
     def _read(self, message: Message, now: datetime) -> Request | DeadLetter | None:
+        stage: Stage = "decode"
         try:
-            record: Record = self._decoder.decode(message.value).record
+            decoded = self._decoder.decode(message.value)
+            stage = "adapt"
+            if not SUMMARY.fullmatch(decoded.schema_name):
+                raise AdaptError(f"schema: expected a summary, got {decoded.schema_name!r}")
         except MessageError as error:
-            return DeadLetter(message, "decode", type(error).__name__, str(error), now)
+            return DeadLetter(message, stage, type(error).__name__, str(error), now)
+        record: Record = decoded.record
         asked = why_asked(record)
         if asked is None:
             return None
@@ -192,7 +200,8 @@ class RefitStep:
             value = encode(changed, "posteriorSummary", self.summary_id)
         except MessageError as error:
             return DeadLetter(message, "encode", type(error).__name__, str(error), now())
-        return Result(message.key, value, (), record["status"], record["survey"])
+        survey = counted_survey(record["survey"])
+        return Result(message.key, value, (), record["status"], survey)
 
     def _decide(self, request: Request, now: datetime) -> tuple[Outcome, SecondOpinion | None]:
         observation, stamp = request.observation, request.message.timestamp_ms

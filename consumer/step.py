@@ -194,14 +194,13 @@ class Step:
         except MessageError as error:
             when, alert_id = times["endTimestamp"], read.alert.alert_id
             return _reject(read.message, "encode", error, when, alert_id)
-        survey = read.alert.survey if read.alert.survey in KNOWN_SURVEYS else "other"
         flag_names = posterior.reasons if posterior is not None and flags else ()
         return Result(
             key=read.alert.object_id.encode(),
             value=value,
             headers=(),
             status=status,
-            survey=survey,
+            survey=counted_survey(read.alert.survey),
             flags=flag_names,
             missing_bands=_find_missing(reasons),
             galaxy=_galaxy(read.photometry.redshift, record, posterior),
@@ -226,6 +225,11 @@ class Step:
                 "sourceSchema": read.alert.source_schema,
             },
         }
+
+
+def counted_survey(survey: str) -> str:
+    """Return the name that a survey is counted by."""
+    return survey if survey in KNOWN_SURVEYS else "other"
 
 
 def check_digest(artifact: Artifact, settings: Settings) -> None:

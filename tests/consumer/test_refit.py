@@ -93,6 +93,24 @@ def test_flagged_galaxies_ask_and_no_others(make_step: MakeStep) -> None:
     assert (letter.message, letter.stage) == (messages[4], "decode")
 
 
+def test_a_record_of_another_kind_is_a_dead_letter(make_step: MakeStep) -> None:
+    container = io.BytesIO()
+    schema = {"type": "record", "name": "ztf.alert", "fields": [{"name": "id", "type": "long"}]}
+    fastavro.writer(container, schema, [{"id": 1}])
+    foreign = Message(container.getvalue(), topic="summaries")
+    window = answer(make_step(max_age_s=1e-9), foreign, message(summary(1)))
+    (letter,) = window.rejected
+    assert (letter.message, letter.stage, letter.error_class) == (foreign, "adapt", "AdaptError")
+    assert list(records(window)) == [1]
+
+
+def test_surveys_are_counted_by_known_names(make_step: MakeStep) -> None:
+    named = [message(summary(i, survey=name)) for i, name in enumerate(("ZTF", "My own"), 1)]
+    window = answer(make_step(max_age_s=1e-9), *named)
+    assert [result.survey for result in window.results] == ["ZTF", "other"]
+    assert records(window)[2]["survey"] == "My own"
+
+
 def records_of_refit() -> Record:
     path = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
     refit: Record = json.loads(path.read_text())["refit"]
