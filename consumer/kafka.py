@@ -58,6 +58,9 @@ class Follower(Protocol):
 class KafkaSource:
     """Messages of the input topics, as one member of the consumer group."""
 
+    served = False
+    """Whether it ever held partitions."""
+
     def __init__(self, settings: Settings, metrics: Metrics, health: Health) -> None:
         self._settings = settings.input
         self._metrics = metrics
@@ -261,6 +264,7 @@ class KafkaSource:
             return
         assign([TopicPartition(*place, offset) for place, offset in starts.items()])
         self._held |= places
+        self.served |= bool(places)
         self._next |= starts
         self._position |= starts
         self._note_rebalance("partitions assigned", places)

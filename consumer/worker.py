@@ -108,6 +108,7 @@ class Worker:
     """What a worker keeps while its connections come and go."""
 
     _answer: StepFunction
+    _source: KafkaSource | None = None
 
     def __init__(self, settings: Settings, stop: Event, traces: Traces | None = None) -> None:
         self.registry = CollectorRegistry()
@@ -144,13 +145,14 @@ class Worker:
         """Serve until told to stop. Raises WorkerLostError or HaltedError."""
         failures = 0
         while not self._stop.is_set():
-            begin_s = time.monotonic()
+            begin_s, self._source = time.monotonic(), None
             try:
                 self.published += self._serve().messages
             except WorkerLostError:
                 raise
             except BrokerError as error:
-                worked = time.monotonic() - begin_s > LONG_LIFE_S
+                served = self._source is not None and self._source.served
+                worked = served and time.monotonic() - begin_s > LONG_LIFE_S
                 failures = 1 if worked else failures + 1
                 self._wait(error, failures)
 
@@ -179,7 +181,7 @@ class Worker:
         settings, metrics = self._settings, self._metrics
         in_hand = InHand(settings.state.folder)
         with ExitStack() as open_ends:
-            source = KafkaSource(settings, metrics, self.health)
+            source = self._source = KafkaSource(settings, metrics, self.health)
             open_ends.enter_context(closing(source))
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
@@ -224,7 +226,8 @@ class Worker:
         return log
 
     def _wait(self, error: BrokerError, failures: int) -> None:
-        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**failures) * random.uniform(0.5, 1.0)
+        longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 16))
+        pause_s = longest_s * random.uniform(0.5, 1.0)
         fields = {"error": str(error), "pause_s": round(pause_s, 1), "failures": failures}
         LOG.error("broker trouble", extra={"fields": fields})
         self._metrics.retries.labels("broker").inc()
