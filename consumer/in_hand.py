@@ -5,15 +5,25 @@ last batch of a window the files go. A file found when a partition is taken over
 owner died, and over which messages. Those are then stepped one at a time. A message that was alone
 in hand at two deaths is not stepped again: it becomes a dead letter with stage `crash`. An innocent
 one, in hand when a process is killed from outside, only loses the company of others.
+
+Without a note, as on a full disk, alerts are answered all the same.
 """
 
 import json
+import logging
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from urllib.parse import quote
 
+from consumer.errors import SettingsError
 from consumer.message import Message, Place
+from consumer.settings import Settings
+
+LOG = logging.getLogger("sedflow.in_hand")
 
 MAX_DEATHS = 2
 
@@ -36,12 +46,11 @@ class Suspects:
 
 
 class InHand:
-    """Notes the messages in hand in `folder`, which is made; without one it suspects nothing."""
+    """Notes the messages in hand in `folder`; without one it suspects nothing."""
 
     def __init__(self, folder: Path | None) -> None:
-        if folder is not None:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        self._failing = False
         self._suspects: dict[Place, Suspects] = {}
         self._written: set[Path] = set()
 
@@ -68,21 +77,31 @@ class InHand:
         return self.is_suspect(message) and self._deaths(message) >= MAX_DEATHS
 
     def note(self, batch: Sequence[Message]) -> None:
-        """Write down that `batch` is about to be stepped."""
+        """Write down that `batch` is about to be stepped, if that can be written."""
         if self._folder is None:
             return
-        for place, (first, last) in _ranges(batch).items():
-            deaths = self._deaths(batch[0]) if len(batch) == 1 else 0
-            path = self._path(self._folder, place)
-            note = {"first": first, "last": last, "company": len(batch), "deaths": deaths}
-            path.write_text(json.dumps(note))
-            self._written.add(path)
+        try:
+            self._write(self._folder, batch)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                LOG.error("no note of what is in hand", extra={"fields": {"error": str(error)}})
+            self._failing = True
 
     def clear(self) -> None:
         """Write down that nothing is in hand."""
         for path in self._written:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         self._written.clear()
+
+    def _write(self, folder: Path, batch: Sequence[Message]) -> None:
+        for place, (first, last) in _ranges(batch).items():
+            deaths = self._deaths(batch[0]) if len(batch) == 1 else 0
+            path = self._path(folder, place)
+            note = {"first": first, "last": last, "company": len(batch), "deaths": deaths}
+            self._written.add(path)
+            path.write_text(json.dumps(note))
 
     def _deaths(self, message: Message) -> int:
         left = self._suspects.get((message.topic, message.partition))
@@ -101,6 +120,23 @@ class InHand:
     def _path(folder: Path, place: Place) -> Path:
         topic, partition = place
         return folder / f"{topic}-{partition}.json"
+
+
+def notes_folder(settings: Settings) -> Path | None:
+    """Make and return the folder for the notes of a group, None where the settings want none.
+
+    Raises SettingsError where it cannot be made or written to.
+    """
+    if settings.state.folder is None:
+        return None
+    folder = settings.state.folder / quote(settings.input.group, safe="")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"state.folder: expected to make {folder}: {error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingsError(f"state.folder: expected a folder to write to, got {folder}")
+    return folder
 
 
 def _ranges(batch: Sequence[Message]) -> Mapping[Place, tuple[int, int]]:

@@ -26,7 +26,7 @@ from consumer.daemon import Guard, StepFunction, Tally, run
 from consumer.errors import BrokerError, HaltedError, SettingsError, WorkerLostError
 from consumer.gallery import Follower, Gallery, ShownSink, open_page
 from consumer.health import Health, serve
-from consumer.in_hand import InHand
+from consumer.in_hand import InHand, notes_folder
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import Clusters, check_topics
 from consumer.kafka_sink import KafkaSink, PlainSink
@@ -122,6 +122,7 @@ class Worker:
         self._traces = traces
         self._metrics.slot_info.labels(settings.input.group, settings.output.slot).set(1)
         self._breaker = Breaker(settings.breaker)
+        self._notes = notes_folder(settings)
 
     def start(self) -> None:
         """Load and warm the artifact, look at the topics.
@@ -179,7 +180,7 @@ class Worker:
     def _serve(self) -> Tally:
         """Connect and run the loop."""
         settings, metrics = self._settings, self._metrics
-        in_hand = InHand(settings.state.folder)
+        in_hand = InHand(self._notes)
         with ExitStack() as open_ends:
             source = self._source = KafkaSource(settings, metrics, self.health)
             open_ends.enter_context(closing(source))

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.in_hand import InHand
+from consumer.errors import SettingsError
+from consumer.in_hand import InHand, notes_folder
 from consumer.message import Message
+from consumer.sections import InputSettings, StateSettings
+from consumer.settings import Settings
 
 PLACES = [("a", 0), ("a", 1), ("b", 0)]
 
@@ -69,6 +72,41 @@ def test_a_note_cut_short_is_none(tmp_path: Path, text: str) -> None:
     in_hand = InHand(tmp_path)
     in_hand.take_over(PLACES)
     assert not in_hand.is_suspect(make_messages(1)[0])
+
+
+def test_alerts_are_answered_without_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder is gone, as the disk may be full: told once, until it works again."""
+    folder = tmp_path / "gone"
+    in_hand = InHand(folder)
+    for _ in range(3):
+        in_hand.note(make_messages(3))
+        in_hand.clear()
+    assert len(caplog.records) == 1
+    folder.mkdir()
+    in_hand.note(make_messages(3))
+    assert len(list(folder.iterdir())) == 3
+    in_hand.clear()
+    assert list(folder.iterdir()) == []
+
+
+def notes_of(folder: Path, group: str) -> Path | None:
+    state, source = StateSettings(folder=folder), InputSettings(group=group)
+    return notes_folder(Settings(state=state, input=source))
+
+
+def test_each_group_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    folders = [notes_of(tmp_path / "some", group) for group in ("night", "a/b", "a", "night")]
+    assert folders[0] == folders[3]
+    assert len({folder for folder in folders if folder and folder.is_dir()}) == 3
+    assert notes_folder(Settings()) is None
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"state\.folder: expected to make .*file"):
+        notes_of(tmp_path / "file", "night")
 
 
 @given(n=st.integers(0, 50), size=st.integers(1, 60), first=st.integers(0, 9))

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from consumer.errors import SettingsError
-from consumer.in_hand import InHand
 from consumer.sections import InputSettings, OutputSettings
 from consumer.settings import Settings
 from consumer.supervisor import temporary_folder
@@ -43,8 +42,3 @@ def test_a_link_in_its_place_is_refused(temporary: Path) -> None:
     folder.symlink_to(temporary, target_is_directory=True)
     with pytest.raises(SettingsError, match=r"state\.folder: expected .* for this user"):
         temporary_folder(make_settings())
-
-
-def test_a_worker_makes_a_folder_that_is_not_there(temporary: Path) -> None:
-    InHand(temporary / "some" / "where")
-    assert (temporary / "some" / "where").is_dir()
