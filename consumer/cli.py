@@ -136,9 +136,10 @@ def _positive(text: str) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
+    from consumer.kafka_sink import check_clients
+
     settings = load_settings(options.config)
-    settings.input.client_config()
-    settings.output.client_config()
+    check_clients(settings)
     print(json.dumps(settings.masked(), indent=2))
     return 0
 

@@ -32,14 +32,16 @@ the window.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from consumer.errors import BrokerError, WindowAbortedError, WorkerLostError
-from consumer.kafka import KafkaSource, next_offsets
+from consumer.errors import BrokerError, SettingsError, WindowAbortedError, WorkerLostError
+from consumer.kafka import KafkaSource, consumer_config, next_offsets
 from consumer.kafka_client import (
+    BROKER_DEFAULT_BYTES,
     CALL_TIMEOUT_S,
     HANGS_AFTER_S,
     LOG,
@@ -64,6 +66,7 @@ PRODUCER_DEFAULTS: dict[str, ClientOption] = {
     "queue.buffering.max.kbytes": 262_144,
     "queue.buffering.max.messages": 200_000,
 }
+PLAIN: Mapping[str, ClientOption] = {"enable.idempotence": True}
 TRANSACTION_TIMEOUT_MS = 9_000
 """What a worker that died left open holds readers up for so long, and then for up to the 10 s after
 which a broker looks for such transactions.
@@ -84,12 +87,7 @@ class Outlet:
     ) -> None:
         self._output = settings.output
         self._letter_limit = letter_limit
-        sizes: dict[str, ClientOption] = {
-            "message.max.bytes": max(letter_limit, MIN_MESSAGE_BYTES),
-            # The limit of a topic is that of a batch of messages.
-            "batch.size": min(letter_limit, MIN_MESSAGE_BYTES),
-        }
-        config = client_config("output", settings.output, PRODUCER_DEFAULTS | sizes, forced)
+        config = producer_config(settings, forced, letter_limit)
         with foreign_errors("output: producer"):
             self._producer = Producer(config, logger=LOG)
 
@@ -120,12 +118,7 @@ class Transactions(Outlet):
     def __init__(
         self, settings: Settings, metrics: Metrics, transactional_id: str, letter_limit: int
     ) -> None:
-        forced: dict[str, ClientOption] = {
-            "transactional.id": transactional_id,
-            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-            "enable.idempotence": True,
-        }
-        super().__init__(settings, forced, letter_limit)
+        super().__init__(settings, transactional(transactional_id), letter_limit)
         self._metrics = metrics
         with foreign_errors("output: start transactions"):
             self.patiently(self._producer.init_transactions)
@@ -213,7 +206,7 @@ class PlainSink(Outlet):
     """Publishes at least once: positions move after every message was confirmed."""
 
     def __init__(self, settings: Settings, source: KafkaSource) -> None:
-        super().__init__(settings, {"enable.idempotence": True}, find_letter_limit(settings))
+        super().__init__(settings, PLAIN, find_letter_limit(settings))
         self._source = source
         self._refused: list[KafkaError] = []
 
@@ -257,6 +250,53 @@ class PlainSink(Outlet):
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         if error is not None:
             self._refused.append(error)
+
+
+def producer_config(
+    settings: Settings, forced: Mapping[str, ClientOption], letter_limit: int
+) -> dict[str, ClientOption]:
+    """Return librdkafka's configuration of a producer. Raises SettingsError."""
+    sizes: dict[str, ClientOption] = {
+        "message.max.bytes": max(letter_limit, MIN_MESSAGE_BYTES),
+        # The limit of a topic is that of a batch of messages.
+        "batch.size": min(letter_limit, MIN_MESSAGE_BYTES),
+    }
+    return client_config("output", settings.output, PRODUCER_DEFAULTS | sizes, forced)
+
+
+def transactional(transactional_id: str) -> Mapping[str, ClientOption]:
+    """Return what makes a producer transactional."""
+    return {
+        "transactional.id": transactional_id,
+        "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        "enable.idempotence": True,
+    }
+
+
+def check_clients(settings: Settings) -> None:
+    """Make the clients once, to see whether librdkafka takes their options.
+
+    Raises SettingsError, naming the section. Later on the same refusal is trouble that may pass,
+    such as a certificate that is being replaced.
+    """
+    forced = PLAIN if settings.output.delivery == "at-least-once" else transactional("check")
+    quiet: dict[str, ClientOption] = {"log_level": 0}
+    with _taken("input"):
+        Consumer(consumer_config(settings) | quiet).close()
+    with _taken("output"):
+        Producer(producer_config(settings, forced, BROKER_DEFAULT_BYTES) | quiet)
+
+
+@contextmanager
+def _taken(section: str) -> Iterator[None]:
+    try:
+        yield
+    except (KafkaException, TypeError) as error:
+        cause = error.args[0]
+        text = cause.str() if isinstance(cause, KafkaError) else cause
+        raise SettingsError(
+            f"{section}.kafka: expected options that librdkafka takes, got: {text}"
+        ) from error
 
 
 def note_positions(outlet: Outlet, window: Window, source: KafkaSource) -> None:

@@ -17,6 +17,7 @@ import torch
 from consumer.daemon import StepFunction
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import check_topics
+from consumer.kafka_sink import check_clients
 from consumer.message import Message, Sink
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
@@ -60,6 +61,7 @@ class RefitWorker(Worker):
         metrics = RefitMetrics(self.registry)
         self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
         self._metrics.set_artifact(artifact)
+        check_clients(settings)
         self._clusters = check_topics(settings)
         self._refit.summary_id = self._register_summaries()
         self._answer = self._refit

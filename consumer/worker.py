@@ -29,7 +29,7 @@ from consumer.health import Health, serve
 from consumer.in_hand import InHand, notes_folder
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import Clusters, check_topics
-from consumer.kafka_sink import KafkaSink, PlainSink
+from consumer.kafka_sink import KafkaSink, PlainSink, check_clients
 from consumer.message import Sink
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -135,6 +135,7 @@ class Worker:
             watch = self._traces.watch(watch)
         self._step = Step(artifact, self._settings, watch)
         self._metrics.set_artifact(artifact)
+        check_clients(self._settings)
         self._clusters = check_topics(self._settings)
         self._step.summary_id = self._register_summaries()
         self._step.warm_up()

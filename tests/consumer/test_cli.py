@@ -112,6 +112,32 @@ def test_check_config_masks_secrets(
     assert json.loads(printed)["artifact"]["name"] == "sdss-ugriz"
 
 
+@pytest.mark.parametrize(
+    ("section", "option", "value", "message"),
+    [
+        ("OUTPUT", "delivery.timeout.ms", 120_000, "must be set <= `transaction.timeout.ms`"),
+        ("INPUT", "session.timeout.ms", 400_000, "must be >= `session.timeout.ms`"),
+        ("OUTPUT", "linger.ms", "long", "Invalid value"),
+        ("INPUT", "error_cb", "text", "callable"),
+        ("INPUT", "enable.auto.commit", True, "expected it left to the daemon"),
+        ("OUTPUT", "transactional.id", "mine", "expected it left to the daemon"),
+    ],
+)
+def test_check_config_names_what_librdkafka_refuses(
+    section: str,
+    option: str,
+    value: object,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(f"SEDFLOW_{section}__KAFKA", json.dumps({option: value}))
+    assert main(["check-config"]) == 2
+    told = capsys.readouterr().err
+    assert f"{section.lower()}.kafka" in told
+    assert message in told
+
+
 @pytest.mark.parametrize("value", ["0", "-3", "many"])
 def test_counts_are_positive(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
