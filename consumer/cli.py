@@ -120,7 +120,11 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     planning = commands.add_parser("plan", help="print Kafka's commands for what is missing")
     _add_config(planning)
-    planning.add_argument("--refit", action="store_true", help="for `refit`, not for `run`")
+    lane = planning.add_mutually_exclusive_group()
+    lane.add_argument("--refit", action="store_true", help="for `refit`, not for `run`")
+    lane.add_argument(
+        "--replay", action="store_true", help="for `replay --to-kafka`, not for `run`"
+    )
     planning.set_defaults(command=_plan_topics)
     checking = commands.add_parser("check", help="compare the clusters with what is needed")
     _add_config(checking)
@@ -179,10 +183,15 @@ def _refit(options: argparse.Namespace) -> int:
 
 
 def _plan_topics(options: argparse.Namespace) -> int:
-    from consumer.topics import plan
+    from consumer.topics import plan, plan_replay
 
-    for command in plan(_load_lane(options)):
-        print(command)
+    if options.replay:
+        from consumer.replay import set_apart
+
+        commands = plan_replay(set_apart(load_settings(options.config)))
+    else:
+        commands = plan(_load_lane(options))
+    print("\n".join(commands))
     return 0
 
 

@@ -91,9 +91,10 @@ def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
     step = Step(load_artifact(settings.artifact.name), settings)
     metrics = Metrics(CollectorRegistry())
     outcome = Outcome()
+    limit = find_letter_limit(settings)
+    # What another replay has under way ends here; only then do the positions stand still.
+    transactions = Transactions(settings, metrics, letter_group(settings), limit)
     with closing(LetterBox(settings, from_beginning=False)) as box:
-        limit = find_letter_limit(settings)
-        transactions = Transactions(settings, metrics, letter_group(settings), limit)
         while letters := box.read(settings.batch.max_size):
             messages = list(_choose(letters, max_attempts, outcome.left))
             window = step(messages, replay=True, now=lambda: datetime.now(UTC))

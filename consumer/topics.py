@@ -15,6 +15,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
 from consumer.connection import check_rights, describe_cluster, explain
 from consumer.errors import BrokerError, SettingsError
 from consumer.kafka_client import BROKER_DEFAULT_BYTES, CALL_TIMEOUT_S, LOG
+from consumer.letter_box import letter_group
 from consumer.sections import DATE, ClusterSettings
 from consumer.settings import Settings
 
@@ -23,6 +24,13 @@ LETTER_MARGIN_BYTES = 65_536
 SAFE_REPLICATION = 3
 NEW_PARTITIONS = 4
 """Where no input topic is there to count the partitions of."""
+
+READING = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
+WRITING = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
+USES: Mapping[AclOperation, str] = {
+    AclOperation.READ: "`sedflow-consumer dlq` cannot read it",
+}
+"""What cannot be done without a right that the daemon itself works without."""
 
 Section = Literal["input", "output"]
 
@@ -39,6 +47,8 @@ class Wanted:
     rights: frozenset[AclOperation]
     needed: bool = True
     """Whether the daemon does not start without it."""
+    useful: frozenset[AclOperation] = frozenset()
+    """Rights that it works without; see `USES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,28 @@ def plan(settings: Settings) -> list[str]:
         if topic.section in ours and topic.name not in cluster.names:
             commands.append(_creation(topic, cluster))
         commands.append(_permission(settings, topic, cluster))
-    return [*commands, *_group_permissions(settings, source, sink)]
+    group, letters = settings.input.group, letter_group(settings)
+    return [
+        *commands,
+        _allow(settings, source, f"--group {group}", ["Read"]),
+        _allow(settings, sink, f"--group {letters}", ["Read"]),
+        _transactions_permission(settings, sink),
+    ]
+
+
+def plan_replay(settings: Settings) -> list[str]:
+    """Return the commands for what `replay --to-kafka` writes, by the settings of `set_apart`.
+
+    Raises BrokerError.
+    """
+    sink = Cluster("output", settings.output)
+    letter_bytes = BROKER_DEFAULT_BYTES + LETTER_MARGIN_BYTES
+    commands = []
+    for topic in _published(settings, sink, NEW_PARTITIONS, letter_bytes):
+        if topic.name not in sink.names:
+            commands.append(_creation(topic, sink))
+        commands.append(_permission(settings, topic, sink))
+    return [*commands, _transactions_permission(settings, sink)]
 
 
 def check(settings: Settings) -> tuple[list[str], list[str]]:
@@ -139,19 +170,29 @@ def wanted(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[Wante
     partitions = max((found.partitions for found in present.values()), default=NEW_PARTITIONS)
     sizes = [_bytes_of(found.config) for found in present.values()]
     letter_bytes = max(sizes, default=BROKER_DEFAULT_BYTES) + LETTER_MARGIN_BYTES
-    reading = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
-    writing = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
     for name in inputs:
-        yield Wanted("input", name, partitions, source.replication, {}, reading)
-    safe = {"min.insync.replicas": str(max(1, sink.replication - 1))}
-    yield Wanted("output", output.topic, partitions, sink.replication, safe, writing)
-    letters = safe | {"max.message.bytes": str(letter_bytes), "retention.ms": "-1"}
-    for name in sorted({output.dead_letter_topic_of(topic) for topic in settings.input.topics}):
-        yield Wanted("output", name, 1, sink.replication, letters, writing)
-    kept = safe | {"cleanup.policy": "compact", "segment.ms": "3600000"}
+        yield Wanted("input", name, partitions, source.replication, {}, READING)
+    yield from _published(settings, sink, partitions, letter_bytes)
+    kept = _safe(sink) | {"cleanup.policy": "compact", "segment.ms": "3600000"}
     needed = source.id != sink.id and output.delivery == "exactly-once"
     name = output.positions_topic
-    yield Wanted("output", name, 1, sink.replication, kept, writing | reading, needed)
+    yield Wanted("output", name, 1, sink.replication, kept, WRITING | READING, needed)
+
+
+def _published(
+    settings: Settings, sink: Cluster, partitions: int, letter_bytes: int
+) -> Iterator[Wanted]:
+    """Yield the topics of summaries and of dead letters."""
+    output, safe = settings.output, _safe(sink)
+    yield Wanted("output", output.topic, partitions, sink.replication, safe, WRITING)
+    letters = safe | {"max.message.bytes": str(letter_bytes), "retention.ms": "-1"}
+    inputs = settings.input.topics or ("",)
+    for name in sorted({output.dead_letter_topic_of(topic) for topic in inputs}):
+        yield Wanted("output", name, 1, sink.replication, letters, WRITING, useful=READING)
+
+
+def _safe(sink: Cluster) -> dict[str, str]:
+    return {"min.insync.replicas": str(max(1, sink.replication - 1))}
 
 
 def _connect(settings: Settings) -> tuple[Cluster, Cluster]:
@@ -174,6 +215,9 @@ def _faults(topic: Wanted, found: Found) -> Iterator[str]:
 
 def _doubts(topic: Wanted, found: Found) -> Iterator[str]:
     """What a person should weigh."""
+    if found.rights is not None:
+        for missing in sorted(topic.useful - topic.rights - found.rights, key=lambda r: r.name):
+            yield f"expected the right {missing.name}, got none: {USES[missing]}"
     if topic.section == "input" or not found.config:
         return
     if found.replication < topic.replication:
@@ -232,16 +276,14 @@ def _creation(topic: Wanted, cluster: Cluster) -> str:
 
 
 def _permission(settings: Settings, topic: Wanted, cluster: Cluster) -> str:
-    rights = [right.name.title() for right in sorted(topic.rights, key=lambda right: right.name)]
+    rights = sorted(right.name.title() for right in topic.rights | topic.useful)
     return _allow(settings, cluster, f"--topic {topic.name}", rights)
 
 
-def _group_permissions(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[str]:
-    group = settings.input.group
-    yield _allow(settings, source, f"--group {group}", ["Read"])
-    if settings.output.delivery == "exactly-once":
-        prefixed = f"--resource-pattern-type prefixed --transactional-id {group}-"
-        yield _allow(settings, sink, prefixed, ["Write", "Describe"])
+def _transactions_permission(settings: Settings, sink: Cluster) -> str:
+    """Those of the workers; of `dlq replay` and `replay --to-kafka` too, whatever the delivery."""
+    prefixed = f"--resource-pattern-type prefixed --transactional-id {settings.input.group}"
+    return _allow(settings, sink, prefixed, ["Write", "Describe"])
 
 
 def _allow(settings: Settings, cluster: Cluster, what: str, rights: Sequence[str]) -> str:

@@ -65,9 +65,14 @@ class SecureBroker:
     tls: str
     folder: Path
 
-    def allow(self, user: str, kind: str, name: str, *operations: str) -> None:
-        """Give a user rights on a TOPIC, GROUP or TRANSACTIONAL_ID."""
-        self._add([self._rule(user, kind, name, operation) for operation in operations])
+    def allow(
+        self, user: str, kind: str, name: str, *operations: str, prefixed: bool = False
+    ) -> None:
+        """Give a user rights on a TOPIC, GROUP or TRANSACTIONAL_ID, or on all that begin so."""
+        rules = [
+            self._rule(user, kind, name, operation, prefixed=prefixed) for operation in operations
+        ]
+        self._add(rules)
 
     def deny(self, user: str, kind: str, name: str, operation: str) -> None:
         """Take a right back."""
@@ -80,12 +85,18 @@ class SecureBroker:
 
     @staticmethod
     def _rule(
-        user: str, kind: str, name: str, operation: str, verdict: Any = AclPermissionType.ALLOW
+        user: str,
+        kind: str,
+        name: str,
+        operation: str,
+        verdict: Any = AclPermissionType.ALLOW,
+        *,
+        prefixed: bool = False,
     ) -> AclBinding:
         return AclBinding(
             ResourceType[kind],
             name,
-            ResourcePatternType.LITERAL,
+            ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
             f"User:{user}",
             "*",
             AclOperation[operation],

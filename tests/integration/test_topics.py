@@ -63,7 +63,7 @@ def test_what_is_planned_passes_the_check(
     creations = [command for command in commands if "--create" in command]
     assert len(creations) == 3
     assert f"--topic {names.summaries} --partitions 4 --replication-factor 1" in creations[0]
-    assert sum("kafka-acls.sh" in command for command in commands) == 6
+    assert sum("kafka-acls.sh" in command for command in commands) == 7
     for command in creations:
         create_as_planned(bootstrap, command)
     assert main(["topics", "check", "--config", config]) == 0
