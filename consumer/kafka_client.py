@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from consumer.connection import Need, check_rights, describe_cluster, explain
@@ -93,7 +93,7 @@ def check_output(output: OutputSettings, topics: Collection[str]) -> None:
 def find_letter_limit(settings: Settings) -> int:
     """Return how many bytes a message in any of the dead-letter topics may have.
 
-    Where the broker does not tell, its default is taken.
+    Where the broker does not let this user see it, its default is taken. Raises BrokerError.
     """
     output = settings.output
     names = {output.dead_letter_topic_of(topic) for topic in settings.input.topics or ("",)}
@@ -104,7 +104,10 @@ def find_letter_limit(settings: Settings) -> int:
         try:
             limits.append(int(future.result()["max.message.bytes"].value))
         except KafkaException as error:
-            text = error.args[0].str()
+            cause = error.args[0]
+            if cause.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise BrokerError(f"output: size of dead letters: {cause.str()}") from error
+            text = f"{cause.str()}: ask for the right DESCRIBE_CONFIGS on the dead letters"
             LOG.warning("size of dead letters unknown", extra={"fields": {"error": text}})
             limits.append(BROKER_DEFAULT_BYTES)
     return min(limits)

@@ -27,8 +27,10 @@ NEW_PARTITIONS = 4
 
 READING = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
 WRITING = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
+CONFIGS = frozenset({AclOperation.DESCRIBE_CONFIGS})
 USES: Mapping[AclOperation, str] = {
     AclOperation.READ: "`sedflow-consumer dlq` cannot read it",
+    AclOperation.DESCRIBE_CONFIGS: "its settings are unknown, the size of its messages too",
 }
 """What cannot be done without a right that the daemon itself works without."""
 
@@ -176,19 +178,19 @@ def wanted(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[Wante
     kept = _safe(sink) | {"cleanup.policy": "compact", "segment.ms": "3600000"}
     needed = source.id != sink.id and output.delivery == "exactly-once"
     name = output.positions_topic
-    yield Wanted("output", name, 1, sink.replication, kept, WRITING | READING, needed)
+    yield Wanted("output", name, 1, sink.replication, kept, WRITING | READING, needed, CONFIGS)
 
 
 def _published(
     settings: Settings, sink: Cluster, partitions: int, letter_bytes: int
 ) -> Iterator[Wanted]:
     """Yield the topics of summaries and of dead letters."""
-    output, safe = settings.output, _safe(sink)
-    yield Wanted("output", output.topic, partitions, sink.replication, safe, WRITING)
+    output, safe, copies = settings.output, _safe(sink), sink.replication
+    yield Wanted("output", output.topic, partitions, copies, safe, WRITING, useful=CONFIGS)
     letters = safe | {"max.message.bytes": str(letter_bytes), "retention.ms": "-1"}
-    inputs = settings.input.topics or ("",)
+    inputs, useful = settings.input.topics or ("",), READING | CONFIGS
     for name in sorted({output.dead_letter_topic_of(topic) for topic in inputs}):
-        yield Wanted("output", name, 1, sink.replication, letters, WRITING, useful=READING)
+        yield Wanted("output", name, 1, copies, letters, WRITING, useful=useful)
 
 
 def _safe(sink: Cluster) -> dict[str, str]:
@@ -206,6 +208,8 @@ def _faults(topic: Wanted, found: Found) -> Iterator[str]:
     if found.rights is not None:
         for missing in sorted(right.name for right in topic.rights - found.rights):
             yield f"expected the right {missing}, got none: ask for it"
+    if not found.config:
+        return
     if topic.config.get("cleanup.policy", "") == "compact" != found.config.get("cleanup.policy"):
         yield f"expected cleanup.policy=compact, got {found.config.get('cleanup.policy')}"
     in_sync = int(found.config.get("min.insync.replicas", 1))
@@ -218,7 +222,10 @@ def _doubts(topic: Wanted, found: Found) -> Iterator[str]:
     if found.rights is not None:
         for missing in sorted(topic.useful - topic.rights - found.rights, key=lambda r: r.name):
             yield f"expected the right {missing.name}, got none: {USES[missing]}"
-    if topic.section == "input" or not found.config:
+    if topic.section == "input":
+        return
+    if not found.config:
+        yield "expected the broker to tell its settings, got none"
         return
     if found.replication < topic.replication:
         yield f"expected {topic.replication} replicas, got {found.replication}"
@@ -276,8 +283,8 @@ def _creation(topic: Wanted, cluster: Cluster) -> str:
 
 
 def _permission(settings: Settings, topic: Wanted, cluster: Cluster) -> str:
-    rights = sorted(right.name.title() for right in topic.rights | topic.useful)
-    return _allow(settings, cluster, f"--topic {topic.name}", rights)
+    names = (right.name.title().replace("_", "") for right in topic.rights | topic.useful)
+    return _allow(settings, cluster, f"--topic {topic.name}", sorted(names))
 
 
 def _transactions_permission(settings: Settings, sink: Cluster) -> str:

@@ -9,20 +9,29 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry
 
+from consumer import kafka_client
 from consumer.breaker import Breaker
 from consumer.daemon import MAX_ABORTS_IN_A_ROW, STEP_AT_ONCE, Guard, Tally, run
 from consumer.errors import BreakerError, BrokerError, SettingsError, WindowAbortedError
 from consumer.health import Health
 from consumer.in_hand import MAX_DEATHS, InHand
-from consumer.kafka_client import call_within, check_topics, client_config
+from consumer.kafka_client import (
+    BROKER_DEFAULT_BYTES,
+    call_within,
+    check_topics,
+    client_config,
+    find_letter_limit,
+)
 from consumer.message import DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.process import JsonFormatter, TextFormatter
@@ -304,6 +313,34 @@ def test_the_example_settings_load(monkeypatch: pytest.MonkeyPatch, shipped: Art
         "artifact": defaults["artifact"] | {"sha256": shipped.sha256},
         "input": defaults["input"] | {"topics": ("sedflow.v1_0.hostAlert",)},
     }
+
+
+def answer_configs(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Let the broker answer the question for settings of topics with an error."""
+
+    class Admin:
+        def __init__(self, config: object, **rest: object) -> None:
+            pass
+
+        def describe_configs(self, wanted: Sequence[object], **rest: object) -> object:
+            failed: Future[object] = Future()
+            failed.set_exception(KafkaException(KafkaError(code)))
+            return dict.fromkeys(wanted, failed)
+
+    monkeypatch.setattr(kafka_client, "AdminClient", Admin)
+
+
+def test_a_limit_that_may_not_be_seen_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_configs(monkeypatch, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    assert find_letter_limit(Settings()) == BROKER_DEFAULT_BYTES
+
+
+def test_a_limit_that_is_not_told_in_time_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer_configs(monkeypatch, KafkaError._TIMED_OUT)
+    with pytest.raises(BrokerError, match="size of dead letters"):
+        find_letter_limit(Settings())
 
 
 def test_no_topics_are_refused() -> None:

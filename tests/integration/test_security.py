@@ -6,6 +6,7 @@ Against a real broker with TLS, client certificates, SCRAM, OAuth tokens and acc
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -20,15 +21,18 @@ import pytest
 from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
+from consumer.dead_letters import list_letters, replay_letters
 from consumer.errors import BrokerError
-from consumer.kafka_client import check_topics
+from consumer.kafka_client import check_output, check_topics
 from consumer.kafka_sink import KafkaSink
 from consumer.metrics import Metrics
+from consumer.replay import set_apart
 from consumer.settings import Settings
-from consumer.topics import check
+from consumer.topics import check, plan, plan_replay
 
 from .broker import BrokerUnavailableError, create_topics, free_ports
 from .secure_broker import PASSWORD, SecureBroker, secure_broker
+from .test_topics import create_as_planned
 from .token_server import CLIENT, SECRET, token_server
 from .traffic import make_good, produce, read_committed
 
@@ -274,6 +278,53 @@ def test_topics_check_names_what_is_missing(broker: SecureBroker, topics: list[s
     assert re.search("input: (group|expected the right READ on group) of-another.*ask for", told)
     assert "ids that begin with of-another-" in told
     assert "ask for the right WRITE on the transactional id" in told
+
+
+def follow(broker: SecureBroker, commands: list[str]) -> None:
+    """Do what a plan says, as an administrator does with Kafka's own tools."""
+    for command in commands:
+        if command.startswith("kafka-topics.sh"):
+            create_as_planned(broker.open, command)
+            continue
+        words = shlex.split(command)
+        operations = [
+            re.sub("(?<!^)(?=[A-Z])", "_", words[i + 1]).upper()
+            for i, word in enumerate(words)
+            if word == "--operation"
+        ]
+        kind, name = words[-2].removeprefix("--").replace("-", "_").upper(), words[-1]
+        broker.allow(USER, kind, name, *operations, prefixed="prefixed" in words)
+
+
+def test_what_is_planned_is_all_that_is_needed(broker: SecureBroker, tiny_path: Path) -> None:
+    """By the daemon, `dlq` and `replay --to-kafka`."""
+    name = f"alerts-{uuid4().hex[:8]}"
+    settings = as_settings(scram(broker), [name, f"{name}.summaries"])
+    artifact = settings.artifact.model_copy(
+        update={"name": str(tiny_path), "allow_unvalidated": True, "allow_unpinned": True}
+    )
+    settings = settings.model_copy(update={"artifact": artifact})
+    follow(broker, plan(settings))
+    wait_until(lambda: check(settings)[0] == [])
+    assert check(settings) == ([], [])
+    KafkaSink(settings, Metrics(CollectorRegistry()))
+    assert list(list_letters(settings, stage=None, limit=None)) == []
+    assert replay_letters(settings, max_attempts=3).tally.messages == 0
+    apart = set_apart(settings)
+    follow(broker, plan_replay(apart))
+    check_output(apart.output, [apart.output.topic, apart.output.dead_letter_topic_of("")])
+    KafkaSink(apart, Metrics(CollectorRegistry()))
+
+
+def test_topics_check_warns_of_settings_that_it_may_not_see(broker: SecureBroker) -> None:
+    name = f"alerts-{uuid4().hex[:8]}"
+    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
+    create_topics(broker.open, names)
+    allow_all(broker, names, name)
+    broker.deny(USER, "TOPIC", names[2], "DESCRIBE_CONFIGS")
+    told = f"output: {names[2]}: expected the right DESCRIBE_CONFIGS, got none: "
+    settings = as_settings(scram(broker), names)
+    wait_until(lambda: any(text.startswith(told) for text in check(settings)[1]))
 
 
 def test_a_missing_right_on_the_transactional_id_is_named(
