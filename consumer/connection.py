@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
-from consumer.errors import BrokerError
+from consumer.errors import BrokerError, NoAnswerError
 from consumer.sections import ClusterSettings
 
 ANSWER_WITHIN_S = 8.0
@@ -50,7 +50,7 @@ def explain(error: KafkaError) -> str:
 def describe_cluster(section: str, cluster: ClusterSettings) -> Any:
     """Return the cluster's id, brokers and topics.
 
-    Raises BrokerError, naming the cause, when it does not answer.
+    Raises NoAnswerError when it does not answer, BrokerError when it refuses, naming the cause.
     """
     seen: list[KafkaError] = []
     client = _open(section, cluster, seen)
@@ -62,8 +62,10 @@ def describe_cluster(section: str, cluster: ClusterSettings) -> Any:
             last = error.args[0]
         client.poll(0)
         decisive = next((e for e in seen if e.code() in DECISIVE), None)
-        if decisive is not None or time.monotonic() > deadline:
-            raise BrokerError(_tell(section, cluster, decisive or _most_telling(seen, last)))
+        if decisive is not None:
+            raise BrokerError(_tell(section, cluster, decisive))
+        if time.monotonic() > deadline:
+            raise NoAnswerError(_tell(section, cluster, _most_telling(seen, last)))
 
 
 def check_rights(

@@ -12,6 +12,7 @@ SedflowError
     │   ├── OffsetsLostError     messages are gone that were never read
     │   └── BreakerError         too many messages are bad for the messages to be at fault
     └── BrokerError        the broker cannot be used: stop without committing, try again later
+        ├── NoAnswerError        it does not answer; nothing says that it refuses
         ├── WindowAbortedError   a window was rolled back and may be tried again
         └── WorkerLostError      this process must end; another one goes on in its slot
 """
@@ -49,6 +50,10 @@ class ArchiveError(ConsumerError):
 
 class BrokerError(ConsumerError):
     """The broker cannot be used; nothing may be committed."""
+
+
+class NoAnswerError(BrokerError):
+    """The broker does not answer, which may pass; nothing says that it refuses."""
 
 
 class WindowAbortedError(BrokerError):

@@ -61,8 +61,8 @@ def client_config(
 def check_topics(settings: Settings) -> Clusters:
     """Check at start that the clusters hold every topic that is read or written.
 
-    Raises SettingsError for no topics, BrokerError for a missing topic or a cluster that does not
-    answer.
+    Raises SettingsError for no topics, BrokerError for a missing topic or right, NoAnswerError for
+    a cluster that does not answer.
     """
     inputs = settings.input.topics
     if not inputs:

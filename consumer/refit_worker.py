@@ -16,7 +16,6 @@ import torch
 
 from consumer.daemon import StepFunction
 from consumer.kafka import KafkaSource
-from consumer.kafka_client import check_topics
 from consumer.kafka_sink import check_clients
 from consumer.message import Message, Sink
 from consumer.process import start_logging, stop_on_signals
@@ -62,7 +61,7 @@ class RefitWorker(Worker):
         self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
         self._metrics.set_artifact(artifact)
         check_clients(settings)
-        self._clusters = check_topics(settings)
+        self._clusters = self._find_clusters()
         self._refit.summary_id = self._register_summaries()
         self._answer = self._refit
         self.health.warmed = True

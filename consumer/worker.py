@@ -2,6 +2,7 @@
 
 - Settings or artifact that cannot be used, and a broker that refuses at the first start: the
   process ends and says why.
+- A broker that does not answer at the first start is asked again, after the pauses told below.
 - Broker or authorisation trouble later on: nothing more is read or written; the clients are closed
   and made anew after a pause that grows up to 20 s, until it works or the process is told to stop.
   Positions are read back each time, so nothing is skipped or repeated.
@@ -23,7 +24,13 @@ from prometheus_client import CollectorRegistry
 from consumer.avro import WIRE_ID, schema_text
 from consumer.breaker import Breaker
 from consumer.daemon import Guard, StepFunction, Tally, run
-from consumer.errors import BrokerError, HaltedError, SettingsError, WorkerLostError
+from consumer.errors import (
+    BrokerError,
+    HaltedError,
+    NoAnswerError,
+    SettingsError,
+    WorkerLostError,
+)
 from consumer.gallery import Follower, Gallery, ShownSink, open_page
 from consumer.health import Health, serve
 from consumer.in_hand import InHand, notes_folder
@@ -84,6 +91,9 @@ def attend(worker: "Worker", settings: Settings, tell_port: Callable[[int], None
         try:
             worker.start()
             worker.work()
+        except NoAnswerError as error:  # told to stop before anybody answered
+            LOG.info("stopped", extra={"fields": {"messages": 0, "error": str(error)}})
+            return 0
         except BrokerError as error:
             LOG.error("stopped by the broker", extra={"fields": {"error": str(error)}})
             return LOST
@@ -136,7 +146,7 @@ class Worker:
         self._step = Step(artifact, self._settings, watch)
         self._metrics.set_artifact(artifact)
         check_clients(self._settings)
-        self._clusters = check_topics(self._settings)
+        self._clusters = self._find_clusters()
         self._step.summary_id = self._register_summaries()
         self._step.warm_up()
         self._answer = with_shadow(self._step, self._settings, self.registry, watch)
@@ -170,6 +180,21 @@ class Worker:
         self._metrics.halted.set(1)
         while not self._stop.wait(1.0):
             self.health.beat()
+
+    def _find_clusters(self) -> Clusters:
+        """Look at the topics, again while a cluster does not answer.
+
+        Raises what `check_topics` does, NoAnswerError once told to stop.
+        """
+        failures = 0
+        while True:
+            try:
+                return check_topics(self._settings)
+            except NoAnswerError as error:
+                failures += 1
+                self._wait(error, failures)
+                if self._stop.is_set():
+                    raise
 
     def _register_summaries(self) -> int:
         """Return the schema id of summaries, registered where the settings ask for it."""

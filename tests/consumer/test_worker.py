@@ -1,15 +1,18 @@
-"""A worker whose broker is away: how long it waits before it tries again."""
+"""A worker whose broker is away: at its start and later on."""
 
 from threading import Event
 from types import SimpleNamespace
 
 import pytest
 
+from consumer import connection
 from consumer import worker as worker_module
 from consumer.daemon import Tally
-from consumer.errors import BrokerError
+from consumer.errors import BrokerError, NoAnswerError
+from consumer.kafka_client import Clusters
+from consumer.sections import InputSettings
 from consumer.settings import Settings
-from consumer.worker import LONGEST_PAUSE_S, Worker
+from consumer.worker import LONGEST_PAUSE_S, Worker, attend
 
 AWAY = BrokerError("output: expected an answer, got none")
 
@@ -55,3 +58,48 @@ def test_pauses_grow_and_stay_bounded_however_long_the_outage(
 
 def test_pauses_begin_anew_after_partitions_were_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(pauses(monkeypatch, 20, served=True)) <= 1.0
+
+
+def test_a_broker_that_is_away_at_the_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [NoAnswerError("input: no"), NoAnswerError("output: no"), None]
+    found = Clusters("a", "a", remembers=False)
+
+    def check(settings: Settings) -> Clusters:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return found
+
+    monkeypatch.setattr(worker_module, "check_topics", check)
+    stop = Pauses(3)
+    assert Worker(Settings(), stop)._find_clusters() is found
+    assert len(stop.lengths_s) == 2
+
+
+def test_a_worker_that_waits_for_its_broker_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def check(settings: Settings) -> Clusters:
+        raise NoAnswerError("input: no")
+
+    def start(worker: Worker) -> None:
+        worker._find_clusters()
+
+    monkeypatch.setattr(worker_module, "check_topics", check)
+    monkeypatch.setattr(Worker, "start", start)
+    settings = Settings.model_validate({"http": {"port": 0}})
+    assert attend(Worker(settings, Pauses(2)), settings, lambda _: None) == 0
+
+
+def test_a_refusal_at_the_start_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(settings: Settings) -> Clusters:
+        raise BrokerError("input: expected the topics ['x'], got none of these names")
+
+    monkeypatch.setattr(worker_module, "check_topics", check)
+    with pytest.raises(BrokerError, match="expected the topics"):
+        Worker(Settings(), Pauses(2))._find_clusters()
+
+
+def test_nobody_listens_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "ANSWER_WITHIN_S", 0.0)
+    with pytest.raises(NoAnswerError, match=r"127\.0\.0\.1:1 to answer"):
+        connection.describe_cluster("input", InputSettings(bootstrap="127.0.0.1:1"))
