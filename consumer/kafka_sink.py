@@ -55,7 +55,10 @@ from consumer.metrics import Metrics
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 
-RETRY_FOR_S = 60.0
+RETRY_FOR_S = 15.0
+"""How long a call is made again, the last one started by then. A transaction has timed out sooner;
+and nothing beats while a window is published, whose commit and then abort may take so long each.
+"""
 RETRY_PAUSE_S = 0.1
 MIN_MESSAGE_BYTES = 1_000_000
 """What the producer takes even where the dead-letter topic takes less: librdkafka's default."""

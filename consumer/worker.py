@@ -262,6 +262,7 @@ class Worker:
         self.health.trouble = str(error)
         self.health.beat()
         self._stop.wait(pause_s)
+        self.health.beat()
         self.health.trouble = None
 
 

@@ -9,6 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.errors import SettingsError
 from consumer.health import MAX_SILENCE_S, Health, serve
+from consumer.kafka_client import HANGS_AFTER_S
+from consumer.kafka_sink import RETRY_FOR_S
 from consumer.metrics import Metrics
 
 
@@ -91,3 +93,8 @@ def test_a_taken_port_is_named() -> None:
         serve(Health(), CollectorRegistry(), "127.0.0.1", port),
     ):
         pass
+
+
+def test_a_broker_that_is_away_makes_no_process_look_stuck() -> None:
+    """Nothing beats while a window is published: neither its commit nor then its abort answers."""
+    assert 2 * (RETRY_FOR_S + HANGS_AFTER_S) < MAX_SILENCE_S
