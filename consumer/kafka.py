@@ -148,13 +148,16 @@ class KafkaSource:
 
     def commit(self, window: Window) -> None:
         """Move the group's positions behind `window`, without a transaction. Raises BrokerError."""
-        positions = [
+        with foreign_errors("input: commit"):
+            self._consumer.commit(offsets=self.positions_behind(window), asynchronous=False)
+        self.advance(window)
+
+    def positions_behind(self, window: Window) -> list[TopicPartition]:
+        """Return the positions behind a window, each with the id of its topic as metadata."""
+        return [
             TopicPartition(topic, partition, offset, metadata=self.starts.topic_id(topic) or "")
             for (topic, partition), offset in next_offsets(window.consumed).items()
         ]
-        with foreign_errors("input: commit"):
-            self._consumer.commit(offsets=positions, asynchronous=False)
-        self.advance(window)
 
     def rewind(self, window: Window) -> None:
         """Go back to where `window` began, in the partitions still held."""

@@ -201,7 +201,7 @@ class KafkaSink:
     def _add_positions(self, transactions: Transactions, window: Window) -> None:
         if self._source is not None:
             note_positions(transactions, window, self._source)
-            positions = group_positions(window, self._source)
+            positions = self._source.positions_behind(window)
             transactions.send_offsets(positions, self._source.group_metadata)
 
 
@@ -309,14 +309,6 @@ def note_positions(outlet: Outlet, window: Window, source: KafkaSource) -> None:
         for place, offset in next_offsets(window.consumed).items():
             record = starts.log.record(place, offset, starts.topic_id(place[0]))
             outlet.produce(starts.log.topic, *record, ())
-
-
-def group_positions(window: Window, source: KafkaSource) -> list[TopicPartition]:
-    """Return the positions behind a window, each with the id of its topic as metadata."""
-    return [
-        TopicPartition(topic, partition, offset, metadata=source.starts.topic_id(topic) or "")
-        for (topic, partition), offset in next_offsets(window.consumed).items()
-    ]
 
 
 def timed_out(cause: BaseException | None) -> bool:

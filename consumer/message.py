@@ -15,7 +15,7 @@ from consumer.alerts import HostAlert
 
 Header = tuple[str, bytes | None]
 Headers = tuple[Header, ...]
-Stage = Literal["decode", "adapt", "infer", "encode", "produce", "crash"]
+Stage = Literal["decode", "adapt", "encode", "crash"]
 
 Place = tuple[str, int]
 """A topic and a partition."""

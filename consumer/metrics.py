@@ -76,7 +76,8 @@ class Metrics:
             self.dead_letters.labels(stage)
         for verdict in VERDICTS.values():
             self.trust.labels(verdict)
-        self.retries.labels("broker")
+        for target in ("broker", "registry"):
+            self.retries.labels(target)
 
     def _declare_histograms(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
@@ -84,7 +85,10 @@ class Metrics:
 
         self.batch_size = histogram("batch_size", "Messages in one window", BATCH_BUCKETS)
         self.stage_duration = histogram(
-            "stage_duration_seconds", "Time one window takes, by stage", STAGE_BUCKETS, "stage"
+            "stage_duration_seconds",
+            "Time of poll, step or publish of a window, or of another stage of one of its batches",
+            STAGE_BUCKETS,
+            "stage",
         )
         self.latency = histogram(
             "end_to_end_latency_seconds",

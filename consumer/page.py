@@ -31,7 +31,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.avro import Record, decode_summary
 from consumer.gallery import MAX_KEPT, Follower, Gallery, Recent
-from consumer.health import TEXT, Verdicts, listen
+from consumer.health import REQUEST_TIMEOUT_S, TEXT, Verdicts, listen
 from consumer.metrics import Metrics
 from consumer.portrait import draw, warm_up
 from consumer.reading import Reading, calc_latency, calc_rate, read
@@ -252,10 +252,12 @@ def endpoint(page: Page, portray: Portray) -> type[BaseHTTPRequestHandler]:
     """Return what answers the browsers."""
 
     class Endpoint(BaseHTTPRequestHandler):
+        timeout = REQUEST_TIMEOUT_S
         server_version = "sedflow"
         sys_version = ""
 
         def do_GET(self) -> None:
+            self.connection.settimeout(None)  # a browser may read slowly what it asked for
             path = self.path.partition("?")[0]
             if path == "/events":
                 self._stream()

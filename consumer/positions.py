@@ -19,6 +19,7 @@ cannot have changed hands without this producer being refused.
 import time
 from collections.abc import Collection, Mapping
 
+from consumer.daemon import FIRST_PAUSE_S, MAX_ABORTS_IN_A_ROW
 from consumer.errors import BrokerError, WindowAbortedError
 from consumer.gaps import Position
 from consumer.kafka import KafkaSource, next_offsets
@@ -28,9 +29,6 @@ from consumer.message import DeadLetter, Place, Result, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.settings import Settings
-
-MAX_ABORTS_IN_A_ROW = 5
-FIRST_PAUSE_S = 0.1
 
 
 class TwoClusterSink:

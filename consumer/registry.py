@@ -81,8 +81,8 @@ class Registry:
             answer = self._ask(f"/subjects/{subject}/versions", "POST", {"schema": schema.decode()})
         except urllib.error.HTTPError as error:
             raise SettingsError(
-                f"registry.register: expected a schema that {subject} takes as {COMPATIBILITY}, "
-                f"got {_explain(error)}"
+                f"registry.register_output: expected a schema that {subject} takes as "
+                f"{COMPATIBILITY}, got {_explain(error)}"
             ) from None
         if answer is None:
             raise RegistryError(self._trouble("404 for a registration"))

@@ -17,7 +17,6 @@ import hashlib
 import logging
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import stat
@@ -39,6 +38,7 @@ from consumer.errors import SettingsError
 from consumer.gallery import WorkersFollower, open_page
 from consumer.gather import Gathered
 from consumer.health import serve
+from consumer.pauses import next_pause_s
 from consumer.process import start_logging
 from consumer.sections import StateSettings
 from consumer.settings import Settings
@@ -48,7 +48,6 @@ LOG = logging.getLogger("sedflow.supervisor")
 SPAWN = multiprocessing.get_context("spawn")
 
 GRACE_S = 60.0
-FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 LONG_LIFE_S = 60.0
 LOOK_EVERY_S = 0.5
@@ -181,7 +180,7 @@ class Crew(Gathered):
         code = slot.process.exitcode
         lived_s = time.monotonic() - slot.started_s
         slot.deaths = 1 if lived_s > LONG_LIFE_S else slot.deaths + 1
-        slot.due_s = time.monotonic() + next_pause_s(slot.deaths)
+        slot.due_s = time.monotonic() + next_pause_s(slot.deaths, LONGEST_PAUSE_S)
         slot.port = None
         slot.says.close()
         self._restarts.labels(slot.name).inc()
@@ -217,12 +216,6 @@ class Crew(Gathered):
     def find_ports(self) -> Mapping[str, int]:
         """Return the port of each worker that runs and has told it."""
         return {slot.name: slot.port for slot in list(self._slots.values()) if slot.port}
-
-
-def next_pause_s(deaths: int) -> float:
-    """Seconds to wait after so many deaths in a row: doubling, bounded, spread by a half."""
-    longest: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(deaths - 1, 16))
-    return longest * random.uniform(0.5, 1.0)
 
 
 def work(settings: Settings, says: Connection) -> None:

@@ -12,7 +12,6 @@
 """
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -39,10 +38,11 @@ from consumer.kafka_client import Clusters, check_topics
 from consumer.kafka_sink import KafkaSink, PlainSink, check_clients
 from consumer.message import Sink
 from consumer.metrics import Metrics
+from consumer.pauses import next_pause_s
 from consumer.position_log import PositionLog
 from consumer.positions import TwoClusterSink
 from consumer.process import start_logging, stop_on_signals
-from consumer.registry import open_registry
+from consumer.registry import RegistryError, open_registry
 from consumer.sections import ArtifactSettings
 from consumer.settings import Settings
 from consumer.shadow import Report, Shadowed, with_shadow
@@ -52,7 +52,6 @@ from sedflow_core import Artifact, load_artifact
 
 LOG = logging.getLogger("sedflow.worker")
 
-FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 20.0
 LONG_LIFE_S = 60.0
 LOST, HALTED = 1, 3
@@ -253,11 +252,11 @@ class Worker:
         return log
 
     def _wait(self, error: BrokerError, failures: int) -> None:
-        longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures, 16))
-        pause_s = longest_s * random.uniform(0.5, 1.0)
+        pause_s = next_pause_s(failures, LONGEST_PAUSE_S)
         fields = {"error": str(error), "pause_s": round(pause_s, 1), "failures": failures}
-        LOG.error("broker trouble", extra={"fields": fields})
-        self._metrics.retries.labels("broker").inc()
+        target = "registry" if isinstance(error, RegistryError) else "broker"
+        LOG.error(f"{target} trouble", extra={"fields": fields})
+        self._metrics.retries.labels(target).inc()
         self.health.assigned = False
         self.health.trouble = str(error)
         self.health.beat()

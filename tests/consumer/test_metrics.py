@@ -108,8 +108,9 @@ def test_a_stage_tells_since_when_it_is_under_way() -> None:
 
 def test_labels_known_beforehand_start_at_zero() -> None:
     values = counted(Metrics(CollectorRegistry()))
-    assert values["sedflow_dead_letters_total", ("produce",)] == 0
+    assert values["sedflow_dead_letters_total", ("crash",)] == 0
     assert values["sedflow_retries_total", ("broker",)] == 0
+    assert values["sedflow_retries_total", ("registry",)] == 0
     assert values["sedflow_offsets_lost_total", ()] == 0
 
 

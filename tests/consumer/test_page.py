@@ -3,15 +3,18 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from socket import create_connection
 from time import sleep
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.avro import encode, schemas_path
 from consumer.gallery import Follower, Gallery, Kept
+from consumer.health import listen
 from consumer.message import Result, Window
-from consumer.page import NEWS_TICKS, Page
+from consumer.page import NEWS_TICKS, Page, endpoint
 
 SAMPLE = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
 
@@ -28,6 +31,16 @@ def read_event(event: bytes) -> dict[str, Any]:
 
 def names(event: dict[str, Any]) -> list[str]:
     return [galaxy["name"] for galaxy in event["galaxies"]]
+
+
+def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.page.REQUEST_TIMEOUT_S", 0.2)
+    page = Page(CollectorRegistry(), Follower(Gallery()))
+    with (
+        listen("page", "127.0.0.1", 0, endpoint(page, lambda _: {})) as port,
+        create_connection(("127.0.0.1", port), timeout=30) as silent,
+    ):
+        assert silent.recv(1) == b""
 
 
 def test_who_keeps_up_gets_the_news_alone() -> None:

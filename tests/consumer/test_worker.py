@@ -10,6 +10,7 @@ from consumer import worker as worker_module
 from consumer.daemon import Tally
 from consumer.errors import BrokerError, NoAnswerError
 from consumer.kafka_client import Clusters
+from consumer.registry import RegistryError
 from consumer.sections import InputSettings
 from consumer.settings import Settings
 from consumer.worker import LONGEST_PAUSE_S, Worker, attend
@@ -103,3 +104,13 @@ def test_nobody_listens_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "ANSWER_WITHIN_S", 0.0)
     with pytest.raises(NoAnswerError, match=r"127\.0\.0\.1:1 to answer"):
         connection.describe_cluster("input", InputSettings(bootstrap="127.0.0.1:1"))
+
+
+def test_trouble_with_a_registry_is_counted_as_such() -> None:
+    worker = Worker(Settings(), Pauses(2))
+    worker._wait(RegistryError("registry: expected an answer, got timed out"), 1)
+    retries = [
+        worker.registry.get_sample_value("sedflow_retries_total", {"target": target})
+        for target in ("registry", "broker")
+    ]
+    assert retries == [1, 0]
