@@ -25,9 +25,10 @@ from consumer.kafka_sink import Transactions
 from consumer.letter_box import Letter, LetterBox, letter_group
 from consumer.message import Message, Window
 from consumer.metrics import Metrics
+from consumer.registry import register_summaries
 from consumer.settings import Settings
 from consumer.step import Step
-from sedflow_core import load_artifact
+from consumer.worker import load_served
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,12 @@ def show_letter(settings: Settings, place: str) -> dict[str, Any]:
 def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
     """Process the dead letters that no replay has gone over yet.
 
+    It answers as the daemon does: with the pinned, validated artifact, under the same schema id.
     Raises ArtifactError, SettingsError or BrokerError; what was committed until then stays.
     """
     torch.set_num_threads(1)
-    step = Step(load_artifact(settings.artifact.name), settings)
+    step = Step(load_served(settings.artifact), settings)
+    step.summary_id = register_summaries(settings)
     metrics = Metrics(CollectorRegistry())
     outcome = Outcome()
     limit = find_letter_limit(settings)

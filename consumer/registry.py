@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from typing import Any
 
+from consumer.avro import WIRE_ID, schema_text
 from consumer.errors import BrokerError, DecodeError, SettingsError
 from consumer.schema_limits import MAX_SCHEMA_BYTES
 from consumer.sections import RegistrySettings
+from consumer.settings import Settings
 
 MAX_UNKNOWN = 10_000
 CONTENT = "application/vnd.schemaregistry.v1+json"
@@ -127,6 +129,17 @@ class Registry:
 def open_registry(settings: RegistrySettings) -> Registry | None:
     """Return the registry that the settings name, if any."""
     return None if settings.url is None else Registry(settings, settings.url)
+
+
+def register_summaries(settings: Settings) -> int:
+    """Return the schema id of summaries, registered for their topic where the settings ask for it.
+
+    Raises as `Registry.register` does.
+    """
+    registry = open_registry(settings.registry)
+    if registry is None or not settings.registry.register_output:
+        return WIRE_ID
+    return registry.register(settings.output.topic, schema_text("posteriorSummary"))
 
 
 def _explain(error: urllib.error.HTTPError) -> str:

@@ -23,6 +23,7 @@ from consumer.kafka_client import check_output
 from consumer.kafka_sink import KafkaSink
 from consumer.message import Sink
 from consumer.metrics import Metrics
+from consumer.registry import register_summaries
 from consumer.settings import Settings
 from consumer.step import Step
 from consumer.writers import AvroWriter, FileFormat, ParquetWriter
@@ -73,6 +74,8 @@ def replay(
     metrics = metrics or Metrics(CollectorRegistry())
     metrics.set_artifact(artifact)
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
+        if out == "kafka":
+            step.summary_id = register_summaries(set_apart(settings))
         sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)
         start = perf_counter()
         tally = run(

@@ -20,7 +20,6 @@ from threading import Event
 import torch
 from prometheus_client import CollectorRegistry
 
-from consumer.avro import WIRE_ID, schema_text
 from consumer.breaker import Breaker
 from consumer.daemon import Guard, StepFunction, Tally, run
 from consumer.errors import (
@@ -42,7 +41,7 @@ from consumer.pauses import next_pause_s
 from consumer.position_log import PositionLog
 from consumer.positions import TwoClusterSink
 from consumer.process import start_logging, stop_on_signals
-from consumer.registry import RegistryError, open_registry
+from consumer.registry import RegistryError, register_summaries
 from consumer.sections import ArtifactSettings
 from consumer.settings import Settings
 from consumer.shadow import Report, Shadowed, with_shadow
@@ -146,7 +145,7 @@ class Worker:
         self._metrics.set_artifact(artifact)
         check_clients(self._settings)
         self._clusters = self._find_clusters()
-        self._step.summary_id = self._register_summaries()
+        self._step.summary_id = register_summaries(self._settings)
         self._step.warm_up()
         self._answer = with_shadow(self._step, self._settings, self.registry, watch)
         self.health.warmed = True
@@ -194,13 +193,6 @@ class Worker:
                 self._wait(error, failures)
                 if self._stop.is_set():
                     raise
-
-    def _register_summaries(self) -> int:
-        """Return the schema id of summaries, registered where the settings ask for it."""
-        registry = open_registry(self._settings.registry)
-        if registry is None or not self._settings.registry.register_output:
-            return WIRE_ID
-        return registry.register(self._settings.output.topic, schema_text("posteriorSummary"))
 
     def _serve(self) -> Tally:
         """Connect and run the loop."""

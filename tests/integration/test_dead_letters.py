@@ -16,6 +16,7 @@ from consumer.kafka_sink import KafkaSink
 from consumer.letter_box import ATTEMPTS
 from consumer.message import ERROR_HEADER_PREFIX, DeadLetter, Message, Window
 from consumer.metrics import Metrics
+from consumer.registry import Registry
 from consumer.settings import load_settings
 from consumer.step import Step
 from sedflow_core import Artifact
@@ -128,6 +129,33 @@ def check_bytes(letters: list[KafkaMessage], originals: list[Message]) -> None:
         names = [name for name, _ in headers[3:]]
         assert len(names) == len(set(names))
         assert all(name.startswith(ERROR_HEADER_PREFIX) for name in names)
+
+
+def test_replayed_summaries_bear_the_registered_id(
+    bootstrap: str,
+    topics: Topics,
+    config: Path,
+    originals: list[Message],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registered = []
+    monkeypatch.setattr(Registry, "schema", lambda *_: schema_text("hostAlert"))
+    monkeypatch.setattr(Registry, "register", lambda _, topic, __: registered.append(topic) or 4711)
+    with config.open("a") as file:
+        file.write('[registry]\nurl = "http://127.0.0.1:1"\nregister_output = true\n')
+    assert main(["dlq", "replay", "--config", str(config)]) == 0
+    assert registered == [topics.summaries]
+    values = [m.value() or b"" for m in read_committed(bootstrap, topics.summaries)]
+    assert {int.from_bytes(value[1:5], "big") for value in values} == {4711}
+    assert len(values) == N_UNKNOWN
+
+
+def test_a_replay_serves_the_pinned_artifact_alone(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text().replace("allow_unpinned = true\n", ""))
+    assert main(["dlq", "replay", "--config", str(config)]) == 2
+    assert "artifact.sha256: expected the digest" in capsys.readouterr().err
 
 
 def test_a_place_without_a_letter(

@@ -12,6 +12,7 @@ from confluent_kafka import Message
 from consumer.avro import decode_summary
 from consumer.cli import main
 from consumer.message import ERROR_HEADER_PREFIX
+from consumer.registry import Registry
 
 from .broker import create_topics
 from .conftest import SETTINGS, Topics
@@ -59,6 +60,27 @@ def test_replay_to_kafka(
         assert read_committed(bootstrap, live) == []
     printed = capsys.readouterr().out
     assert f"wrote topic {replayed}\nwrote topic {replayed}.sedflow.dlq" in printed
+
+
+def test_summaries_bear_the_id_registered_for_their_topic(
+    bootstrap: str,
+    topics: Topics,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registered = []
+    monkeypatch.setattr(Registry, "schema", lambda *_: None)
+    monkeypatch.setattr(Registry, "register", lambda _, topic, __: registered.append(topic) or 4711)
+    with config.open("a") as file:
+        file.write('[registry]\nurl = "http://127.0.0.1:1"\nregister_output = true\n')
+    night, replayed = tmp_path / "night.tar.gz", f"{topics.summaries}.replay"
+    write_night(night, list(make_good(4)))
+    create_topics(bootstrap, (replayed, f"{replayed}.sedflow.dlq"))
+    assert main(["replay", str(night), "--to-kafka", "--config", str(config)]) == 0
+    assert registered == [replayed]
+    values = [m.value() or b"" for m in read_committed(bootstrap, replayed)]
+    assert [int.from_bytes(value[1:5], "big") for value in values] == [4711] * 4
 
 
 def check_summaries(summaries: list[Message], night: Path) -> None:
