@@ -328,11 +328,13 @@ def test_unsupported_posteriors_on_request(
 ) -> None:
     settings = Settings.model_validate({"corrections": {"publish_unsupported": True}})
     step = Step(tiny, settings)
-    messages = [make_message(1, redshift=0.3), make_message(2, redshift=None)]
-    outside, unusable = (
+    hosts: list[Record] = [{"r_flux": -3.0}, {"redshift": 0.3}, {"redshift": None}]
+    messages = [make_message(i, **host) for i, host in enumerate(hosts, 1)]
+    outside, too_far, unusable = (
         decode_summary(result.value) for result in step(messages, replay=False, now=now).results
     )
     assert (outside["status"], outside["posterior"] is None) == ("OUT_OF_SUPPORT", False)
+    assert (too_far["status"], too_far["posterior"]) == ("OUT_OF_SUPPORT", None)
     assert (unusable["status"], unusable["posterior"]) == ("NO_REDSHIFT", None)
 
 
