@@ -189,7 +189,7 @@ class CorrectionSettings(Section):
     accept_other_filters: bool = False
     """Answer for another filter system as if it were the artifact's, and flag it."""
     publish_unsupported: bool = False
-    """Publish the posterior of a galaxy outside the support, up to the artifact's largest redshift."""
+    """Publish the posterior of a galaxy outside the support, within the artifact's redshifts."""
 
 
 class BatchSettings(Section):
