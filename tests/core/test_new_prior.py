@@ -181,7 +181,7 @@ def test_training_on_reweighted_rows_is_training_on_the_new_prior(
     assert load_run(tmp_path / "reweighted").provenance["training_set"]["forward_model"]["prior"]
     with pytest.raises(SimulationError, match="expected a checkpoint of rows with prior"):
         fit(
-            rows_of(old_rows, slice(0, 5_000)),
+            rows_of(old_rows, slice(0, len(effective.u))),
             forward.noise,
             config=CONFIG,
             folder=tmp_path / "reweighted",
