@@ -108,12 +108,14 @@ def difference(
     median, width = _weighted_moments(draws, weighted.weights[:, 0])
     gaussian, _ = _weighted_moments(draws, weighted.gaussian_weights[:, 0])
     nothing, chains = float("nan"), None if exact is None else exact.chains
-    by_mcmc = np.full(len(PARAM_NAMES), np.nan)
+    by_weights, by_mcmc = (np.full(len(PARAM_NAMES), value) for value in (np.inf, np.nan))
+    if weighted.weights.any():
+        by_weights = (published - median) / width
     if exact is not None:
         theta = exact.theta().astype(np.float64)
         by_mcmc = (published - np.median(theta, axis=0)) / theta.std(axis=0)
     return Difference(
-        by_weights=(published - median) / width if weighted.weights.any() else np.full(12, np.inf),
+        by_weights=by_weights,
         by_mcmc=by_mcmc,
         gaussian=(gaussian - median) / width,
         efficiency=float(weighted.efficiency()[0]),

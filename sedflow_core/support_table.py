@@ -85,7 +85,7 @@ def measure_exact(
     """The criterion; zeros for what the model cannot describe, such as too high a redshift."""
     photometry = (observation.flux, observation.flux_err, observation.redshift)
     possible = can_encode(*(torch.tensor(values) for values in photometry)).numpy()
-    possible &= observation.redshift <= float(model.galaxy.tables.redshift[-1])
+    possible &= observation.redshift <= artifact.redshift_max
     exact = Exact(*(np.zeros(len(observation)) for _ in Exact._fields))
     for i in np.flatnonzero(possible):
         row = observation.rows(slice(i, i + 1))
