@@ -2,10 +2,14 @@
 
 Each block is a MADE (Germain et al. 2015) with two hidden layers and the affine transform
 z_d = scale_d u_d + shift_d, where scale and shift depend on u_1..u_{d-1} and the context
-(Papamakarios et al. 2017); a fixed permutation follows each block. The context enters each block as
-a `Modulation`: what it adds to the layers and by how much it scales them. It is computed once per
-galaxy, so its network may be as large as training affords. For one galaxy the arithmetic is that of
-nflows, layer by layer, so networks convert (`sedflow_core.nflows_bridge`).
+(Papamakarios et al. 2017); a fixed permutation precedes each block. The first block takes the
+parameters from last to first, and each next block in the reverse order: given all else, the mass is
+little but the amplitude of the fluxes, so it is easiest taken last.
+
+The context enters each block as a `Modulation`: what it adds to the layers and by how much it
+scales them. It is computed once per galaxy, so its network may be as large as training affords. For
+one galaxy the arithmetic is that of nflows, layer by layer, so networks convert
+(`sedflow_core.nflows_bridge`).
 
 Hidden units are sorted by their MADE degree. A unit of degree d sees u_1..u_d only, so the inverse
 computes every unit once, degree by degree, as products of contiguous row blocks: one pass in all
@@ -37,7 +41,7 @@ class FlowConfig(NamedTuple):
         n_embedding: features that a network adds to the context; they modulate every layer. 0: no
             such network, and the context enters the first layer alone, as in nflows.
         n_u, n_context: dimensions of u and of the context.
-        seed: of the permutations and the initial weights.
+        seed: of the initial weights.
     """
 
     n_block: int
@@ -97,13 +101,13 @@ class MaskedAutoregressiveFlow(nn.Module):
                 MADE(config.n_u, config.n_hidden, _context_layer(config), config.activation)
                 for _ in range(config.n_block)
             )
-            permutations = [torch.randperm(config.n_u) for _ in range(config.n_block)]
         self.n_u = config.n_u
         self.n_together = N_TOGETHER
         self.ends = hidden_ends(config.n_hidden, config.n_u)
         self.panel = PANEL
         self.log_norm = 0.5 * config.n_u * math.log(2.0 * math.pi)
-        self.register_buffer("permutations", torch.stack(permutations))
+        reverse = torch.arange(config.n_u).flip(0)
+        self.register_buffer("permutations", reverse.repeat(config.n_block, 1))
 
     @torch.no_grad()
     def apply_masks(self) -> None:
@@ -117,8 +121,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         features = self.embedding(context)
         log_det = torch.zeros_like(u[:, 0])
         for k, block in enumerate(self.blocks):
-            u, block_log_det = block(u, features)
-            u = u[:, self.permutations[k]]
+            u, block_log_det = block(u[:, self.permutations[k]], features)
             log_det = log_det + block_log_det
         return log_det - 0.5 * u.square().sum(dim=1) - self.log_norm
 
@@ -144,17 +147,16 @@ class MaskedAutoregressiveFlow(nn.Module):
             row = i % self.n_together
             if row == 0:
                 modulations = self._modulate(context[i : i + self.n_together])
-            z = base if base.dim() == 2 else base[i]
-            log_prob[i] = -0.5 * z.square().sum(dim=0) - self.log_norm
+            workspace.z.copy_(base if base.dim() == 2 else base[i])
+            log_prob[i] = -0.5 * workspace.z.square().sum(dim=0) - self.log_norm
             k = len(self.blocks)
             for block in self.blocks[::-1]:
                 k -= 1
-                torch.index_select(z, 0, orders[k], out=workspace.z)
                 block.enter(modulations[k], row, workspace)  # type: ignore[operator]
                 block.invert(workspace)  # type: ignore[operator]
                 log_prob[i] += workspace.scale.log().sum(dim=0)
-                z = workspace.u
-            samples[i] = z
+                torch.index_select(workspace.u, 0, orders[k], out=workspace.z)
+            samples[i] = workspace.z
         return samples, log_prob
 
     def _modulate(self, context: Tensor) -> list[Modulation]:

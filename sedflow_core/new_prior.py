@@ -51,7 +51,8 @@ def read_prior_file(path: Path) -> dict[str, dict[str, Any]]:
     """The wanted distribution of each quantity that a TOML file names.
 
     A table per quantity holds `distribution` and its numbers: "uniform" with `low` and `high`,
-    "normal" with `mean` and `std`, "histogram" with n + 1 `edges` and n `density`.
+    "normal" with `mean` and `std`, "exponential" from 0 on with `mean`, "histogram" with n + 1
+    `edges` and n `density`.
 
     Raises:
         PriorError: the file cannot be read, or a quantity or distribution is not one of these.
@@ -87,6 +88,8 @@ def _cdf(name: str, wanted: Mapping[str, Any]) -> Cdf:
         raise PriorError(f"{name}: expected finite numbers, got {dict(wanted)}")
     if kind == "normal":
         return _normal(name, *values)
+    if kind == "exponential":
+        return _exponential(name, *values)
     edges, density = values if kind == "histogram" else (np.stack(values), np.ones(1))
     return _histogram(name, edges, density)
 
@@ -94,6 +97,7 @@ def _cdf(name: str, wanted: Mapping[str, Any]) -> Cdf:
 _FIELDS = {
     "uniform": ("low", "high"),
     "normal": ("mean", "std"),
+    "exponential": ("mean",),
     "histogram": ("edges", "density"),
 }
 
@@ -102,6 +106,12 @@ def _normal(name: str, mean: Array, std: Array) -> Cdf:
     if mean.ndim or std.ndim or std <= 0:
         raise PriorError(f"{name}: expected a positive std, got mean {mean} and std {std}")
     return lambda x: torch.special.ndtr(torch.as_tensor((x - mean) / std)).numpy()
+
+
+def _exponential(name: str, mean: Array) -> Cdf:
+    if mean.ndim or mean <= 0:
+        raise PriorError(f"{name}: expected a positive mean, got {mean}")
+    return lambda x: np.asarray(-np.expm1(-np.maximum(x, 0.0) / mean))
 
 
 def _histogram(name: str, edges: Array, density: Array) -> Cdf:

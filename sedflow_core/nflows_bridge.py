@@ -71,13 +71,17 @@ def _degree_order(n_hidden: int, n_u: int) -> Tensor:
 
 @torch.no_grad()
 def from_nflows(transform: Any, config: FlowConfig) -> MaskedAutoregressiveFlow:
-    """Our flow from an nflows composite of MADE transforms, each followed by a permutation."""
+    """Our flow from an nflows composite of MADE transforms, each followed by a permutation.
+
+    The last permutation goes: it only renames dimensions of the standard normal.
+    """
     flow = MaskedAutoregressiveFlow(config._replace(n_embedding=0))
     steps = list(transform._transforms)
     order = _degree_order(config.n_hidden, config.n_u)
     for k, block in enumerate(flow.blocks):
         _copy_made(steps[2 * k].autoregressive_net, block, order)
-        flow.permutations[k] = steps[2 * k + 1]._permutation
+        first = torch.arange(config.n_u)
+        flow.permutations[k] = steps[2 * k - 1]._permutation if k else first
     flow.apply_masks()
     return flow.eval()
 
@@ -139,7 +143,7 @@ def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig, context: Tenso
             activation=activation[config.activation],
         ).to(context)
         _fill_nflows(step.autoregressive_net, _layers(block, features), inverse)
-        steps += [step, transforms.Permutation(flow.permutations[k])]
+        steps += [transforms.Permutation(flow.permutations[k]), step]
     return transforms.CompositeTransform(steps).to(flow.permutations.device)
 
 

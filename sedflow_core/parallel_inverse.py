@@ -47,8 +47,8 @@ def sample_together(flow: Any, base: Tensor, context: Tensor) -> tuple[Tensor, T
     for k in reversed(range(len(flow.blocks))):
         block = flow.blocks[k]
         layers = _make_layers(block, block.context_layer(features), (inputs, *hidden))
-        log_prob += _invert(block, layers, flow.ends, z[:, flow.permutations[k].argsort()])
-        z = inputs[:, 1:]
+        log_prob += _invert(block, layers, flow.ends, z)
+        z = inputs[:, 1:][:, flow.permutations[k].argsort()]
     return z, log_prob
 
 

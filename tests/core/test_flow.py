@@ -1,5 +1,6 @@
 """The flow against nflows, sbi and the calculus of densities."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -11,6 +12,7 @@ from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext
 from sedflow_core.nflows_bridge import SbiFlow, to_nflows
 from sedflow_core.observation import to_context
+from sedflow_core.prior import U_NAMES
 from sedflow_core.train import PRESETS
 
 N_CONTEXT = 100
@@ -166,6 +168,16 @@ def test_shipped_density_equals_nflows_in_single_precision(shipped_flow) -> None
     log_prob, expected = densities(*shipped_flow, torch.float32)
     # The way back to the base is steep: for one row in twenty nflows' own rounding exceeds 1e-5.
     assert (log_prob - expected).norm() / expected.norm() <= 1e-5
+
+
+def test_blocks_take_the_parameters_in_turn_and_the_first_the_mass_last() -> None:
+    flow = MaskedAutoregressiveFlow(PRESETS["streaming"].flow)
+    order, taken = torch.arange(flow.n_u), []
+    for permutation in flow.permutations:
+        order = order[permutation]
+        taken.append([U_NAMES[i] for i in order])
+    assert taken[0][-1] == "log_mstar"
+    assert all(later == earlier[::-1] for earlier, later in pairwise(taken))
 
 
 @pytest.mark.parametrize(("use_batch_norm", "n_parameter"), [(False, 7_860_330), (True, 7_890_330)])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,11 @@ distribution = "normal"
 mean = 0.4
 std = 0.5
 """
+THIN_DUST = """
+[tau_ism]
+distribution = "exponential"
+mean = 0.5
+"""
 QUIESCENCE = """
 [log_ssfr_1gyr]
 distribution = "histogram"
@@ -61,9 +67,20 @@ def drawn(forward: ForwardModel, name: str) -> np.ndarray:
     return calc_quantities((name,), from_u(u), redshift, forward.galaxy.tables)[:, 0].numpy()
 
 
-def test_a_parameter_follows_the_wanted_distribution(forward: ForwardModel, file: Path) -> None:
-    values = drawn(with_prior(forward, file), "tau_ism")
-    wanted = stats.truncnorm((0.0 - 0.4) / 0.5, (3.0 - 0.4) / 0.5, 0.4, 0.5)
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (DUST, stats.truncnorm((0.0 - 0.4) / 0.5, (3.0 - 0.4) / 0.5, 0.4, 0.5)),
+        (THIN_DUST, stats.truncexpon(3.0 / 0.5, scale=0.5)),
+    ],
+    ids=["normal", "exponential"],
+)
+def test_a_parameter_follows_the_wanted_distribution(
+    forward: ForwardModel, tmp_path: Path, text: str, wanted: Any
+) -> None:
+    path = tmp_path / "dust.toml"
+    path.write_text(text)
+    values = drawn(with_prior(forward, path), "tau_ism")
     assert len(values) > 5_000
     assert stats.kstest(values, wanted.cdf).statistic < 1.63 / np.sqrt(len(values)) + 1e-3
 
@@ -237,6 +254,7 @@ def test_the_online_efficiency_knows_the_prior(
         ("[a_v]\ndistribution = 'gamma'", "a_v: expected a distribution among .* got 'gamma'"),
         ("[a_v]\ndistribution = 'normal'\nmean = 1", r"expected normal with \['mean', 'std'\]"),
         ("[a_v]\ndistribution = 'normal'\nmean = 1\nstd = 0", "expected a positive std"),
+        ("[a_v]\ndistribution = 'exponential'\nmean = -1", "expected a positive mean, got -1"),
         ("[a_v]\ndistribution = 'uniform'\nlow = 'a'\nhigh = 1", "expected numbers"),
         ("[a_v]\ndistribution = 'uniform'\nlow = nan\nhigh = 1", "expected finite numbers"),
         ("[a_v]\ndistribution = 'uniform'\nlow = 2\nhigh = 1", "expected ascending edges"),
