@@ -145,6 +145,19 @@ def assumptions(forward: ForwardConfig, model: ForwardModel) -> dict[str, str]:
         "birth_cloud_age_gyr": str(forward.birth_cloud_age_gyr),
         "noise": forward.noise,
         "emission": "stars only: no nebular emission, no IGM absorption",
-        "prior": ", ".join(f["name"] for f in forward.prior or []) or "of the parameter table",
+        "prior": _describe_prior(forward.prior or []),
         "prior_note": "below the SSP grid's lowest metallicity the spectra do not depend on gamma",
     }
+
+
+def _describe_prior(factors: list[dict[str, Any]]) -> str:
+    text = "of the parameter table"
+    if not factors:
+        return text
+    departures = (_describe_distribution(factor["name"], **factor["wanted"]) for factor in factors)
+    return f"{text}, but for {'; '.join(departures)}"
+
+
+def _describe_distribution(name: str, distribution: str, **numbers: Any) -> str:
+    values = ", ".join(f"{field} {value}" for field, value in numbers.items())
+    return f"{name}: {distribution} ({values})"
