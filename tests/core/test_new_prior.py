@@ -11,6 +11,7 @@ from scipy import stats
 
 from sedflow_core import Artifact, Observation, estimate
 from sedflow_core.batches import draw_order, noisy_batches
+from sedflow_core.build import assumptions
 from sedflow_core.cli import main
 from sedflow_core.errors import PriorError, SimulationError
 from sedflow_core.flow import FlowConfig
@@ -96,6 +97,14 @@ def test_a_derived_quantity_follows_the_wanted_distribution(
     assert values.max() < -9.4
     for edge, below in ((-12.0, 0.2), (-11.0, 0.4), (-10.25, 0.7)):
         assert (values < edge).mean() == pytest.approx(below, abs=0.04)
+
+
+def test_the_assumptions_name_the_prior(forward: ForwardModel, file: Path) -> None:
+    config = SYNTHETIC._replace(prior=new_prior(forward, file))
+    assert assumptions(SYNTHETIC, forward)["prior"] == "of the parameter table"
+    assert assumptions(config, forward)["prior"] == (
+        "of the parameter table, but for tau_ism: normal (mean 0.4, std 0.5)"
+    )
 
 
 def test_weights_are_none_without_a_prior_and_of_mean_one_with(

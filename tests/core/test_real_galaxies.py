@@ -155,7 +155,7 @@ def test_galaxies_are_likelier_under_the_artifacts_prior_than_under_the_table(
     log_weight = log_prior_weight(
         shipped.prior, theta.flatten(0, 1), redshift.flatten(), shipped.tables
     ).view(theta.shape[:2])
-    log_evidence_ratio = -torch.logsumexp(-log_weight, dim=0).sub(np.log(len(theta))).numpy()
+    log_evidence_ratio = np.log(len(theta)) - torch.logsumexp(-log_weight, dim=0).numpy()
     print(
         f"\n{galaxies.source}: ln of the evidence over that of the parameter table, mean "
         f"{log_evidence_ratio.mean():+.2f}, above 0 for {(log_evidence_ratio > 0).mean():.1%}"
