@@ -136,7 +136,7 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 3}, "expected format 2, got 3"),
+        ({"format": 2}, "expected format 3, got 2"),
         ({"prior_sha256": "f00"}, "expected the prior .*, got f00"),
         ({"derived": [{"name": "log_zest"}]}, r"expected derived .*, got \['log_zest'\]"),
     ],
