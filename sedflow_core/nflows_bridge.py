@@ -78,10 +78,10 @@ def from_nflows(transform: Any, config: FlowConfig) -> MaskedAutoregressiveFlow:
     flow = MaskedAutoregressiveFlow(config._replace(n_embedding=0))
     steps = list(transform._transforms)
     order = _degree_order(config.n_hidden, config.n_u)
-    for k, block in enumerate(flow.blocks):
-        _copy_made(steps[2 * k].autoregressive_net, block, order)
-        first = torch.arange(config.n_u)
-        flow.permutations[k] = steps[2 * k - 1]._permutation if k else first
+    for step, block in zip(steps[::2], flow.blocks, strict=True):
+        _copy_made(step.autoregressive_net, block, order)
+    before = [torch.arange(config.n_u), *(step._permutation for step in steps[1:-1:2])]
+    flow.permutations.copy_(torch.stack(before))
     flow.apply_masks()
     return flow.eval()
 
