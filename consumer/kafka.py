@@ -91,6 +91,8 @@ class KafkaSource:
     ) -> None:
         """Join the group. Without `positions` the group keeps them, and `log` what it forgets."""
         self._positions, self._follower, self.starts.log = positions, follower, log
+        with foreign_errors("input: topics"):
+            self.starts.note_absent()
         self._subscribe_for(datetime.now(UTC))
 
     @property

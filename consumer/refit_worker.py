@@ -20,7 +20,6 @@ from consumer.kafka_sink import check_clients
 from consumer.message import Message, Sink
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
-from consumer.registry import register_summaries
 from consumer.settings import Settings
 from consumer.slow_settings import slow_settings
 from consumer.worker import Worker, attend, load_served
@@ -62,8 +61,7 @@ class RefitWorker(Worker):
         self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
         self._metrics.set_artifact(artifact)
         check_clients(settings)
-        self._clusters = self._find_clusters()
-        self._refit.summary_id = register_summaries(settings)
+        self._refit.summary_id = self._find_services()
         self._answer = self._refit
         self.health.warmed = True
         LOG.info("artifact loaded", extra={"fields": {"artifact": artifact.name}})

@@ -16,7 +16,7 @@ from http.client import HTTPException
 from typing import Any
 
 from consumer.avro import WIRE_ID, schema_text
-from consumer.errors import BrokerError, DecodeError, SettingsError
+from consumer.errors import BrokerError, DecodeError, NoAnswerError, SettingsError
 from consumer.schema_limits import MAX_SCHEMA_BYTES
 from consumer.sections import RegistrySettings
 from consumer.settings import Settings
@@ -28,6 +28,10 @@ COMPATIBILITY = "FORWARD_TRANSITIVE"
 
 class RegistryError(BrokerError):
     """The registry cannot be used; nothing may be committed."""
+
+
+class SilentRegistryError(RegistryError, NoAnswerError):
+    """The registry does not answer or fails, which may pass; nothing says that it refuses."""
 
 
 class Registry:
@@ -110,8 +114,11 @@ class Registry:
                 return None
             if error.code in (409, 422):
                 raise
-            raise RegistryError(self._trouble(_explain(error))) from None
-        except (OSError, ValueError, TypeError, HTTPException) as error:
+            failed = SilentRegistryError if error.code >= 500 else RegistryError
+            raise failed(self._trouble(_explain(error))) from None
+        except (OSError, HTTPException) as error:
+            raise SilentRegistryError(self._trouble(str(error))) from None
+        except (ValueError, TypeError) as error:
             raise RegistryError(self._trouble(str(error))) from None
 
     def _headers(self) -> dict[str, str]:

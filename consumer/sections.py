@@ -93,7 +93,7 @@ class InputSettings(ClusterSettings):
     start: Literal["earliest", "latest"] = "earliest"
     """Where a group begins that has never read the topic: at its beginning or, `latest`, at the end
     that it has then. Afterwards no message is ever skipped: partitions that are added later, and
-    the topics of the next days, are read from their beginning.
+    topics that come later, as those of the next days do, are read from their beginning.
     """
     accept_gap: bool = False
     """Go on behind messages that the broker deleted before they were read."""

@@ -5,9 +5,10 @@
 - It has none, but its topic was read before, or the same topic of another day: it was added later;
   it is read from its beginning.
 - Nothing of its topic was ever read: it begins where `input.start` says. The latest is the end that
-  the topic has when the first of the group comes to it. Before anything is read, the ends of all
-  its partitions are kept as positions, so that from then on nothing is skipped and nothing older is
-  read: by whoever is assigned a partition next, and however quiet it was until then.
+  the topic has when the first of the group comes to it, and the beginning where that one was there
+  before the topic. Before anything is read, these places in all its partitions are kept as
+  positions, so that from then on nothing is skipped and nothing older is read: by whoever is
+  assigned a partition next, and however quiet it was until then.
 
 A broker forgets what a group keeps when the topic is deleted, or when the group was away for long.
 What `position_log.py` remembers then takes its place. A topic made anew while it is read is noticed
@@ -74,9 +75,16 @@ class Starts:
         self._metrics = metrics
         self._consumer = consumer
         self._admin = AdminClient({**settings.client_config(), "log_level": 3}, logger=LOG)
+        self._absent: frozenset[str] = frozenset()
         self._topic_ids: dict[str, str] = {}
         self._asked: Mapping[str, Future[Any]] = {}
         self._asked_s = time.monotonic()
+
+    def note_absent(self) -> None:
+        """Note which entries of `input.topics` stand for no topic yet. Raises KafkaException."""
+        if self._settings.start == "latest" and self._settings.dated:
+            entries = self._settings.topics
+            self._absent = frozenset(e for e in entries if not self._find_places(e))
 
     def find_all(self, places: Collection[Place], positions: Positions | None) -> dict[Place, int]:
         """Return the first offset to read of each partition.
@@ -149,8 +157,10 @@ class Starts:
                 present = self._find_places(entry)
                 if present and present[0] in places:
                     self._learn_topic_ids({topic for topic, _ in present})
-                    ends = {place: self._extent(place).high for place in present}
-                    (positions.begin if positions else self._keep)(ends)
+                    came_later = entry in self._absent
+                    extents = {place: self._extent(place) for place in present}
+                    firsts = {p: e.low if came_later else e.high for p, e in extents.items()}
+                    (positions.begin if positions else self._keep)(firsts)
             time.sleep(WAIT_FOR_FIRST_S)
 
     def _find_read(self, positions: Positions | None) -> set[str]:

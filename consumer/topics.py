@@ -28,6 +28,7 @@ NEW_PARTITIONS = 4
 READING = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
 WRITING = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
 CONFIGS = frozenset({AclOperation.DESCRIBE_CONFIGS})
+TRANSACTING = ("Write", "Describe")
 USES: Mapping[AclOperation, str] = {
     AclOperation.READ: "`sedflow-consumer dlq` cannot read it",
     AclOperation.DESCRIBE_CONFIGS: "its settings are unknown, the size of its messages too",
@@ -122,6 +123,7 @@ def plan(settings: Settings) -> list[str]:
         *commands,
         _allow(settings, source, f"--group {group}", ["Read"]),
         _allow(settings, sink, f"--group {letters}", ["Read"]),
+        _allow(settings, sink, f"--transactional-id {letters}", TRANSACTING),
         _transactions_permission(settings, sink),
     ]
 
@@ -288,9 +290,9 @@ def _permission(settings: Settings, topic: Wanted, cluster: Cluster) -> str:
 
 
 def _transactions_permission(settings: Settings, sink: Cluster) -> str:
-    """Those of the workers; of `dlq replay` and `replay --to-kafka` too, whatever the delivery."""
-    prefixed = f"--resource-pattern-type prefixed --transactional-id {settings.input.group}"
-    return _allow(settings, sink, prefixed, ["Write", "Describe"])
+    """Those of the workers, or of `replay --to-kafka`, whatever the delivery."""
+    prefixed = f"--resource-pattern-type prefixed --transactional-id {settings.input.group}-"
+    return _allow(settings, sink, prefixed, TRANSACTING)
 
 
 def _allow(settings: Settings, cluster: Cluster, what: str, rights: Sequence[str]) -> str:

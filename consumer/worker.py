@@ -2,7 +2,8 @@
 
 - Settings or artifact that cannot be used, and a broker that refuses at the first start: the
   process ends and says why.
-- A broker that does not answer at the first start is asked again, after the pauses told below.
+- A broker or a registry that does not answer at the first start is asked again, after the pauses
+  told below.
 - Broker or authorisation trouble later on: nothing more is read or written; the clients are closed
   and made anew after a pause that grows up to 20 s, until it works or the process is told to stop.
   Positions are read back each time, so nothing is skipped or repeated.
@@ -144,8 +145,7 @@ class Worker:
         self._step = Step(artifact, self._settings, watch)
         self._metrics.set_artifact(artifact)
         check_clients(self._settings)
-        self._clusters = self._find_clusters()
-        self._step.summary_id = register_summaries(self._settings)
+        self._step.summary_id = self._find_services()
         self._step.warm_up()
         self._answer = with_shadow(self._step, self._settings, self.registry, watch)
         self.health.warmed = True
@@ -179,15 +179,16 @@ class Worker:
         while not self._stop.wait(1.0):
             self.health.beat()
 
-    def _find_clusters(self) -> Clusters:
-        """Look at the topics, again while a cluster does not answer.
+    def _find_services(self) -> int:
+        """Look at the topics; return the schema id of summaries. Again while nobody answers.
 
-        Raises what `check_topics` does, NoAnswerError once told to stop.
+        Raises what `check_topics` and `register_summaries` do, NoAnswerError once told to stop.
         """
         failures = 0
         while True:
             try:
-                return check_topics(self._settings)
+                self._clusters = check_topics(self._settings)
+                return register_summaries(self._settings)
             except NoAnswerError as error:
                 failures += 1
                 self._wait(error, failures)

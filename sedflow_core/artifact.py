@@ -49,7 +49,8 @@ class Artifact:
         tables: cosmology, histories and surviving mass.
         golden: input and output vectors that a load must reproduce.
         trust: what the trust in a posterior is judged by; None in artifacts built without it.
-        prior: factors by which the prior departs from the parameter table; none by default.
+        prior: factors by which the prior departs from the parameter table, which the manifest
+            holds as `parameters`; none by default.
     """
 
     name: str

@@ -15,6 +15,10 @@ FILTER_SYSTEMS = {"sdss2010": "SDSS", "lsst2016": "LSST", "lsst2023": "LSST", "d
 """Filter group -> the name of the photometric system in alerts and corrections."""
 
 
+BLUE_TO_RED = "ugrizy"
+MIN_BANDS = 3
+
+
 class BandSet(NamedTuple):
     """Bands from blue to red, the order of every flux array.
 
@@ -59,13 +63,20 @@ def parse_band_set(name: str) -> BandSet:
     """The band set of a name such as "sdss2010-ugriz".
 
     Raises:
-        BandError: the filter group is unknown or no band is named.
+        BandError: the filter group is unknown, or the bands are not at least `MIN_BANDS` of
+            `BLUE_TO_RED` in this order.
     """
     group, _, bands = name.partition("-")
     if group not in FILTER_SYSTEMS or not bands:
         raise BandError(
             f"band set: expected '<group>-<bands>' with a group of {sorted(FILTER_SYSTEMS)}, "
             f"got {name!r}"
+        )
+    places = [BLUE_TO_RED.find(band) for band in bands]
+    if len(bands) < MIN_BANDS or -1 in places or places != sorted(set(places)):
+        raise BandError(
+            f"band set: expected {MIN_BANDS} or more of {BLUE_TO_RED}, from blue to red, "
+            f"got {bands!r} in {name!r}"
         )
     return BandSet(group, tuple(bands))
 

@@ -19,7 +19,7 @@ from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,
     NoisySimulations,
-    draw_params,
+    draw_prior,
     simulate_noisy,
 )
 from sedflow_core.support import check_support, fit_support
@@ -108,7 +108,7 @@ def build_artifact(
 def build_trust_tables(model: ForwardModel) -> TrustTables:
     """Emulator, noise and prior widths of a forward model."""
     generator = torch.Generator().manual_seed(PRIOR_SEED)
-    u, redshift = draw_params(model, N_PRIOR, generator)
+    u, redshift = draw_prior(model, N_PRIOR, generator)
     theta = from_u(u).float()
     tables = model.galaxy.tables
     derived = [

@@ -202,8 +202,9 @@ def check_quality(photo_flags: NDArray[np.int64]) -> NDArray[np.int64]:
 def _read_bands(table: Table, name: str, bands: BandSet) -> Array:
     """(n, n_band) from a mapping, a pattern or an array column."""
     if "=" in name:
-        pairs = dict(pair.split("=", 1) for pair in name.replace(" ", "").split(","))
-        missing = [band for band in bands.names if band not in pairs]
+        parts = (part.partition("=") for part in name.split(","))
+        pairs = {band.strip(): column.strip() for band, _, column in parts}
+        missing = [band for band in bands.names if not pairs.get(band)]
         if missing:
             raise CatalogError(
                 f"columns {name!r}: expected every band of {bands.name}, "

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 
-from sedflow_core.errors import MissingExtraError, SedflowError, check_installed
+from sedflow_core.errors import (
+    MissingExtraError,
+    SedflowError,
+    SimulationError,
+    check_installed,
+)
+from sedflow_core.options import count, positive
 from sedflow_core.version import __version__
 
 Command = Callable[[argparse.Namespace], int]
@@ -49,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         n_threads = torch.get_num_threads()
-        sub.add_argument("--threads", type=int, default=n_threads, help="of torch")
+        sub.add_argument("--threads", type=count, default=n_threads, help="of torch")
         sub.set_defaults(run=run)
         return sub
 
@@ -72,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the training set; resumed if it exists")
     text = "at least: shards of some 130,000 are written whole; default: 1000000"
-    parser.add_argument("--n-rows", type=int, default=1_000_000, help=text)
+    parser.add_argument("--n-rows", type=count, default=1_000_000, help=text)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bands", default="sdss2010-ugriz", help="<filter group>-<bands>")
     parser.add_argument("--ssp", default="bc03-miles", help="bc03-miles, popstar, fsps or a path")
-    parser.add_argument("--birth-cloud-age", type=float, default=0.1, metavar="GYR")
-    parser.add_argument("--redshift-max", type=float, default=0.2)
+    parser.add_argument("--birth-cloud-age", type=positive, default=0.1, metavar="GYR")
+    parser.add_argument("--redshift-max", type=positive, default=0.2)
     parser.add_argument("--nmf-dir", help="folder with the original PROVABGS NMF files")
 
 
@@ -104,9 +110,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("training_set", type=Path)
     parser.add_argument("out", type=Path, help="folder of the run; resumed if it exists")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="streaming")
-    parser.add_argument("--epochs", type=int, help="default: the preset's")
-    parser.add_argument("--learning-rate", type=float, help="of Adam; default: the preset's")
-    parser.add_argument("--n-rows", type=int, help="use the first rows only")
+    parser.add_argument("--epochs", type=count, help="default: the preset's")
+    parser.add_argument("--learning-rate", type=positive, help="of Adam; default: the preset's")
+    parser.add_argument("--n-rows", type=count, help="use the first rows only")
     parser.add_argument(
         "--prior", type=Path, metavar="FILE.toml", help="train for another prior on the same rows"
     )
@@ -210,10 +216,10 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
     add, sizes = parser.add_argument, Sizes()
     add("artifact", help="name of a shipped artifact, or a folder")
     add("--out", type=Path, required=True, help="folder of the report; resumed if it exists")
-    add("--n-simulations", type=int, default=sizes.n_simulations)
-    add("--n-samples", type=int, default=sizes.n_samples)
-    add("--n-published", type=int, default=sizes.n_published, help="ranked in the Sobol sets too")
-    add("--n-importance", type=int, default=sizes.n_importance, help="weighed, 10,000 draws each")
+    add("--n-simulations", type=count, default=sizes.n_simulations)
+    add("--n-samples", type=count, default=sizes.n_samples)
+    add("--n-published", type=count, default=sizes.n_published, help="ranked in the Sobol sets too")
+    add("--n-importance", type=count, default=sizes.n_importance, help="weighed, 10,000 draws each")
     add(
         "--n-classifier", type=int, default=sizes.n_classifier, help="told from the exact posterior"
     )
@@ -235,7 +241,7 @@ def run_validate(args: argparse.Namespace) -> int:
 
     artifact = load_artifact(args.artifact)
     galaxies = _real_galaxies(args, artifact.bands)
-    curve = json.loads(args.learning_curve.read_text()) if args.learning_curve else None
+    curve = _read_curve(args.learning_curve)
     sizes = Sizes(*(getattr(args, name) for name in Sizes._fields))
     args.out.mkdir(parents=True, exist_ok=True)
     with progress_bar(sizes.n_simulations + sizes.n_published, "posteriors") as bar:
@@ -256,18 +262,30 @@ def run_validate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _read_curve(path: Path | None) -> dict[str, Any] | None:
+    """The document of `sedflow learning-curve` in a file, if one is named."""
+    if path is None:
+        return None
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise SimulationError(f"--learning-curve: expected a JSON file, got {error}") from None
+
+
 def _real_galaxies(args: argparse.Namespace, bands: Any) -> Any:
     """Galaxies with finite photometry of the catalogue that --galaxies names, if any."""
     if args.galaxies is None:
         return None
     from sedflow_core.catalog import read_catalog
     from sedflow_core.fit import column_map
+    from sedflow_core.support import can_encode
 
     args.catalog = args.galaxies
     catalog = read_catalog(args.catalog, column_map(args), bands)
     observation = catalog.observation
-    finite = (observation.flux_err > 0).all(axis=1) & (observation.redshift > 0)
-    return observation.rows(finite & (catalog.quality == 0))
+    photometry = (observation.flux, observation.flux_err, observation.redshift)
+    usable = can_encode(*map(torch.tensor, photometry)).numpy()
+    return observation.rows(usable & (catalog.quality == 0))
 
 
 def progress_bar(total: int | None, unit: str) -> Any:

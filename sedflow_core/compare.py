@@ -12,6 +12,7 @@ from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import find_flags, load_artifact
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
+from sedflow_core.options import count, positive
 from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.tables import check_folder, table_writer, write_table
 
@@ -21,10 +22,10 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("catalog", type=Path, nargs="?", help="default: fresh simulations")
     parser.add_argument("--artifact", default="sdss-ugriz", help="a shipped artifact, or a folder")
     parser.add_argument("--out", type=Path, required=True, help="FITS, Parquet or CSV per galaxy")
-    parser.add_argument("--n-galaxies", type=int, default=100, help="drawn from the supported ones")
+    parser.add_argument("--n-galaxies", type=count, default=100, help="drawn from the support")
     parser.add_argument("--n-mcmc", type=int, default=20, help="of them sampled by MCMC too")
-    parser.add_argument("--n-draws", type=int, default=10_000, help="of the flow, to be weighted")
-    parser.add_argument("--max-seconds", type=float, default=60.0, help="of MCMC, per galaxy")
+    parser.add_argument("--n-draws", type=count, default=10_000, help="of the flow, to be weighted")
+    parser.add_argument("--max-seconds", type=positive, default=60.0, help="of MCMC, per galaxy")
     parser.add_argument("--seed", type=int, default=0)
     add_column_arguments(parser)
 

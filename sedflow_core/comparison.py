@@ -108,16 +108,20 @@ def difference(
     median, width = _weighted_moments(draws, weighted.weights[:, 0])
     gaussian, _ = _weighted_moments(draws, weighted.gaussian_weights[:, 0])
     nothing, chains = float("nan"), None if exact is None else exact.chains
-    by_weights, by_mcmc = (np.full(len(PARAM_NAMES), value) for value in (np.inf, np.nan))
+    by_weights, by_mcmc, shift = (
+        np.full(len(PARAM_NAMES), value) for value in (np.inf, np.nan, np.inf)
+    )
     if weighted.weights.any():
         by_weights = (published - median) / width
+        if weighted.gaussian_weights.any():
+            shift = (gaussian - median) / width
     if exact is not None:
         theta = exact.theta().astype(np.float64)
         by_mcmc = (published - np.median(theta, axis=0)) / theta.std(axis=0)
     return Difference(
         by_weights=by_weights,
         by_mcmc=by_mcmc,
-        gaussian=(gaussian - median) / width,
+        gaussian=shift,
         efficiency=float(weighted.efficiency()[0]),
         pareto_k=float(fit_pareto_k(torch.tensor(weighted.weights[:, 0]).log())),
         r_hat=nothing if chains is None else float(chains.r_hat.max()),

@@ -47,6 +47,10 @@ def apply_ab_factors(
 
 
 def add_error_floor(flux: ArrayLike, flux_err: ArrayLike, floor_mag: ArrayLike) -> Array:
-    """Error (n, n_band) with a floor [mag] added in quadrature, in the unit of the flux."""
+    """Error (n, n_band) with a floor [mag] added in quadrature, in the unit of the flux.
+
+    An error that is not positive, and so none, stays as it is.
+    """
+    error = np.asarray(flux_err, dtype=np.float64)
     floor = np.asarray(floor_mag, dtype=np.float64) * np.abs(np.asarray(flux)) / POGSON
-    return np.asarray(np.hypot(np.asarray(flux_err, dtype=np.float64), floor))
+    return np.where(error > 0, np.hypot(error, floor), error)

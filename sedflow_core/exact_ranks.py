@@ -79,7 +79,10 @@ def mcmc_samples(
     )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, exact.u)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as stream:
+            np.save(stream, exact.u)
+        partial.replace(path)
     return exact.u
 
 

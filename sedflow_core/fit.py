@@ -31,11 +31,12 @@ from sedflow_core.catalog import (
 from sedflow_core.errors import CatalogError, MissingExtraError
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
-from sedflow_core.summary import Summary
+from sedflow_core.options import count
+from sedflow_core.summary import EVENTS, Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder, open_table, table_writer, write_table
 from sedflow_core.threads import torch_threads
-from sedflow_core.trust import is_trusted
+from sedflow_core.trust import Trust, is_trusted
 
 LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
 CHUNK_ROWS = 128
@@ -91,8 +92,12 @@ def fit_catalog(
     flags = np.zeros(n, dtype=np.int64)
     quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan, dtype=np.float32)
     mean, std = np.full((2, n, len(names)), np.nan, dtype=np.float32)
-    probabilities: dict[str, NDArray[np.float32]] = {}
-    trust: dict[str, NDArray[np.float32]] = {}
+    events = [event for event, (name, _, _) in EVENTS.items() if name in names]
+    judged = Trust._fields if artifact.trust is not None else ()
+    probabilities, trust = (
+        {name: np.full(n, np.nan, dtype=np.float32) for name in columns}
+        for columns in (events, judged)
+    )
     with _sample_file(samples_path, artifact, n, n_samples) as file:
         summarise = partial(estimate, artifact, n_samples=n_samples, seed=seed)
         n_thread = 1 if artifact.device == "cuda" else torch.get_num_threads()
@@ -104,8 +109,7 @@ def fit_catalog(
                 (trust, summary.trust),
             ):
                 for name, values in of_some.items():
-                    column = of_all.setdefault(name, np.full(n, np.nan, dtype=np.float32))
-                    column[rows] = values
+                    of_all[name][rows] = values
             if file is not None:
                 inside = catalog.observation.rows(rows[summary.flags == 0])
                 theta = sample(artifact, inside, n_samples=n_samples, seed=seed)
@@ -151,7 +155,7 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     add("catalog", type=Path, help="FITS, Parquet or CSV table, one galaxy per row")
     add("--out", type=Path, required=True, help="table to write: .fits, .parquet or .csv")
     add("--artifact", default="sdss-ugriz", help="name of a shipped artifact, or a folder")
-    add("--n-samples", type=int, help="posterior samples per galaxy (default: the artifact's)")
+    add("--n-samples", type=count, help="posterior samples per galaxy (default: the artifact's)")
     add("--seed", type=int, default=0)
     add("--samples", type=Path, metavar="FILE.h5", help="also write the samples to this HDF5 file")
     add_column_arguments(parser)

@@ -4,7 +4,8 @@ Each block is a MADE (Germain et al. 2015) with two hidden layers and the affine
 z_d = scale_d u_d + shift_d, where scale and shift depend on u_1..u_{d-1} and the context
 (Papamakarios et al. 2017); a fixed permutation precedes each block. The first block takes the
 parameters from last to first, and each next block in the reverse order: given all else, the mass is
-little but the amplitude of the fluxes, so it is easiest taken last.
+little but the amplitude of the fluxes, so it is easiest taken last. Networks of sbi keep orders of
+their own.
 
 The context enters each block as a `Modulation`: what it adds to the layers and by how much it
 scales them. It is computed once per galaxy, so its network may be as large as training affords. For

@@ -194,7 +194,8 @@ def _band_flux(model: GalaxyModel, theta: Tensor, redshift: Tensor) -> Tensor:
     index = position.long()
     fraction = (position - index).float()[:, None]
     table = torch.lerp(model.photometry[index], model.photometry[index + 1], fraction)
-    per_mass = torch.bmm(light[:, None, :], table.view(*light.shape, -1))[:, 0].double()
+    per_band = table.view(*light.shape, len(model.bands.names))
+    per_mass = torch.bmm(light[:, None, :], per_band)[:, 0].double()
     return per_mass * _distance_factor(model, theta, redshift)[:, None]
 
 

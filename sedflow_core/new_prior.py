@@ -90,8 +90,9 @@ def _cdf(name: str, wanted: Mapping[str, Any]) -> Cdf:
         return _normal(name, *values)
     if kind == "exponential":
         return _exponential(name, *values)
-    edges, density = values if kind == "histogram" else (np.stack(values), np.ones(1))
-    return _histogram(name, edges, density)
+    if kind == "histogram":
+        return _histogram(name, *values)
+    return _uniform(name, *values)
 
 
 _FIELDS = {
@@ -112,6 +113,12 @@ def _exponential(name: str, mean: Array) -> Cdf:
     if mean.ndim or mean <= 0:
         raise PriorError(f"{name}: expected a positive mean, got {mean}")
     return lambda x: np.asarray(-np.expm1(-np.maximum(x, 0.0) / mean))
+
+
+def _uniform(name: str, low: Array, high: Array) -> Cdf:
+    if low.ndim or high.ndim or not low < high:
+        raise PriorError(f"{name}: expected low < high, got low {low} and high {high}")
+    return _histogram(name, np.stack([low, high]), np.ones(1))
 
 
 def _histogram(name: str, edges: Array, density: Array) -> Cdf:
@@ -165,10 +172,9 @@ def _tabulate(name: str, wanted: Mapping[str, Any], values: Array) -> dict[str, 
     lowest, highest = np.quantile(values, [1e-4, 1 - 1e-4])
     equal_width = np.linspace(lowest, highest, N_BIN + 1)
     own = [wanted.get(field, []) for field in ("low", "high", "edges")]
-    candidates = np.unique(
-        np.concatenate([np.quantile(values, levels), equal_width, *map(np.ravel, own)])
-    )
-    edges = _merge(candidates[(candidates > low) & (candidates < high)], values)
+    wanted_edges = np.concatenate([*map(np.ravel, own)])
+    others = np.unique(np.concatenate([np.quantile(values, levels), equal_width]))
+    edges = _space(np.concatenate([wanted_edges, others]), values)
     mass = np.diff(_mass_below(edges, values), prepend=0.0, append=1.0)
     target = np.diff((cdf(edges) - outside) / inside, prepend=0.0, append=1.0)
     return {"edges": edges.tolist(), "weight": (target / mass).tolist()}
@@ -178,15 +184,15 @@ def _mass_below(edges: Array, values: Array) -> Array:
     return np.searchsorted(np.sort(values), edges) / len(values)
 
 
-def _merge(candidates: Array, values: Array) -> Array:
-    """The candidate edges that leave at least MIN_MASS of the values in every bin."""
+def _space(candidates: Array, values: Array) -> Array:
+    """The candidate edges, first come first served, with MIN_MASS of the values in every bin."""
     kept: list[float] = []
-    last = 0.0
+    masses = np.array([0.0, 1.0])
     for edge, below in zip(candidates, _mass_below(candidates, values), strict=True):
-        if below - last >= MIN_MASS and 1.0 - below >= MIN_MASS:
+        if np.abs(masses - below).min() >= MIN_MASS:
             kept.append(float(edge))
-            last = float(below)
-    return np.array(kept)
+            masses = np.append(masses, below)
+    return np.sort(kept)
 
 
 def load_factors(document: list[dict[str, Any]] | None) -> tuple[Factor, ...]:

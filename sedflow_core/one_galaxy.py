@@ -15,6 +15,7 @@ from sedflow_core.errors import CatalogError, check_installed
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
+from sedflow_core.options import count, positive
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import forward_model
@@ -38,9 +39,9 @@ def add_mcmc_arguments(parser: argparse.ArgumentParser) -> None:
         default="generative",
         help="of flux and error by the noise model, or the paper's, which takes errors as given",
     )
-    parser.add_argument("--min-ess", type=float, default=MIN_ESS, metavar="N")
-    parser.add_argument("--max-seconds", type=float, default=60.0)
-    parser.add_argument("--n-samples", type=int, default=2_000)
+    parser.add_argument("--min-ess", type=positive, default=MIN_ESS, metavar="N")
+    parser.add_argument("--max-seconds", type=positive, default=60.0)
+    parser.add_argument("--n-samples", type=count, default=2_000)
 
 
 def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +70,8 @@ def run_mcmc(args: argparse.Namespace) -> int:
     from sedflow_core.mcmc import sample_exact
 
     check_folder(args.out)
+    if args.out.suffix != ".npz":
+        raise CatalogError(f"--out: expected a file named .npz, got {args.out}")
     artifact = load_artifact(args.artifact)
     exact = sample_exact(
         artifact,
@@ -81,14 +84,26 @@ def run_mcmc(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     chains = exact.chains
-    np.savez(args.out, theta=exact.theta(), names=PARAM_NAMES, r_hat=chains.r_hat, ess=chains.ess)
+    converged = exact.converged(args.min_ess)
+    np.savez(
+        args.out,
+        theta=exact.theta(),
+        names=PARAM_NAMES,
+        r_hat=chains.r_hat,
+        ess=chains.ess,
+        converged=converged,
+        correction=exact.correction,
+        likelihood=args.likelihood,
+        seed=args.seed,
+        artifact_sha256=artifact.sha256,
+    )
     for name, r_hat, ess in zip(U_NAMES, chains.r_hat, chains.ess, strict=True):
         print(f"{name:<10} R-hat {r_hat:.4f}  effective samples {ess:7.0f}")
     print(
         f"{chains.n_calls:,} evaluations in {chains.seconds:.1f} s, acceptance "
         f"{chains.acceptance:.2f}, efficiency of the emulator's correction {exact.correction:.3f}"
     )
-    if not exact.converged(args.min_ess):
+    if not converged:
         print("not converged: raise --max-seconds")
         return 1
     return 0

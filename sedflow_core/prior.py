@@ -24,44 +24,21 @@ class Parameter(NamedTuple):
     kind: Literal["uniform", "log_uniform", "flat_dirichlet"]
     unit: str
     meaning: str
-    label: str
 
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter(
-        "log_mstar", 7.0, 12.5, "uniform", "log10(Msun)", "stellar mass formed", r"$\log M_\ast$"
-    ),
-    Parameter("beta1", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 1", r"$\beta_1$"),
-    Parameter("beta2", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 2", r"$\beta_2$"),
-    Parameter("beta3", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 3", r"$\beta_3$"),
-    Parameter("beta4", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 4", r"$\beta_4$"),
-    Parameter(
-        "fburst", 0.0, 1.0, "uniform", "", "mass fraction formed in the burst", r"$f_{\rm burst}$"
-    ),
-    Parameter(
-        "tburst", 0.01, 13.27, "uniform", "Gyr", "lookback time of the burst", r"$t_{\rm burst}$"
-    ),
-    Parameter(
-        "gamma1", 4.5e-5, 1.5e-2, "log_uniform", "", "metallicity history basis 1", r"$\gamma_1$"
-    ),
-    Parameter(
-        "gamma2", 4.5e-5, 1.5e-2, "log_uniform", "", "metallicity history basis 2", r"$\gamma_2$"
-    ),
-    Parameter(
-        "tau_bc", 0.0, 3.0, "uniform", "", "birth-cloud optical depth at 5500 A", r"$\tau_{\rm BC}$"
-    ),
-    Parameter(
-        "tau_ism",
-        0.0,
-        3.0,
-        "uniform",
-        "",
-        "diffuse-dust optical depth at 5500 A",
-        r"$\tau_{\rm ISM}$",
-    ),
-    Parameter(
-        "n_dust", -2.0, 1.0, "uniform", "", "slope offset of the dust curve", r"$n_{\rm dust}$"
-    ),
+    Parameter("log_mstar", 7.0, 12.5, "uniform", "log10(Msun)", "stellar mass formed"),
+    Parameter("beta1", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 1"),
+    Parameter("beta2", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 2"),
+    Parameter("beta3", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 3"),
+    Parameter("beta4", 0.0, 1.0, "flat_dirichlet", "", "SFH fraction of NMF basis 4"),
+    Parameter("fburst", 0.0, 1.0, "uniform", "", "mass fraction formed in the burst"),
+    Parameter("tburst", 0.01, 13.27, "uniform", "Gyr", "lookback time of the burst"),
+    Parameter("gamma1", 4.5e-5, 1.5e-2, "log_uniform", "", "metallicity history basis 1"),
+    Parameter("gamma2", 4.5e-5, 1.5e-2, "log_uniform", "", "metallicity history basis 2"),
+    Parameter("tau_bc", 0.0, 3.0, "uniform", "", "birth-cloud optical depth at 5500 A"),
+    Parameter("tau_ism", 0.0, 3.0, "uniform", "", "diffuse-dust optical depth at 5500 A"),
+    Parameter("n_dust", -2.0, 1.0, "uniform", "", "slope offset of the dust curve"),
 )
 
 PARAM_NAMES: tuple[str, ...] = tuple(p.name for p in PARAMETERS)

@@ -129,7 +129,7 @@ def _posteriors(
         galaxy = examine(artifact, model, one, None, with_mcmc=with_mcmc)
         yield (
             "One real galaxy: the flow and the exact posterior",
-            f"Row {row}, the first inside the support.",
+            "The first of the real galaxies inside the support.",
             figure_of_posterior(artifact, galaxy),
         )
         yield (

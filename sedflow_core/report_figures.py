@@ -142,8 +142,7 @@ def best_fit(
         label = rf"best of {method}, $\chi^2$ = {chi_square[method]:.2f}"
         axes.plot(wave, spectrum, color=color, ls=line, lw=0.9, label=label)
     axes.errorbar(at, mag, mag_err, fmt="o", color=VERMILION, ms=6, label="observed", zorder=3)
-    for x, y, band in zip(at, mag, bands, strict=True):
-        axes.annotate(band, (x, y), xytext=(7, 7), textcoords="offset points", fontsize=12)
+    _name_bands(axes, at, bands)
     margin = 0.15 * float(np.ptp(mag)) + 0.4
     axes.set(xlim=(at.min() - 700, at.max() + 1500), ylim=(mag.max() + margin, mag.min() - margin))
     axes.set(xlabel=r"observed wavelength [$\rm\AA$]", ylabel="AB magnitude")
@@ -182,8 +181,7 @@ def sed_fit(
     residual.errorbar(at, np.zeros_like(mag), mag_err, fmt="o", color=BLACK, ms=4, zorder=3)
     residual.axhline(0.0, color=GREY, lw=0.8)
     height = np.where(np.isfinite(mag), mag, median)
-    for x, y, band in zip(at, height, bands, strict=True):
-        axes.annotate(band, (x, y), xytext=(9, -4), textcoords="offset points", fontsize=12)
+    _name_bands(axes, at, bands)
     margin = 0.15 * float(np.ptp(height)) + 0.4
     axes.set_xlim(at.min() - 700, at.max() + 700)
     axes.set_ylim(height.max() + margin, height.min() - margin)
@@ -192,3 +190,10 @@ def sed_fit(
     axes.set_title(title, fontsize=12)
     residual.set(xlabel=r"observed wavelength [$\rm\AA$]", ylabel="predicted -\nobserved [mag]")
     return figure
+
+
+def _name_bands(axes: Axes, at: Array, bands: Sequence[str]) -> None:
+    """Write the bands' names along the upper edge, clear of the spectra; at (n_band,)."""
+    where = axes.get_xaxis_transform()
+    for x, band in zip(at, bands, strict=True):
+        axes.text(x, 0.97, band, transform=where, ha="center", va="top", fontsize=12)

@@ -18,7 +18,7 @@ from sedflow_core.paper_figures import induced_prior, support_planes, training_a
 from sedflow_core.prior import PARAM_NAMES, from_u
 from sedflow_core.report_figures import best_fit, flow_against_exact
 from sedflow_core.simulated import Simulations
-from sedflow_core.simulation import ForwardModel, draw_params, stream_generator
+from sedflow_core.simulation import ForwardModel, draw_prior, stream_generator
 from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
 
 _N_PRIOR = 50_000
@@ -88,10 +88,10 @@ def figure_of_support(
     for values in (training, shown):
         _add_colors(values, artifact.bands.names)
     bands = artifact.bands.names
-    first, second, middle, last = bands[0], bands[1], bands[len(bands) // 2], bands[-1]
+    first, second, third, middle, last = *bands[:3], bands[len(bands) // 2], bands[-1]
     planes = [(f"${b}$ [mag]", rf"$\log\,\sigma_{b}$") for b in (first, middle, last)]
     planes += [
-        (f"${second}-{middle}$", f"${first}-{second}$"),
+        (f"${second}-{third}$", f"${first}-{second}$"),
         (f"${middle}$ [mag]", f"${middle}-{last}$"),
         ("redshift", f"${middle}$ [mag]"),
     ]
@@ -104,13 +104,13 @@ def _any_of(flags: NDArray[np.int64], bits: list[int]) -> NDArray[np.bool_]:
 
 def _add_colors(values: dict[str, Array], bands: tuple[str, ...]) -> None:
     middle = bands[len(bands) // 2]
-    for a, b in ((bands[0], bands[1]), (bands[1], middle), (middle, bands[-1])):
+    for a, b in ((bands[0], bands[1]), (bands[1], bands[2]), (middle, bands[-1])):
         values[f"${a}-{b}$"] = values[f"${a}$ [mag]"] - values[f"${b}$ [mag]"]
 
 
 def figure_of_prior(artifact: Artifact, model: ForwardModel, simulations: Simulations) -> Figure:
     """The prior on derived quantities, and what the magnitude cuts leave of it."""
-    u, redshift = draw_params(model, _N_PRIOR, stream_generator(_N_PRIOR, 0))
+    u, redshift = draw_prior(model, _N_PRIOR, stream_generator(_N_PRIOR, 0))
     names, tables = artifact.derived_names, artifact.tables
     prior, accepted = (
         calc_quantities(names, theta, z, tables).T.numpy()

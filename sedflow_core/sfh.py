@@ -31,43 +31,28 @@ N_BIN = len(BIN_EDGES_GYR) - 1
 
 
 class Derived(NamedTuple):
-    """One derived quantity: name, unit, meaning and label."""
+    """One derived quantity."""
 
     name: str
     unit: str
     meaning: str
-    label: str
 
 
 DERIVED: tuple[Derived, ...] = (
+    Derived("log_mstar_surviving", "log10(Msun)", "mass in living stars and remnants"),
     Derived(
-        "log_mstar_surviving",
-        "log10(Msun)",
-        "mass in living stars and remnants",
-        r"$\log M_{\ast,\rm surv}$",
-    ),
-    Derived(
-        "log_sfr_1gyr",
-        "log10(Msun/yr)",
-        "mass formed in the last 1 Gyr / 1 Gyr, burst included",
-        r"$\log {\rm SFR}_{1\,\rm Gyr}$",
+        "log_sfr_1gyr", "log10(Msun/yr)", "mass formed in the last 1 Gyr / 1 Gyr, burst included"
     ),
     Derived(
         "log_sfr_100myr",
         "log10(Msun/yr)",
         "mass formed in the last 100 Myr / 100 Myr, burst included",
-        r"$\log {\rm SFR}_{100\,\rm Myr}$",
     ),
-    Derived(
-        "log_ssfr_1gyr",
-        "log10(1/yr)",
-        "log_sfr_1gyr minus log_mstar_surviving",
-        r"$\log {\rm sSFR}_{1\,\rm Gyr}$",
-    ),
-    Derived("z_mw", "mass fraction", "metallicity weighted by mass formed", r"$Z_{\rm MW}$"),
-    Derived("t_age_mw", "Gyr", "lookback age weighted by mass formed", r"$t_{\rm age,MW}$"),
-    Derived("t50", "Gyr", "lookback time by which half the mass had formed", r"$t_{50}$"),
-    Derived("a_v", "mag", "diffuse-dust attenuation at 5500 A", r"$A_V$"),
+    Derived("log_ssfr_1gyr", "log10(1/yr)", "log_sfr_1gyr minus log_mstar_surviving"),
+    Derived("z_mw", "mass fraction", "metallicity weighted by mass formed"),
+    Derived("t_age_mw", "Gyr", "lookback age weighted by mass formed"),
+    Derived("t50", "Gyr", "lookback time by which half the mass had formed"),
+    Derived("a_v", "mag", "diffuse-dust attenuation at 5500 A"),
 )
 DERIVED_NAMES: tuple[str, ...] = tuple(d.name for d in DERIVED)
 

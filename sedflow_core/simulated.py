@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
+from sedflow_core.errors import GridError
 from sedflow_core.observation import Observation
 from sedflow_core.units import Array
 
@@ -34,10 +35,20 @@ def forward_model(artifact: Artifact) -> "ForwardModel":
 
     Raises:
         MissingExtraError: the packages of the extra `sim` are not installed.
+        GridError: the stellar populations here are not those that it was trained on.
     """
     from sedflow_core.simulation import ForwardConfig
 
-    return ForwardConfig(**artifact.manifest["provenance"]["forward_model"]).build()
+    provenance = artifact.manifest["provenance"]
+    model = ForwardConfig(**provenance["forward_model"]).build()
+    here, trained_on = model.galaxy.ssp_provenance, provenance["ssp"]
+    for name, value in trained_on.items():
+        if here.get(name) != value:
+            raise GridError(
+                f"{artifact.name}: stellar populations: expected {name} {value}, "
+                f"got {here.get(name)}"
+            )
+    return model
 
 
 def simulate(artifact: Artifact, n: int, seed: int = 0) -> Simulations:

@@ -61,7 +61,15 @@ class ForwardConfig(NamedTuple):
     prior: list[dict[str, Any]] | None = None
 
     def build(self) -> ForwardModel:
-        """The forward model of these choices."""
+        """The forward model of these choices.
+
+        Raises:
+            SimulationError: the redshifts have no range.
+        """
+        if not self.redshift_high > self.redshift_low:
+            raise SimulationError(
+                f"redshift_high: expected more than {self.redshift_low}, got {self.redshift_high}"
+            )
         bands = parse_band_set(self.bands)
         galaxy = build_galaxy_model(
             bands,
@@ -141,6 +149,15 @@ def draw_params(model: ForwardModel, n: int, generator: torch.Generator) -> tupl
         return u, redshift
     keep = accept(model.prior, from_u(u), redshift, model.galaxy.tables, generator)
     return u[keep], redshift[keep]
+
+
+def draw_prior(model: ForwardModel, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """u and redshift of n draws from the prior, be it ever so narrow."""
+    parts = [draw_params(model, n, generator)]
+    while sum(len(redshift) for _, redshift in parts) < n:
+        parts.append(draw_params(model, n, generator))
+    u, redshift = map(torch.cat, zip(*parts, strict=True))
+    return u[:n], redshift[:n]
 
 
 def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> Proposals:

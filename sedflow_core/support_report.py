@@ -11,9 +11,11 @@ import numpy as np
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import read_catalog
 from sedflow_core.corruptions import corrupted_simulations
+from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import load_artifact
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
+from sedflow_core.options import count
 from sedflow_core.support_table import SEED, measure_support
 from sedflow_core.tables import open_table
 
@@ -36,8 +38,8 @@ def add_support_table_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("artifact", help="name of a shipped artifact, or a folder")
     add("--out", type=Path, required=True, help="folder for support.json and support.md")
-    add("--n", type=int, default=100, help="galaxies of each kind")
-    add("--n-clean", type=int, default=2_000, help="simulations behind the false alarms")
+    add("--n", type=count, default=100, help="galaxies of each kind")
+    add("--n-clean", type=count, default=2_000, help="simulations behind the false alarms")
     add("--catalog", type=Path, help="real galaxies as well: FITS, Parquet or CSV")
     add("--group-column", help="of the catalogue: one kind of galaxy for each of its values")
     add("--seed", type=int, default=SEED)
@@ -51,6 +53,8 @@ def run_support_table(args: argparse.Namespace) -> int:
     artifact = load_artifact(args.artifact)
     real = {} if args.catalog is None else _read_real(args, artifact)
     populations = corrupted_simulations(artifact, args.n, args.seed)
+    for name in real.keys() & populations.keys():
+        raise CatalogError(f"--group-column: expected a group that is no corruption, got {name!r}")
     total = sum(map(len, {**populations, **real}.values()))
     with progress_bar(total, "galaxies") as bar:
         document = measure_support(
@@ -76,7 +80,8 @@ def _read_real(args: argparse.Namespace, artifact: Artifact) -> dict[str, Observ
     if args.group_column is not None:
         with open_table(args.catalog) as table:
             label = table.read(args.group_column).astype(str)
-    order = np.random.default_rng(args.seed).permutation(len(catalog))
+    usable = np.flatnonzero(catalog.quality == 0)
+    order = np.random.default_rng(args.seed).permutation(usable)
     return {
         str(name): catalog.observation.rows(np.sort(order[label[order] == name][: args.n]))
         for name in np.unique(label.astype(str))

@@ -186,7 +186,15 @@ def _from_arrow(column: Any, dtype: str | None) -> NDArray[Any]:
 def _write_fits(path: Path, columns: Columns, meta: Meta) -> None:
     _, astropy_table = _astropy()
     header = {key.upper(): value for key, value in meta.items()}
-    astropy_table(dict(columns), meta=header).write(path, format="fits", overwrite=True)
+    plain = {name: _without_objects(values) for name, values in columns.items()}
+    astropy_table(plain, meta=header).write(path, format="fits", overwrite=True)
+
+
+def _without_objects(values: NDArray[Any]) -> NDArray[Any]:
+    """Text as FITS can hold it, nothing as an empty string."""
+    if values.dtype != object:
+        return values
+    return np.array(["" if value is None else str(value) for value in values], dtype=np.str_)
 
 
 def _write_parquet(path: Path, columns: Columns, meta: Meta) -> None:

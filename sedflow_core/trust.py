@@ -18,6 +18,8 @@ N_DRAWS = 256
 """Samples behind a verdict."""
 MIN_EFFICIENCY = 0.02
 MIN_P_VALUE = 1e-3
+MIN_DRAWS = 100
+"""Fewer cannot tell: the efficiency of n draws is 1 / n at least."""
 _MIN_TAIL = 5
 
 
@@ -42,7 +44,8 @@ class Trust(NamedTuple):
     Attributes:
         chi_square: (n,) of the photometry against the best of the samples.
         p_value: (n,) posterior-predictive probability of a larger chi-square.
-        efficiency: (n,) importance efficiency against the exact posterior, 0 to 1.
+        efficiency: (n,) importance efficiency against the exact posterior, 0 to 1; NaN for fewer
+            than `MIN_DRAWS` samples.
         pareto_k: (n,) shape of the tail of the weights; above 0.7 the efficiency is optimistic. NaN
             where hardly any sample has a weight.
     """
@@ -74,10 +77,13 @@ def judge(
     exact = log_likelihood(flux, flux_err, model_flux, noise)
     log_weight = exact - 0.5 * u.double().square().sum(dim=-1) - log_q.double()
     smoothed = smooth_weights(log_weight)
+    efficiency = smoothed.efficiency().float()
+    if u.shape[1] < MIN_DRAWS:
+        efficiency = torch.full_like(efficiency, torch.nan)
     return Trust(
         chi_square=chi_square.min(dim=-1).values.float(),
         p_value=chi_square_tail(chi_square, flux.shape[-1]).mean(dim=-1).float(),
-        efficiency=smoothed.efficiency().float(),
+        efficiency=efficiency,
         pareto_k=smoothed.pareto_k.float(),
     )
 

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,23 @@ def test_the_daemon_loads_only_what_the_serving_install_has() -> None:
     assert loaded & NOT_FOR_SERVING == set()
 
 
-def test_serving_dependencies_are_a_budget() -> None:
+def test_the_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
+    """Artifact, data, page and schemas too."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    files = [path for folder in (*PACKAGES, "schemas") for path in (ROOT / folder).rglob("*")]
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert held == {f"consumer/{n}" if n.startswith("schemas/") else n for n in wanted}
 
+
+def test_serving_dependencies_are_a_budget() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {requirement.split(">")[0] for requirement in project["dependencies"]}
     assert names == {

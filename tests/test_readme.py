@@ -21,15 +21,10 @@ ELSEWHERE = {
     "make demo": "tests/consumer/test_demo.py runs its command",
     "make test": "continuous integration",
     "make bench": "continuous integration does not time; the table in the README is its output",
-    "pip install .": "tests/test_architecture.py imports the serving part alone",
-    "sedflow mcmc galaxies.csv --row 0 --out exact.npz --flux-columns 'flux_{band}' "
-    "--err-columns 'flux_err_{band}' --redshift-column z": "tests/core/test_mcmc.py samples",
-    "sedflow compare galaxies.csv --out compared.csv --flux-columns 'flux_{band}' "
-    "--err-columns 'flux_err_{band}' --redshift-column z": "tests/core/test_comparison.py",
+    "pip install .": "tests/test_architecture.py builds the wheel and imports the serving part",
     "pip install '.[mcmc,sim]'": "tests/core/test_mcmc.py needs both",
     "sedflow-consumer topics plan --refit --config sedflow.toml": "tests/integration/test_refit.py",
     "sedflow-consumer refit --config sedflow.toml": "tests/integration/test_refit.py",
-    "sedflow support-table my-artifact --out support": "tests/core/test_support_table.py measures",
     "sedflow-consumer topics plan --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer topics check --config sedflow.toml": "tests/integration/test_topics.py",
     "sedflow-consumer run --config sedflow.toml --workers 2": "tests/integration",
@@ -46,6 +41,7 @@ SMALLER = {
     "--n-rows 1000000": "--n-rows 20000",
     "--preset streaming": "--preset streaming --epochs 1 --threads 1",
     "--version 1": "--version 1 --n-support 5000",
+    "--out support": "--out support --n 1 --n-clean 50",
     "--record": "--record --n-simulations 20 --n-samples 50 --n-importance 2 --n-classifier 0",
 }
 """What the README asks for -> a size that a test can wait for."""

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from sedflow_core import Artifact, Observation, estimate
-from sedflow_core.galaxy import calc_band_flux
-from sedflow_core.noise import log_likelihood
+from sedflow_core.importance import log_posteriors
 from sedflow_core.prior import N_U, from_u
 from sedflow_core.simulated import forward_model
 
@@ -23,15 +22,10 @@ ENOUGH = 30
 def run_emcee(artifact: Artifact, galaxy: Observation, max_seconds: float) -> emcee.EnsembleSampler:
     """Walk from the best of many prior draws until the chain is long enough, or time is up."""
     model = forward_model(artifact)
-    flux, flux_err = torch.tensor(galaxy.flux), torch.tensor(galaxy.flux_err)
-    redshift = torch.tensor(galaxy.redshift)
 
     def log_posterior(u: np.ndarray) -> np.ndarray:
-        points = torch.tensor(u)
-        model_flux = calc_band_flux(model.galaxy, from_u(points), redshift.expand(len(points)))
-        likelihood = log_likelihood(flux, flux_err, model_flux, model.noise)
-        log_p = likelihood - 0.5 * points.square().sum(dim=1)
-        return log_p.nan_to_num(nan=-torch.inf, neginf=-torch.inf).numpy()
+        exact, _ = log_posteriors(model, torch.tensor(u), galaxy)
+        return exact.nan_to_num(nan=-torch.inf, neginf=-torch.inf).numpy()
 
     moves = [(emcee.moves.DEMove(), 0.8), (emcee.moves.DESnookerMove(), 0.2)]
     sampler = emcee.EnsembleSampler(N_WALKER, N_U, log_posterior, moves=moves, vectorize=True)

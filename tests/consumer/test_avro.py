@@ -185,10 +185,10 @@ def test_a_schema_that_only_looks_recursive_is_fine() -> None:
     ],
 )
 def test_hostile_body(type_: Any, body: bytes) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DecodeError):
         DECODER.decode(body, record_schema(type_))
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def deflate_bomb() -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from consumer.avro import Decoder, encode
 from consumer.errors import DecodeError
-from consumer.registry import Registry, RegistryError
+from consumer.registry import Registry, RegistryError, SilentRegistryError
 from consumer.sections import RegistrySettings
 
 Record = dict[str, object]
@@ -69,6 +69,22 @@ def test_an_answer_that_is_none_is_trouble(
     decoder = Decoder(registry=connect(url))
     with pytest.raises(RegistryError, match=f"expected an answer of {url}, got"):
         decoder.decode(encode(sample_alert, "hostAlert", 4242))
+
+
+REFUSED = b"HTTP/1.1 401 Who?\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "may_pass"),
+    [(BAD_ANSWERS["no answer"], True), (FAILED + b"0\r\n\r\n", True), (REFUSED, False)],
+)
+def test_only_a_refusal_is_not_waited_for(
+    serve: Callable[[bytes], tuple[str, list[bytes]]], answer: bytes, may_pass: bool
+) -> None:
+    url, _ = serve(answer)
+    with pytest.raises(RegistryError) as caught:
+        connect(url).register("summaries", b"{}")
+    assert isinstance(caught.value, SilentRegistryError) == may_pass
 
 
 @pytest.mark.parametrize("kind", ["no record", "no schema"])

@@ -10,7 +10,7 @@ from consumer import worker as worker_module
 from consumer.daemon import Tally
 from consumer.errors import BrokerError, NoAnswerError
 from consumer.kafka_client import Clusters
-from consumer.registry import RegistryError
+from consumer.registry import RegistryError, SilentRegistryError
 from consumer.sections import InputSettings
 from consumer.settings import Settings
 from consumer.worker import LONGEST_PAUSE_S, Worker, attend
@@ -72,8 +72,28 @@ def test_a_broker_that_is_away_at_the_start_is_waited_for(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(worker_module, "check_topics", check)
     stop = Pauses(3)
-    assert Worker(Settings(), stop)._find_clusters() is found
+    worker = Worker(Settings(), stop)
+    worker._find_services()
+    assert worker._clusters is found
     assert len(stop.lengths_s) == 2
+
+
+def test_a_registry_that_is_away_at_the_start_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = [SilentRegistryError("registry: no"), None]
+
+    def register(settings: Settings) -> int:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return 4711
+
+    found = Clusters("a", "a", remembers=False)
+    monkeypatch.setattr(worker_module, "check_topics", lambda _: found)
+    monkeypatch.setattr(worker_module, "register_summaries", register)
+    stop = Pauses(2)
+    assert Worker(Settings(), stop)._find_services() == 4711
+    assert len(stop.lengths_s) == 1
 
 
 def test_a_worker_that_waits_for_its_broker_can_be_stopped(
@@ -83,7 +103,7 @@ def test_a_worker_that_waits_for_its_broker_can_be_stopped(
         raise NoAnswerError("input: no")
 
     def start(worker: Worker) -> None:
-        worker._find_clusters()
+        worker._find_services()
 
     monkeypatch.setattr(worker_module, "check_topics", check)
     monkeypatch.setattr(Worker, "start", start)
@@ -97,7 +117,7 @@ def test_a_refusal_at_the_start_ends_the_process(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(worker_module, "check_topics", check)
     with pytest.raises(BrokerError, match="expected the topics"):
-        Worker(Settings(), Pauses(2))._find_clusters()
+        Worker(Settings(), Pauses(2))._find_services()
 
 
 def test_nobody_listens_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

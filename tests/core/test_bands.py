@@ -36,6 +36,12 @@ def test_unknown_groups_are_named(name: str) -> None:
         parse_band_set(name)
 
 
+@pytest.mark.parametrize("bands", ["gr", "zirgu", "ugg", "ugq"])
+def test_bands_are_three_or_more_from_blue_to_red(bands: str) -> None:
+    with pytest.raises(BandError, match=f"expected 3 or more of ugrizy.*got '{bands}'"):
+        parse_band_set(f"sdss2010-{bands}")
+
+
 def test_unknown_filters_are_named() -> None:
     with pytest.raises(BandError, match="got 'sdss2010-q'"):
         load_transmission(BandSet("sdss2010", ("r", "q")))

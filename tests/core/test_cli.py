@@ -54,6 +54,25 @@ def test_from_simulations_to_a_validated_artifact(
     assert all(0 < distance < 1 for distance in distances.values())
 
 
+def test_numbers_out_of_range_are_named_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, told in (
+        (
+            ["validate", "sdss-ugriz", "--out", "x", "--n-published", "0"],
+            "--n-published: expected 1",
+        ),
+        (["simulate", "x", "--redshift-max", "-1"], "--redshift-max: expected a number above 0"),
+        (["fit", "x.csv", "--out", "y.csv", "--threads", "many"], "--threads: expected a number"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert told in capsys.readouterr().err
+    assert main(["simulate", "x", "--redshift-max", "0.001"]) == 2
+    assert "redshift_high: expected more than 0.001, got 0.001" in capsys.readouterr().err
+    missing = ["--out", "x", "--learning-curve", "none.json"]
+    assert main(["validate", "sdss-ugriz", *missing]) == 2
+    assert "--learning-curve: expected a JSON file" in capsys.readouterr().err
+
+
 def real_galaxies(folder: Path) -> Path:
     """A catalogue of galaxies inside the support, one of them with errors too large."""
     header = ",".join([*(f"flux_{b}" for b in "ugriz"), *(f"flux_err_{b}" for b in "ugriz"), "z"])

@@ -47,6 +47,11 @@ def test_floor_of_negative_flux_widens_and_of_missing_flux_stays_missing() -> No
     assert np.isnan(error[0, 1])
 
 
+def test_floor_makes_no_error_where_there_is_none() -> None:
+    error = add_error_floor([[9.0, 9.0, 9.0]], [[0.0, -1.0, np.nan]], [0.05, 0.05, 0.05])
+    np.testing.assert_array_equal(error, [[0.0, -1.0, np.nan]])
+
+
 @pytest.mark.parametrize("system", sorted(EXTINCTION_PER_EBV))
 def test_extinction_falls_to_the_red_in_every_system(system: str) -> None:
     coefficients = [EXTINCTION_PER_EBV[system][b] for b in "ugriz"]

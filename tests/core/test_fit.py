@@ -5,6 +5,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -41,11 +42,11 @@ def catalog_path(tmp_path: Path) -> Path:
 def fit(tiny_path: Path, catalog_path: Path, tmp_path: Path):
     """Run the command on the catalogue and return the path of its table."""
 
-    def run(name: str, *arguments: str) -> Path:
+    def run(name: str, *arguments: str, catalog: Path = catalog_path) -> Path:
         parser = argparse.ArgumentParser()
         add_fit_arguments(parser)
         out = tmp_path / name
-        base = [catalog_path, "--out", out, "--artifact", tiny_path, "--n-samples", N_SAMPLES]
+        base = [catalog, "--out", out, "--artifact", tiny_path, "--n-samples", N_SAMPLES]
         args = parser.parse_args([*map(str, base), *arguments])
         assert run_fit(args) == 0
         return out
@@ -138,6 +139,34 @@ def test_identifiers_travel(fit):
     assert table["id"][4] == (1 << 28 | 1 << 18)
 
 
+def test_names_travel(fit, catalog_path):
+    """Of any length, and where there is none."""
+    table = AstropyTable.read(catalog_path)
+    names = [f"NGC{10 ** (i % 4)}" for i in range(N_ROWS)]
+    fluxes = {f"f{i}": table["PETROFLUX"][:, -5 + i] for i in range(5)}
+    columns = {"name": pa.array([None, *names[1:]]), "z": table["Z"].tolist()}
+    columns |= {key: values.tolist() for key, values in fluxes.items()}
+    path = catalog_path.with_suffix(".parquet")
+    pq.write_table(pa.table(columns), path)
+    bands = ", ".join(f"{band}=f{i}" for i, band in enumerate("ugriz"))
+    given = ["--flux-columns", bands, "--err-columns", bands, "--redshift-column", "z"]
+    written = fit("fit.fits", *given, "--id-column", "name", catalog=path)
+    ids = AstropyTable.read(written)["id"].tolist()
+    assert [text or "" for text in ids] == ["", *names[1:]]
+
+
+def test_columns_do_not_depend_on_what_can_be_fitted(fit, catalog_path):
+    table = AstropyTable.read(catalog_path)
+    table["Z"] = np.nan
+    hopeless = catalog_path.with_name("hopeless.fits")
+    table.write(hopeless)
+    whole, nothing = (
+        pq.read_table(fit(f"{path.stem}.parquet", "--layout", "sdss", catalog=path)).column_names
+        for path in (catalog_path, hopeless)
+    )
+    assert nothing == whole
+
+
 @pytest.mark.parametrize(
     ("reasons", "status"),
     [
@@ -163,6 +192,7 @@ def test_worst_status_wins(reasons, status):
         ("none/fit.fits", ["--layout", "sdss"], "--out: expected an existing folder"),
         ("fit.fits", ["--layout", "nsa", "--flux-columns", "NMGY"], "'NMGY'"),
         ("fit.fits", ["--layout", "sdss", "--ebv-column", "Z"], "got both"),
+        ("fit.fits", ["--layout", "sdss", "--flux-columns", "u=A,g"], "got none for g, r, i, z"),
     ],
 )
 def test_what_cannot_be_done_is_said(fit, name, arguments, message):

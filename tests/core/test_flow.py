@@ -36,8 +36,15 @@ def random_flow(config: FlowConfig) -> MaskedAutoregressiveFlow:
                 weight = module.output_layer.weight
                 noise = torch.randn(weight.shape, generator=generator)
                 weight.copy_(noise / weight.shape[1] ** 0.5)
+    draw_orders(flow, generator)
     flow.apply_masks()
     return flow.eval()
+
+
+def draw_orders(flow: MaskedAutoregressiveFlow, generator: torch.Generator) -> None:
+    """Orders of the parameters as networks of sbi have them, which no reversal undoes."""
+    for permutation in flow.permutations:
+        permutation.copy_(torch.randperm(len(permutation), generator=generator))
 
 
 def random_context(config: FlowConfig) -> torch.Tensor:

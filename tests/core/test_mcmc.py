@@ -14,6 +14,8 @@ from sedflow_core.ensemble import find_rise, run_ensembles
 from sedflow_core.errors import ArtifactError, ObservationError
 from sedflow_core.importance import log_posteriors
 from sedflow_core.mcmc import ExactPosterior, calc_log_weight, sample_exact
+from sedflow_core.new_prior import Factor
+from sedflow_core.prior import column, from_u
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.target import FlowProposal, GalaxyTarget, Likelihood
 from sedflow_core.trust import TrustTables
@@ -78,10 +80,36 @@ def test_the_exact_posterior_is_that_of_weighted_prior_draws(
         min_ess=400,
         seed=3,
     )
+    log_weight = prior_draws.exact if likelihood == "generative" else prior_draws.gaussian
+    assert_samples_are_of(exact, prior_draws.u.numpy(), log_weight)
+
+
+def test_the_exact_posterior_under_another_prior(
+    vague: ForwardModel,
+    vague_artifact: Artifact,
+    vague_observation: Observation,
+    prior_draws: PriorDraws,
+) -> None:
+    thin = 5.0  # optical depths below 1 are so much likelier than others, per unit
+    weight = torch.tensor([thin, 1.0], dtype=torch.float64) / ((thin + 2.0) / 3.0)
+    prior = (Factor("tau_ism", torch.tensor([1.0], dtype=torch.float64), weight),)
+    exact = sample_exact(
+        dataclasses.replace(vague_artifact, prior=prior),
+        vague_observation,
+        model=vague._replace(prior=prior),
+        n_samples=1_000,
+        min_ess=400,
+        seed=4,
+    )
+    is_thin = column(from_u(prior_draws.u), "tau_ism").numpy() < 1.0
+    log_weight = prior_draws.exact + np.log(thin) * is_thin
+    assert_samples_are_of(exact, prior_draws.u.numpy(), log_weight)
+
+
+def assert_samples_are_of(exact: ExactPosterior, u: np.ndarray, log_weight: np.ndarray) -> None:
+    """They have the means of points u (n, n_u) with these ln weights (n,)."""
     assert exact.chains.r_hat.max() < 1.05
     assert exact.correction > 0.98
-    u = prior_draws.u.numpy()
-    log_weight = prior_draws.exact if likelihood == "generative" else prior_draws.gaussian
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     truth = weight @ u

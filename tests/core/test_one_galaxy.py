@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sedflow_core import load_artifact
 from sedflow_core.cli import main
 
 COLUMNS = "flux_u,flux_g,flux_r,flux_i,flux_z,err_u,err_g,err_r,err_i,err_z,z"
@@ -11,11 +13,15 @@ GALAXY = "57.3,253.8,549.0,792.3,1060.8,3.2,4.9,10.3,14.9,30.3,0.0366"
 
 
 def plot(tmp_path: Path, artifact: Path, galaxy: str) -> int:
+    return command("plot", tmp_path, artifact, galaxy, ["--out", str(tmp_path)])
+
+
+def command(name: str, tmp_path: Path, artifact: Path, galaxy: str, more: list[str]) -> int:
     catalog = tmp_path / "galaxies.csv"
     catalog.write_text(f"{COLUMNS}\n{galaxy}\n")
     columns = ["--flux-columns", "flux_{band}", "--err-columns", "err_{band}"]
-    options = ["--artifact", str(artifact), "--out", str(tmp_path), "--redshift-column", "z"]
-    return main(["plot", str(catalog), "--row", "0", *options, *columns])
+    options = ["--artifact", str(artifact), "--redshift-column", "z", *more]
+    return main([name, str(catalog), "--row", "0", *options, *columns])
 
 
 def test_figures_and_summary_are_written(
@@ -29,6 +35,21 @@ def test_figures_and_summary_are_written(
     assert first.split()[0] == "log_mstar"
     assert first.split()[-1] == "log10(Msun)"
     assert "trusted, chi_square" in verdict
+
+
+def test_samples_of_the_exact_posterior_say_what_they_are(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exact.npz"
+    options = ["--out", str(out), "--max-seconds", "1", "--likelihood", "gaussian"]
+    status = command("mcmc", tmp_path, tiny_path, GALAXY, options)
+    with np.load(out) as held:
+        assert held["theta"].shape == (2_000, len(held["names"]))
+        assert bool(held["converged"]) == (status == 0)
+        assert str(held["likelihood"]) == "gaussian"
+        assert str(held["artifact_sha256"]) == load_artifact(tiny_path).sha256
+    assert command("mcmc", tmp_path, tiny_path, GALAXY, ["--out", str(tmp_path / "exact")]) == 2
+    assert "expected a file named .npz" in capsys.readouterr().err
 
 
 def test_a_band_without_magnitude_is_left_out(

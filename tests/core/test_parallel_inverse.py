@@ -6,6 +6,8 @@ import torch
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.parallel_inverse import sample_together
 
+from .test_flow import draw_orders
+
 CONFIGS = [
     FlowConfig(3, 40, "hardswish", n_embedding=8),
     FlowConfig(2, 33, "tanh"),
@@ -22,6 +24,7 @@ def random_flow(config: FlowConfig) -> MaskedAutoregressiveFlow:
         for parameter in flow.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(0.1 * noise)
+    draw_orders(flow, generator)
     flow.apply_masks()
     return flow.eval().requires_grad_(False)
 

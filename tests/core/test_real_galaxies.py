@@ -26,6 +26,8 @@ H0_SHIFT = 2.0 * np.log10(67.8 / 70.0)
 KROUPA_TO_CHABRIER = -0.03
 BOUNDS = {"nsa_v0_1_2_lcs": (0.15, 0.12), "nsa_v0_1_2_virgo": (0.20, 0.09)}
 """Source -> largest accepted |median| and 68 % half-width of the mass differences [dex]."""
+MAX_FLAGGED = {"nsa_v0_1_2_lcs": 0.08, "nsa_v0_1_2_virgo": 0.20}
+"""Largest accepted share outside the support; Virgo is rich in blue dwarfs."""
 
 MIN_LOG_SSFR = -11.0
 """Published log SFR / M above which a galaxy counts as star-forming [1/yr]."""
@@ -220,8 +222,7 @@ def test_few_cluster_galaxies_are_flagged(
         share = (summary.flags >> i & 1).mean()
         if share:
             print(f"  {name:24s} {share:.2%}")
-    if galaxies.source == "nsa_v0_1_2_lcs":
-        assert flagged.mean() <= 0.08
+    assert flagged.mean() <= MAX_FLAGGED[galaxies.source]
 
 
 def test_importance_weights_move_the_masses_of_real_galaxies_little(
@@ -245,7 +246,7 @@ def test_importance_weights_move_the_masses_of_real_galaxies_little(
         f"Gaussian minus exact likelihood {np.median(gaussian_median - exact_median):+.4f} dex"
     )
     assert abs(shift) <= 0.03
-    assert efficiency >= 0.06
+    assert efficiency >= 0.15
 
 
 @pytest.mark.parametrize(("row", "seed"), [(5029, 54), (1084, 65)])

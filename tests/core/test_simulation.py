@@ -1,6 +1,7 @@
 """Training sets that survive a kill, and simulations that do not depend on their number."""
 
 import filecmp
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from scipy import stats
 
 from sedflow_core import Artifact, simulate
-from sedflow_core.errors import SimulationError
+from sedflow_core.errors import GridError, SimulationError
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.noise import in_mag_range, mag_from_flux
 from sedflow_core.prior import from_u, to_u
 from sedflow_core.sfh import calc_derived
+from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,
@@ -129,6 +131,14 @@ def test_first_simulations_are_the_same_for_any_number(tiny: Artifact) -> None:
     np.testing.assert_array_equal(few.noiseless_flux, many.noiseless_flux[:7])
     np.testing.assert_array_equal(few.observation.flux, many.observation.flux[:7])
     np.testing.assert_allclose(few.derived, many.derived[:7], rtol=1e-5)
+
+
+def test_other_stellar_populations_than_those_of_training_are_refused(tiny: Artifact) -> None:
+    provenance = tiny.manifest["provenance"]
+    changed = {**provenance, "ssp": {**provenance["ssp"], "imf": "Salpeter"}}
+    other = replace(tiny, manifest={**tiny.manifest, "provenance": changed})
+    with pytest.raises(GridError, match="expected imf Salpeter, got"):
+        forward_model(other)
 
 
 def test_simulations_are_no_rows_of_a_training_set(

@@ -5,14 +5,14 @@ import pytest
 import torch
 from scipy import stats
 
-from sedflow_core import Artifact, log_prob, sample
+from sedflow_core import Artifact, estimate, log_prob, sample
 from sedflow_core.emulator import emulate, fix_redshift
 from sedflow_core.importance import weigh
 from sedflow_core.noise import NoiseModel
 from sedflow_core.observation import Observation
 from sedflow_core.prior import to_u
 from sedflow_core.simulation import ForwardModel
-from sedflow_core.trust import Trust, judge, smooth_weights
+from sedflow_core.trust import MIN_DRAWS, Trust, is_trusted, judge, smooth_weights
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
@@ -90,6 +90,14 @@ def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
     trust = judge_row(tiny, off, theta, log_q)
     assert trust.chi_square == pytest.approx(16.0, rel=1e-4)
     assert trust.p_value == pytest.approx(stats.chi2(5).sf(16.0), rel=1e-3)
+
+
+def test_few_samples_are_no_reason_to_trust(tiny: Artifact) -> None:
+    """A single weight among n has an efficiency of 1 / n, whatever the posterior."""
+    for n_samples, known in ((MIN_DRAWS - 1, False), (MIN_DRAWS, True)):
+        trust = estimate(tiny, photometry(tiny, 1), n_samples=n_samples).trust
+        assert np.isfinite(trust["efficiency"]).all() == known
+        assert known or not is_trusted(trust["p_value"][0], trust["efficiency"][0])
 
 
 def test_the_efficiency_is_that_of_the_exact_weights(tiny: Artifact, forward: ForwardModel) -> None:

@@ -9,7 +9,12 @@ import yaml
 from .files import DEPLOY
 
 ROOT = DEPLOY.parent
-DOCUMENTS = [ROOT / "README.md", DEPLOY / "README.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "sedflow_core" / "artifacts" / "README.md",
+    DEPLOY / "README.md",
+]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)$", re.MULTILINE)
 LANGUAGES = {"sh", "python", "mermaid", "toml", "json"}

@@ -135,6 +135,21 @@ def test_a_dated_topic_that_comes_later_is_read_from_its_beginning(
 
 
 @pytest.mark.parametrize("two_clusters", [False, True])
+def test_a_dated_topic_that_comes_while_its_reader_waits_is_read_from_its_beginning(
+    bootstrap: str, topics: Topics, two_clusters: bool
+) -> None:
+    """Also the first of all: what it holds when it is found came after the reader."""
+    night = f"{topics.alerts}_{datetime.now(UTC).date():%Y%m%d}"
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    dated = {"topics": [f"{topics.alerts}_{DATE}"]}
+    looking = {"kafka": {"topic.metadata.refresh.interval.ms": 3_000}}
+    settings = make_settings(bootstrap, topics, more=dated | looking)
+    with running(settings, two_clusters=two_clusters):
+        create_topics(bootstrap, [night])
+        expect(bootstrap, topics, send(bootstrap, night, "first night"))
+
+
+@pytest.mark.parametrize("two_clusters", [False, True])
 def test_all_begin_at_the_ends_that_the_first_partitions_owner_found(
     bootstrap: str, topics: Topics, two_clusters: bool
 ) -> None:

@@ -1,0 +1,26 @@
+"""Types of command-line arguments that argparse lacks: it names the argument and the value."""
+
+from argparse import ArgumentTypeError
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    value = _number(text, int)
+    if value < 1:
+        raise ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(value)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    value = _number(text, float)
+    if not 0.0 < value < float("inf"):
+        raise ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _number(text: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ArgumentTypeError(f"expected a number, got {text!r}") from None
