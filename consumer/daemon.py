@@ -107,6 +107,9 @@ def run(
             source.rewind(Window(tuple(messages), (), ()))
             continue
         aborts = 0
+        rest = messages[len(window.consumed) :]
+        if rest and not stop.is_set():
+            source.rewind(Window(tuple(rest), (), ()))
         guard.breaker.note(window)
         tally.add(window)
         metrics.count_window(window, _utc_now())
@@ -125,8 +128,8 @@ def _step_all(
 ) -> Window:
     """Step the messages in batches that a membership and a death can wait for.
 
-    When `stop` is set meanwhile the window holds what was stepped until then; the rest is read
-    again at the next start.
+    When `stop` is set meanwhile the window holds what was stepped until then, and where a deadly
+    message is buried it ends with that one; the rest is read again.
     """
     parts: list[Window] = []
     for batch in guard.in_hand.batches(messages, STEP_AT_ONCE):
@@ -138,7 +141,7 @@ def _step_all(
             guard.keep_alive(messages)
         if guard.in_hand.is_deadly(batch[0]):
             parts.append(_bury(batch[0]))
-            continue
+            break  # to be committed before the note of another death takes the place of its own
         guard.in_hand.note(batch)
         try:
             parts.append(step(batch, replay=replay, now=_utc_now))

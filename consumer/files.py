@@ -125,7 +125,13 @@ def _read_large(stream: BinaryIO, path: Path) -> Iterator[Part]:
 
 def _read_alerts(name: str, data: bytes) -> Iterator[Part]:
     """Yield the alerts in the bytes of one file; bytes that cannot be unpacked as they are."""
-    data = _gunzip(data) if name.endswith(".gz") else data
+    if name.endswith(".gz"):
+        packed, data = data, _gunzip(data)
+        if len(data) > MAX_BYTES and data.startswith(MAGIC):
+            with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+                yield from split_container(stream)
+            return
+        data = data if len(data) <= MAX_BYTES else packed
     if not data.startswith(MAGIC) or holds_one_record(data):
         yield data, None
     else:
@@ -133,22 +139,22 @@ def _read_alerts(name: str, data: bytes) -> Iterator[Part]:
 
 
 def _gunzip(data: bytes) -> bytes:
-    gunzip = zlib.decompressobj(wbits=31)
+    """Return what is packed, no more than one byte too many of it; what cannot be as it is."""
     try:
-        unpacked = gunzip.decompress(data, MAX_BYTES + 1)
-    except zlib.error:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error):
         return data
-    whole = gunzip.eof and not gunzip.unused_data and len(unpacked) <= MAX_BYTES
-    return unpacked if whole else data
 
 
 class _Member(tarfile.TarInfo):
-    """A tar member whose size is bounded before anything of it is read."""
+    """A tar member; what is read at its header, long names for one, is bounded before."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
-        _check_size(member)
+        if not member.isfile() or member.type == tarfile.GNUTYPE_SPARSE:
+            _check_size(member)
         return member
 
 

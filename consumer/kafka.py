@@ -61,7 +61,13 @@ class KafkaSource:
     served = False
     """Whether it ever held partitions."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        health: Health,
+        absent: Collection[str] = (),
+    ) -> None:
         self._settings = settings.input
         self._metrics = metrics
         self._health = health
@@ -81,7 +87,7 @@ class KafkaSource:
         with foreign_errors("input: consumer"):
             self._consumer = Consumer(config, logger=LOG)
             self.group_metadata = self._consumer.consumer_group_metadata()
-        self.starts = Starts(settings.input, metrics, self._consumer)
+        self.starts = Starts(settings.input, metrics, self._consumer, absent)
 
     def subscribe(
         self,
@@ -91,8 +97,6 @@ class KafkaSource:
     ) -> None:
         """Join the group. Without `positions` the group keeps them, and `log` what it forgets."""
         self._positions, self._follower, self.starts.log = positions, follower, log
-        with foreign_errors("input: topics"):
-            self.starts.note_absent()
         self._subscribe_for(datetime.now(UTC))
 
     @property
@@ -241,7 +245,10 @@ class KafkaSource:
         What was taken behind the position comes again: it is dropped, and a window in hand that
         holds it is given up.
         """
-        start = self.starts.find_again(place, self._next[place])
+        if place not in self._held:
+            return
+        with foreign_errors("input: watermark"):
+            start = self.starts.find_again(place, self._next[place])
         self._taken = [m for m in self._taken if (m.topic, m.partition) != place]
         self._gone.add(place)
         self._next[place] = self._position[place] = start

@@ -277,13 +277,14 @@ def transactional(transactional_id: str) -> Mapping[str, ClientOption]:
 
 
 def check_clients(settings: Settings) -> None:
-    """Make the clients once, to see whether librdkafka takes their options.
+    """Make the clients once, to see whether librdkafka takes their options; read every secret.
 
     Raises SettingsError, naming the section. Later on the same refusal is trouble that may pass,
     such as a certificate that is being replaced.
     """
     forced = PLAIN if settings.output.delivery == "at-least-once" else transactional("check")
     quiet: dict[str, ClientOption] = {"log_level": 0}
+    settings.registry.read_password()
     with _taken("input"):
         Consumer(consumer_config(settings) | quiet).close()
     with _taken("output"):

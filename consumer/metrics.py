@@ -195,6 +195,7 @@ class Metrics:
             with suppress(KeyError):  # it may have gone before its lag was ever known
                 self.lag_messages.remove(topic, str(partition))
         for (topic, partition), behind in lag.items():
+            self.consumed.labels(topic)
             self.lag_messages.labels(topic, str(partition)).set(behind)
             if behind == 0:
                 self._read_up_to[topic, partition] = now_s

@@ -8,11 +8,13 @@ off, is trouble like a broker's: nothing is skipped, reading stops until it answ
 
 import base64
 import json
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Any
 
 from consumer.avro import WIRE_ID, schema_text
@@ -24,6 +26,8 @@ from consumer.settings import Settings
 MAX_UNKNOWN = 10_000
 CONTENT = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY = "FORWARD_TRANSITIVE"
+PASSING = frozenset({408, 429})
+"""Of a registry that has too much to do; so are all from 500 on."""
 
 
 class RegistryError(BrokerError):
@@ -82,8 +86,8 @@ class Registry:
         SettingsError when the schema breaks that, RegistryError.
         """
         subject = f"{topic}-value"
-        self._ask(f"/config/{subject}", "PUT", {"compatibility": COMPATIBILITY})
         try:
+            self._ask(f"/config/{subject}", "PUT", {"compatibility": COMPATIBILITY})
             answer = self._ask(f"/subjects/{subject}/versions", "POST", {"schema": schema.decode()})
         except urllib.error.HTTPError as error:
             raise SettingsError(
@@ -99,12 +103,12 @@ class Registry:
     def _ask(
         self, path: str, method: str = "GET", body: Mapping[str, str] | None = None
     ) -> dict[str, Any] | None:
-        """Return the registry's answer, None for 404. Raises HTTPError for 409 and 422."""
+        """Return the registry's answer, None for 404. Raises HTTPError for 409, 422 to a body."""
         content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(  # noqa: S310  # the settings allow http and https alone
-            self._url + path, content, self._headers(), method=method
-        )
         try:
+            request = urllib.request.Request(  # noqa: S310  # the settings allow http and https alone
+                self._url + path, content, self._headers(), method=method
+            )
             with urllib.request.urlopen(request, timeout=self._settings.timeout_s) as answer:  # noqa: S310
                 text = answer.read(2 * MAX_SCHEMA_BYTES)
             return dict(json.loads(text))
@@ -112,13 +116,15 @@ class Registry:
             if error.code == 404:
                 error.close()
                 return None
-            if error.code in (409, 422):
+            if body is not None and error.code in (409, 422):
                 raise
-            failed = SilentRegistryError if error.code >= 500 else RegistryError
+            passing = error.code >= 500 or error.code in PASSING
+            failed = SilentRegistryError if passing else RegistryError
             raise failed(self._trouble(_explain(error))) from None
         except (OSError, HTTPException) as error:
-            raise SilentRegistryError(self._trouble(str(error))) from None
-        except (ValueError, TypeError) as error:
+            failed = RegistryError if _is_decisive(error) else SilentRegistryError
+            raise failed(self._trouble(str(error))) from None
+        except (SettingsError, ValueError, TypeError) as error:
             raise RegistryError(self._trouble(str(error))) from None
 
     def _headers(self) -> dict[str, str]:
@@ -147,6 +153,12 @@ def register_summaries(settings: Settings) -> int:
     if registry is None or not settings.registry.register_output:
         return WIRE_ID
     return registry.register(settings.output.topic, schema_text("posteriorSummary"))
+
+
+def _is_decisive(error: OSError | HTTPException) -> bool:
+    """Whether waiting does not mend it: a certificate, the name of the host, the address."""
+    reason = getattr(error, "reason", error)
+    return isinstance(reason, ssl.SSLCertVerificationError | socket.gaierror | InvalidURL)
 
 
 def _explain(error: urllib.error.HTTPError) -> str:

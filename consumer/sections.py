@@ -196,7 +196,7 @@ class BatchSettings(Section):
     """How many messages go through the network together."""
 
     max_size: int = Field(default=256, ge=1, le=65_536)
-    max_delay_s: float = Field(default=0.1, ge=0)
+    max_delay_s: float = Field(default=0.1, ge=0, le=30)
     """How long the first message of a window waits for others."""
 
 
@@ -210,6 +210,14 @@ class BreakerSettings(Section):
     max_bad_fraction: float = Field(default=0.5, gt=0, le=1)
     """Halt when more than this fraction became dead letters; 1: never."""
 
+    @model_validator(mode="after")
+    def _can_trip(self) -> Self:
+        if self.min_messages > self.window:
+            raise ValueError(
+                f"min_messages: expected at most window, {self.window}, got {self.min_messages}"
+            )
+        return self
+
 
 class RegistrySettings(Section):
     """The Confluent schema registry that knows the input's schemas; none when `url` is absent."""
@@ -220,7 +228,7 @@ class RegistrySettings(Section):
     password_file: Path | None = None
     register_output: bool = False
     """Register the schema of the summaries under `<output topic>-value`, and write its id."""
-    timeout_s: float = Field(default=5.0, gt=0)
+    timeout_s: float = Field(default=5.0, gt=0, le=30)
     forget_unknown_s: float = Field(default=600.0, gt=0)
     """How long an id that the registry does not know is not asked for again."""
 

@@ -144,10 +144,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _check_environment() -> None:
     sections = {name.upper() for name in Settings.model_fields}
-    for name in os.environ:
+    for name in (name for name in os.environ if name.startswith(ENV_PREFIX)):
         section, separator, _ = name.removeprefix(ENV_PREFIX).partition("__")
-        if name.startswith(ENV_PREFIX) and separator and section.upper() not in sections:
+        if separator and section.upper() not in sections:
             raise SettingsError(f"environment {name}: expected a section of {sorted(sections)}")
+        if not separator and section.partition("_")[0].upper() in sections:
+            raise SettingsError(f"environment {name}: expected two underscores after the section")
 
 
 def _mask(section: dict[str, Any]) -> dict[str, Any]:

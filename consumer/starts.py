@@ -5,8 +5,8 @@
 - It has none, but its topic was read before, or the same topic of another day: it was added later;
   it is read from its beginning.
 - Nothing of its topic was ever read: it begins where `input.start` says. The latest is the end that
-  the topic has when the first of the group comes to it, and the beginning where that one was there
-  before the topic. Before anything is read, these places in all its partitions are kept as
+  the topic has when the first of the group comes to it, and the beginning where its process was
+  there before the topic. Before anything is read, these places in all its partitions are kept as
   positions, so that from then on nothing is skipped and nothing older is read: by whoever is
   assigned a partition next, and however quiet it was until then.
 
@@ -33,7 +33,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.errors import BrokerError, OffsetsLostError
 from consumer.gaps import Extent, Position, find_gap
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors
 from consumer.message import Place
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -70,21 +70,21 @@ class Starts:
     log: PositionLog | None = None
     """Remembers what the group may forget."""
 
-    def __init__(self, settings: InputSettings, metrics: Metrics, consumer: Consumer) -> None:
+    def __init__(
+        self,
+        settings: InputSettings,
+        metrics: Metrics,
+        consumer: Consumer,
+        absent: Collection[str] = (),
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._consumer = consumer
         self._admin = AdminClient({**settings.client_config(), "log_level": 3}, logger=LOG)
-        self._absent: frozenset[str] = frozenset()
+        self._absent = absent
         self._topic_ids: dict[str, str] = {}
         self._asked: Mapping[str, Future[Any]] = {}
         self._asked_s = time.monotonic()
-
-    def note_absent(self) -> None:
-        """Note which entries of `input.topics` stand for no topic yet. Raises KafkaException."""
-        if self._settings.start == "latest" and self._settings.dated:
-            entries = self._settings.topics
-            self._absent = frozenset(e for e in entries if not self._find_places(e))
 
     def find_all(self, places: Collection[Place], positions: Positions | None) -> dict[Place, int]:
         """Return the first offset to read of each partition.
@@ -154,7 +154,7 @@ class Starts:
                     f"first positions within {CALL_TIMEOUT_S:.0f} s, got none"
                 )
             for entry in unread:
-                present = self._find_places(entry)
+                present = _find_places(self._admin, self._settings, entry)
                 if present and present[0] in places:
                     self._learn_topic_ids({topic for topic, _ in present})
                     came_later = entry in self._absent
@@ -167,13 +167,6 @@ class Starts:
         """Return the entries of `input.topics` in which there are positions."""
         topics = positions.recall_topics() if positions else self._group_topics()
         return {self._settings.entry_of(topic) for topic in topics}
-
-    def _find_places(self, entry: str) -> list[Place]:
-        """Return the partitions that an entry of `input.topics` stands for today, in order."""
-        found = self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics
-        names = self._settings.topics_on(datetime.now(UTC).date())
-        named = [name for name in names if self._settings.entry_of(name) == entry]
-        return sorted((name, p) for name in named if name in found for p in found[name].partitions)
 
     def _group_topics(self) -> set[str]:
         wanted = [ConsumerGroupTopicPartitions(self._settings.group)]
@@ -220,6 +213,26 @@ class Starts:
             names, request_timeout=CALL_TIMEOUT_S
         )
         return answers
+
+
+def find_absent(settings: InputSettings) -> frozenset[str]:
+    """Return the entries of `input.topics` that stand for no topic yet. Raises BrokerError.
+
+    Asked once by a process, before it first reads: what comes later is read from its beginning.
+    """
+    if not (settings.dated and settings.start == "latest"):
+        return frozenset()
+    with foreign_errors("input: topics"):
+        admin = AdminClient({**settings.client_config(), "log_level": 3}, logger=LOG)
+        return frozenset(e for e in settings.topics if not _find_places(admin, settings, e))
+
+
+def _find_places(admin: AdminClient, settings: InputSettings, entry: str) -> list[Place]:
+    """Return the partitions that an entry of `input.topics` stands for today, in order."""
+    found = admin.list_topics(timeout=CALL_TIMEOUT_S).topics
+    names = settings.topics_on(datetime.now(UTC).date())
+    named = [name for name in names if settings.entry_of(name) == entry]
+    return sorted((name, p) for name in named if name in found for p in found[name].partitions)
 
 
 def _topic_id(answer: "Future[Any]") -> str | None:

@@ -6,7 +6,8 @@
   told below.
 - Broker or authorisation trouble later on: nothing more is read or written; the clients are closed
   and made anew after a pause that grows up to 20 s, until it works or the process is told to stop.
-  Positions are read back each time, so nothing is skipped or repeated.
+  Positions are read back each time, so nothing is skipped or repeated. A secret's file that cannot
+  be read by then is such trouble too: it may be in exchange.
 - `WorkerLostError`: the process ends with code 1; its supervisor starts another one in its slot.
 - `HaltedError`: nothing more is read; the process stays, not ready, its metrics and its log telling
   why, until it is told to stop; its code is 3.
@@ -14,7 +15,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from threading import Event
 
@@ -46,6 +47,7 @@ from consumer.registry import RegistryError, register_summaries
 from consumer.sections import ArtifactSettings
 from consumer.settings import Settings
 from consumer.shadow import Report, Shadowed, with_shadow
+from consumer.starts import find_absent
 from consumer.step import Step, Watch
 from consumer.tracing import Traces, open_traces
 from sedflow_core import Artifact, load_artifact
@@ -117,6 +119,9 @@ class Worker:
     """What a worker keeps while its connections come and go."""
 
     _answer: StepFunction
+    _clusters: Clusters
+    _absent: Collection[str] = ()
+    """Of the input's topics, those that were not there yet when this process began."""
     _source: KafkaSource | None = None
 
     def __init__(self, settings: Settings, stop: Event, traces: Traces | None = None) -> None:
@@ -153,14 +158,17 @@ class Worker:
 
     def work(self) -> None:
         """Serve until told to stop. Raises WorkerLostError or HaltedError."""
-        failures = 0
+        failures, connected = 0, False
         while not self._stop.is_set():
+            connected = connected or self._source is not None
             begin_s, self._source = time.monotonic(), None
             try:
                 self.published += self._serve().messages
             except WorkerLostError:
                 raise
-            except BrokerError as error:
+            except (BrokerError, SettingsError) as error:
+                if isinstance(error, SettingsError) and not connected:
+                    raise
                 served = self._source is not None and self._source.served
                 worked = served and time.monotonic() - begin_s > LONG_LIFE_S
                 failures = 1 if worked else failures + 1
@@ -188,6 +196,7 @@ class Worker:
         while True:
             try:
                 self._clusters = check_topics(self._settings)
+                self._absent = find_absent(self._settings.input)
                 return register_summaries(self._settings)
             except NoAnswerError as error:
                 failures += 1
@@ -200,7 +209,7 @@ class Worker:
         settings, metrics = self._settings, self._metrics
         in_hand = InHand(self._notes)
         with ExitStack() as open_ends:
-            source = self._source = KafkaSource(settings, metrics, self.health)
+            source = self._source = KafkaSource(settings, metrics, self.health, self._absent)
             open_ends.enter_context(closing(source))
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
@@ -244,7 +253,7 @@ class Worker:
         open_ends.enter_context(closing(log))
         return log
 
-    def _wait(self, error: BrokerError, failures: int) -> None:
+    def _wait(self, error: BrokerError | SettingsError, failures: int) -> None:
         pause_s = next_pause_s(failures, LONGEST_PAUSE_S)
         fields = {"error": str(error), "pause_s": round(pause_s, 1), "failures": failures}
         target = "registry" if isinstance(error, RegistryError) else "broker"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -238,6 +239,33 @@ def test_an_alert_that_waits_for_a_registry_kills_nobody(tmp_path: Path) -> None
         with pytest.raises(BrokerError, match="registry"):
             run_anew(wait_in_vain)
     assert run_anew(echo).published == [b"0"]
+
+
+class DiedError(Exception):
+    """Stands for the death of the process."""
+
+
+def test_each_deadly_message_of_a_window_is_found(tmp_path: Path) -> None:
+    deadly, committed, published, deaths = {b"1", b"5", b"6"}, 0, [], 0
+
+    def step(messages: Sequence[Message], **rest: Any) -> Window:
+        if deadly & {message.value for message in messages}:
+            raise DiedError
+        return echo(messages, **rest)
+
+    while committed < 20 and deaths < 30:
+        source = make_source()
+        source.position = source.committed = committed
+        sink, in_hand = MemorySink(source), InHand(tmp_path)
+        in_hand.take_over({(source.messages[0].topic, source.messages[0].partition)})
+        try:
+            run_through(source, sink, step=step, max_batch=256, guard=Guard(in_hand=in_hand))
+        except DiedError:
+            deaths += 1
+        committed = source.committed
+        published += sink.published
+    assert published == [b"%d" % i for i in range(20) if b"%d" % i not in deadly]
+    assert deaths <= len(deadly) * (1 + MAX_DEATHS)
 
 
 SIGNALLED = """

@@ -16,6 +16,7 @@ import fastavro
 import pyarrow.parquet
 import pytest
 
+from consumer import files
 from consumer.avro import Decoder, decode_summary, encode_body
 from consumer.container import MAX_BYTES
 from consumer.errors import ArchiveError
@@ -156,6 +157,24 @@ def test_unreadable_members_become_messages(tmp_path: Path, packets: dict[str, b
         tmp_path / "n.tar", {"cut.avro.gz": cut, "bomb.avro.gz": bomb, "bad.avro": b"rubbish"}, "w"
     )
     assert [message.value for message in read(path)] == [cut, bomb, b"rubbish"]
+
+
+def test_a_large_packed_container_is_split(
+    tmp_path: Path, alerts: list[Record], write_container: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "night.avro.gz"
+    whole = write_container(alerts)
+    path.write_bytes(gzip.compress(whole[:1000]) + gzip.compress(whole[1000:]))  # of two members
+    monkeypatch.setattr(files, "MAX_BYTES", len(whole) - 1)
+    assert alert_ids(read(path)) == list(range(10))
+
+
+def test_what_is_no_alert_may_be_large(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    members = {"image.fits": bytes(MAX_BYTES + 1), **packets}
+    path = write_tar(tmp_path / "n.tar.gz", members)
+    assert len(read(path)) == len(packets)
+    with pytest.raises(ArchiveError, match=r"large\.avro: expected a member of at most"):
+        read(write_tar(tmp_path / "m.tar", {"large.avro": bytes(MAX_BYTES + 1)}, "w"))
 
 
 def test_a_broken_container_loses_nothing_in_silence(

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from socket import create_server
 from threading import Thread
 
 import pytest
 
 from consumer.avro import Decoder, encode
-from consumer.errors import DecodeError
+from consumer.errors import DecodeError, SettingsError
 from consumer.registry import Registry, RegistryError, SilentRegistryError
 from consumer.sections import RegistrySettings
 
@@ -76,7 +77,12 @@ REFUSED = b"HTTP/1.1 401 Who?\r\nConnection: close\r\n\r\n"
 
 @pytest.mark.parametrize(
     ("answer", "may_pass"),
-    [(BAD_ANSWERS["no answer"], True), (FAILED + b"0\r\n\r\n", True), (REFUSED, False)],
+    [
+        (BAD_ANSWERS["no answer"], True),
+        (FAILED + b"0\r\n\r\n", True),
+        (REFUSED.replace(b"401", b"429"), True),
+        (REFUSED, False),
+    ],
 )
 def test_only_a_refusal_is_not_waited_for(
     serve: Callable[[bytes], tuple[str, list[bytes]]], answer: bytes, may_pass: bool
@@ -85,6 +91,31 @@ def test_only_a_refusal_is_not_waited_for(
     with pytest.raises(RegistryError) as caught:
         connect(url).register("summaries", b"{}")
     assert isinstance(caught.value, SilentRegistryError) == may_pass
+
+
+@pytest.mark.parametrize("url", ["http://nowhere.invalid", "http://127.0.0.1:port"])
+def test_a_wrong_address_is_not_waited_for(url: str) -> None:
+    with pytest.raises(RegistryError, match=f"expected an answer of {url}, got") as caught:
+        connect(url).register("summaries", b"{}")
+    assert not isinstance(caught.value, SilentRegistryError)
+
+
+@pytest.mark.parametrize("status", [b"409 Conflict", b"422 Unprocessable"])
+def test_a_subject_that_takes_no_other_compatibility_is_named(
+    serve: Callable[[bytes], tuple[str, list[bytes]]], status: bytes
+) -> None:
+    url, _ = serve(REFUSED.replace(b"401 Who?", status))
+    with pytest.raises(SettingsError, match=r"register_output: .*summaries-value"):
+        connect(url).register("summaries", b"{}")
+
+
+def test_a_secret_that_cannot_be_read_is_no_fault_of_the_message(
+    tmp_path: Path, sample_alert: Record
+) -> None:
+    settings = RegistrySettings(username="u", password_file=tmp_path / "none")
+    decoder = Decoder(registry=Registry(settings, "http://127.0.0.1:1"))
+    with pytest.raises(RegistryError, match="secret file: expected a readable file"):
+        decoder.decode(encode(sample_alert, "hostAlert", 4242))
 
 
 @pytest.mark.parametrize("kind", ["no record", "no schema"])

@@ -55,6 +55,19 @@ def test_dated_topics() -> None:
     ) == ("a",)
 
 
+def test_a_breaker_that_could_never_trip() -> None:
+    with pytest.raises(
+        ValidationError, match="min_messages: expected at most window, 100, got"
+    ):
+        Settings.model_validate({"breaker": {"window": 100}})
+
+
+def test_a_section_and_its_key_are_two_underscores_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEDFLOW_OUTPUT_SLOT", "1")
+    with pytest.raises(SettingsError, match="SEDFLOW_OUTPUT_SLOT: expected two underscores"):
+        load_settings()
+
+
 def test_dated_topics_need_one_topic_of_dead_letters() -> None:
     with pytest.raises(ValidationError, match="expected a name for dated topics"):
         Settings.model_validate({"input": {"topics": ["ztf_{date}"]}})

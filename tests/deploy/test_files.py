@@ -141,6 +141,21 @@ def test_kustomize_renders_both() -> None:
     assert sorted(str(m["kind"]) for m in scaled) == sorted([*kinds, "ScaledObject"])
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("network-policy", "podSelector"),
+        ("disruption-budget", "selector"),
+        ("pod-monitor", "selector"),
+    ],
+)
+def test_what_selects_pods_selects_ours_alone(name: str, key: str) -> None:
+    """Kustomize fills the selectors of services and workloads, and leaves these as they are."""
+    manifest = yaml.safe_load((DEPLOY / "kubernetes" / "base" / f"{name}.yaml").read_text())
+    labels = {"app.kubernetes.io/name": "sedflow"}
+    assert manifest["spec"][key] == {"matchLabels": labels}
+
+
 def test_the_settings_of_kubernetes_are_valid(shipped: Artifact) -> None:
     settings = load_settings(DEPLOY / "kubernetes" / "base" / "sedflow.toml")
     assert settings.state.folder == Path("/state")
