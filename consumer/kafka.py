@@ -10,7 +10,7 @@ Librdkafka never chooses an offset by itself: `auto.offset.reset` is `error`.
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -73,6 +73,7 @@ class KafkaSource:
         self._health = health
         self._positions: Positions | None = None
         self._follower: Follower | None = None
+        self._day: date | None = None
         self._topics: tuple[str, ...] = ()
         self._held: set[Place] = set()
         self._gone: set[Place] = set()
@@ -182,7 +183,13 @@ class KafkaSource:
             self._consumer.close()
 
     def _subscribe_for(self, now: datetime) -> None:
-        topics = self._settings.topics_on(now.date())
+        day = now.date()
+        if day == self._day:
+            return
+        with foreign_errors("input: topics"):
+            earlier = self.starts.find_unfinished(day, self._positions)
+        topics = self._settings.topics_on(day) + earlier
+        self._day = day
         if topics == self._topics:
             return
         LOG.info("subscribed", extra={"fields": {"topics": topics}})

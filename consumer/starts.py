@@ -19,7 +19,7 @@ again once the gap is accepted: the new topic is read from its beginning.
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Protocol
 
 from confluent_kafka import (
@@ -31,6 +31,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
+from consumer.days import find_earlier, find_unfinished
 from consumer.errors import BrokerError, OffsetsLostError
 from consumer.gaps import Extent, Position, find_gap
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors
@@ -124,6 +125,28 @@ class Starts:
             raise OffsetsLostError(f"{message}: expected every message, or --accept-gap")
         LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
         return gap.start
+
+    def find_unfinished(self, day: date, positions: Positions | None) -> tuple[str, ...]:
+        """Return topics of days before those read on `day` (UTC) that were not read to their ends.
+
+        Raises BrokerError or, from librdkafka, KafkaException.
+        """
+        if not self._settings.dated:
+            return ()
+        present = self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics
+        earlier = find_earlier(self._settings, day, present)
+        known = set(positions.recall_topics() if positions else self._group_topics())
+        recall = positions.recall if positions else self._group_positions
+        unfinished: list[str] = []
+        for days in earlier.values():
+            finished = {}
+            for topic in known & set(days.values()):
+                places = [(topic, partition) for partition in present[topic].partitions]
+                read = {place: position.offset for place, position in recall(places).items()}
+                extents = {place: self._extent(place) for place in places}
+                finished[topic] = all(read.get(p, e.low) >= e.high for p, e in extents.items())
+            unfinished += find_unfinished(days, finished)
+        return tuple(unfinished)
 
     def topic_id(self, topic: str) -> str | None:
         """Return the id of a topic that was assigned; None where the broker does not tell it."""

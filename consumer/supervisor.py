@@ -5,6 +5,8 @@ transactional id outlives it. What happens to a worker is decided here and nowhe
 
 - It ends although nobody asked: it is started again in its slot, at once after a long life, later
   and later when it keeps dying (`next_pause_s`).
+- It does not say that it lives for `HANGS_AFTER_S`, or has no address `STARTS_WITHIN_S` after its
+  start: it is killed, and started again as above.
 - It says that its settings or its artifact cannot be used: all stop, for a restart changes nothing.
 - The supervisor is told to stop: so are the workers, which finish the batch in hand. What has not
   left after `GRACE_S` is killed. A second signal kills all at once.
@@ -25,6 +27,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -36,7 +39,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from consumer.errors import SettingsError
 from consumer.gallery import WorkersFollower, open_page
-from consumer.gather import Gathered
+from consumer.gather import Gathered, fetch
 from consumer.health import serve
 from consumer.pauses import next_pause_s
 from consumer.process import start_logging
@@ -51,6 +54,10 @@ GRACE_S = 60.0
 LONGEST_PAUSE_S = 30.0
 LONG_LIFE_S = 60.0
 LOOK_EVERY_S = 0.5
+ASK_EVERY_S = 10.0
+HANGS_AFTER_S = 35.0
+"""Beyond the minute after which a worker itself says that its loop does not poll."""
+STARTS_WITHIN_S = 120.0
 UNUSABLE = 2
 """Exit code of a worker whose settings or artifact cannot be used."""
 
@@ -113,6 +120,9 @@ class Slot:
     deaths: int = 0
     due_s: float | None = None
     """When the dead worker of this slot is replaced; None while it lives."""
+    asked_s: float = 0.0
+    alive_s: float = 0.0
+    """When it was last asked whether it lives, and when it last said so."""
 
 
 class Crew(Gathered):
@@ -169,12 +179,26 @@ class Crew(Gathered):
         return Slot(name, process, hears, time.monotonic(), deaths=deaths)
 
     def _tend(self, slot: Slot) -> None:
-        if slot.port is None and slot.due_s is None:
-            slot.port = _hear_port(slot.says)
+        if slot.due_s is None and self._hangs(slot) and slot.process.is_alive():
+            LOG.error("worker hangs", extra={"fields": {"slot": slot.name}})
+            slot.process.kill()
+            slot.process.join()
         if slot.due_s is not None and time.monotonic() >= slot.due_s:
             self._slots[slot.name] = self._start(slot.name, slot.deaths)
         elif slot.due_s is None and not slot.process.is_alive():
             self._bury(slot)
+
+    def _hangs(self, slot: Slot) -> bool:
+        """Whether a worker has not said for long that it lives; asks it now and then."""
+        now = time.monotonic()
+        if slot.port is None:
+            slot.port, slot.alive_s = _hear_port(slot.says), now
+            return slot.port is None and now - slot.started_s > STARTS_WITHIN_S
+        if now - slot.asked_s > ASK_EVERY_S:
+            slot.asked_s = now
+            if fetch(slot.port, "/livez")[0] == HTTPStatus.OK:
+                slot.alive_s = now
+        return now - slot.alive_s > HANGS_AFTER_S
 
     def _bury(self, slot: Slot) -> None:
         code = slot.process.exitcode

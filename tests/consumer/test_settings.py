@@ -56,9 +56,7 @@ def test_dated_topics() -> None:
 
 
 def test_a_breaker_that_could_never_trip() -> None:
-    with pytest.raises(
-        ValidationError, match="min_messages: expected at most window, 100, got"
-    ):
+    with pytest.raises(ValidationError, match="min_messages: expected at most window, 100, got"):
         Settings.model_validate({"breaker": {"window": 100}})
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from threading import Event, Thread
@@ -32,11 +32,13 @@ SESSION = {"session.timeout.ms": 3_000, "heartbeat.interval.ms": 500}
 class Member:
     """The loop between Kafka and Kafka, around a step that echoes once `may_step` lets it."""
 
-    def __init__(self, settings: Settings, *, two_clusters: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, *, two_clusters: bool = False, absent: Collection[str] = ()
+    ) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.stop, self.may_step, self.steps = Event(), Event(), Event()
         self.slow_s = 0.0
-        self._settings, self._two_clusters = settings, two_clusters
+        self._settings, self._two_clusters, self._absent = settings, two_clusters, absent
 
     def serve(self, *, keep_alive: bool) -> Tally:
         """Run until stopped."""
@@ -50,7 +52,7 @@ class Member:
     @contextmanager
     def _connect(self, health: Health) -> Iterator[tuple[KafkaSource, Sink]]:
         with ExitStack() as open_ends:
-            source = KafkaSource(self._settings, self.metrics, health)
+            source = KafkaSource(self._settings, self.metrics, health, self._absent)
             open_ends.enter_context(closing(source))
             if self._two_clusters:
                 positions = TwoClusterSink(self._settings, self.metrics, source, "elsewhere")

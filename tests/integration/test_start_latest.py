@@ -1,7 +1,7 @@
 """`input.start = "latest"`: from the end that the group found at first; nothing is skipped then."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from consumer.metrics import Metrics
 from consumer.positions import TwoClusterSink
 from consumer.sections import DATE
 from consumer.settings import Settings
+from consumer.starts import find_absent
 
 from .broker import N_PARTITION, create_topics
 from .conftest import Topics
@@ -65,14 +66,17 @@ def send(
 
 
 @contextmanager
-def running(settings: Settings, *, two_clusters: bool = False) -> Iterator[Member]:
-    """A member of the group that was assigned its partitions."""
-    member = Member(settings, two_clusters=two_clusters)
+def running(
+    settings: Settings, *, two_clusters: bool = False, absent: Collection[str] = ()
+) -> Iterator[Member]:
+    """A member of the group that was assigned its partitions, if its topics are there."""
+    member = Member(settings, two_clusters=two_clusters, absent=absent)
     member.may_step.set()
     thread = Thread(target=member.serve, kwargs={"keep_alive": True}, daemon=True)
     thread.start()
     registry = member.metrics.registry
-    wait_for(lambda: registry.get_sample_value("sedflow_rebalances_total") > 0, "an assignment")
+    if not absent:
+        wait_for(lambda: registry.get_sample_value("sedflow_rebalances_total") > 0, "an assignment")
     yield member
     member.stop.set()
     thread.join(READY_TIMEOUT_S)
@@ -144,9 +148,33 @@ def test_a_dated_topic_that_comes_while_its_reader_waits_is_read_from_its_beginn
     dated = {"topics": [f"{topics.alerts}_{DATE}"]}
     looking = {"kafka": {"topic.metadata.refresh.interval.ms": 3_000}}
     settings = make_settings(bootstrap, topics, more=dated | looking)
-    with running(settings, two_clusters=two_clusters):
+    absent = find_absent(settings.input)
+    assert absent == set(settings.input.topics)
+    with running(settings, two_clusters=two_clusters, absent=absent):
         create_topics(bootstrap, [night])
         expect(bootstrap, topics, send(bootstrap, night, "first night"))
+
+
+@pytest.mark.parametrize("two_clusters", [False, True])
+@pytest.mark.parametrize("start", ["latest", "earliest"])
+def test_days_that_were_not_finished_are_read_however_long_ago(
+    bootstrap: str, topics: Topics, start: str, two_clusters: bool
+) -> None:
+    today = datetime.now(UTC).date()
+    history, begun, missed = (
+        f"{topics.alerts}_{today - timedelta(days):%Y%m%d}" for days in (7, 5, 4)
+    )
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets", history, begun])
+    dated = {"topics": [f"{topics.alerts}_{DATE}"], "start": start}
+    then, now = (make_settings(bootstrap, topics, more={**dated, "days": days}) for days in (6, 1))
+    send(bootstrap, history, "of before")
+    with running(then, two_clusters=two_clusters):
+        sent = send(bootstrap, begun, "read", [0])
+        expect(bootstrap, topics, sent)
+    create_topics(bootstrap, [missed])
+    sent |= send(bootstrap, begun, "left") | send(bootstrap, missed, "never seen")
+    with running(now, two_clusters=two_clusters):
+        expect(bootstrap, topics, sent)
 
 
 @pytest.mark.parametrize("two_clusters", [False, True])

@@ -50,6 +50,19 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     assert ids == Counter(range(N_GOOD))
 
 
+def test_a_worker_that_hangs_is_replaced(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    daemon = start_daemon("0", "--workers", "2")
+    wait_for(lambda: fetch(daemon, "/readyz")[0] == 200, "/readyz")
+    os.kill(worker_pids(daemon)[0], signal.SIGSTOP)
+    produce(bootstrap, topics.alerts, list(make_good(200)))
+    wait_for(lambda: len(daemon.lines("worker hangs")) == 1, "the end of a worker")
+    wait_for(lambda: fetch(daemon, "/readyz")[0] == 200, "/readyz again")
+    assert len(read_committed(bootstrap, topics.summaries, at_least=200)) == 200
+    assert daemon.stop() == 0, daemon.log.read_text()
+
+
 def test_second_signal_leaves_at_once(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon("0", "--workers", "1")
     wait_for(lambda: len(worker_pids(daemon)) == 1, "a worker")

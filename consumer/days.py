@@ -1,0 +1,49 @@
+"""The days of a dated topic that are read besides the last ones: those that are not finished.
+
+A daemon may have been away, or have waited for a person, for longer than `input.days`. What it did
+not read of earlier days is read once it is back, as long as the broker has it.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import date, datetime, timedelta
+
+from consumer.sections import DATE, InputSettings
+
+
+def find_earlier(
+    settings: InputSettings, day: date, present: Collection[str]
+) -> dict[str, dict[date, str]]:
+    """Return the topics of the days before those read on `day` (UTC), by their entry and date."""
+    begin = day - timedelta(settings.days - 1)
+    found: dict[str, dict[date, str]] = {entry: {} for entry in settings.topics if DATE in entry}
+    for entry, days in found.items():
+        for topic in present:
+            of = date_of(settings, entry, topic)
+            if of is not None and of < begin:
+                days[of] = topic
+    return found
+
+
+def find_unfinished(days: Mapping[date, str], finished: Mapping[str, bool]) -> list[str]:
+    """Return the topics of one entry that are to be read on, from the first that was read.
+
+    Args:
+        days: topics of earlier days.
+        finished: of those in which there are positions, whether they are at the end.
+    """
+    first = min((day for day, topic in days.items() if topic in finished), default=date.max)
+    later = sorted(day for day in days if day >= first)
+    return [days[day] for day in later if not finished.get(days[day], False)]
+
+
+def date_of(settings: InputSettings, entry: str, topic: str) -> date | None:
+    """Return the day of a topic, None where it is none of this entry of `input.topics`."""
+    before, _, after = entry.partition(DATE)
+    match = re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", topic)
+    if match is None:
+        return None
+    try:
+        return datetime.strptime(match[1], settings.date_format).date()
+    except ValueError:
+        return None
