@@ -87,8 +87,8 @@ class InputSettings(ClusterSettings):
     topics: Names = ()
     """Names; `{date}` in one stands for each of the last days, see `days`."""
     days: int = Field(default=2, ge=1, le=366)
-    """How many days of a dated topic are read, today (UTC) included; earlier ones that were begun are
-    read to their ends.
+    """How many days of a dated topic are read, today (UTC) included; earlier ones that were begun
+    are read to their ends.
     """
     date_format: str = "%Y%m%d"
     group: str = "sedflow"

@@ -119,8 +119,11 @@ def plan(settings: Settings) -> list[str]:
             commands.append(_creation(topic, cluster))
         commands.append(_permission(settings, topic, cluster))
     group, letters = settings.input.group, letter_group(settings)
+    dated = (entry.partition(DATE)[0] for entry in settings.input.topics if DATE in entry)
+    reading = sorted(right.name.title() for right in READING)
     return [
         *commands,
+        *(_allow(settings, source, _prefixed("topic", begin), reading) for begin in dated),
         _allow(settings, source, f"--group {group}", ["Read"]),
         _allow(settings, sink, f"--group {letters}", ["Read"]),
         _allow(settings, sink, f"--transactional-id {letters}", TRANSACTING),
@@ -291,8 +294,13 @@ def _permission(settings: Settings, topic: Wanted, cluster: Cluster) -> str:
 
 def _transactions_permission(settings: Settings, sink: Cluster) -> str:
     """Those of the workers, or of `replay --to-kafka`, whatever the delivery."""
-    prefixed = f"--resource-pattern-type prefixed --transactional-id {settings.input.group}-"
+    prefixed = _prefixed("transactional-id", f"{settings.input.group}-")
     return _allow(settings, sink, prefixed, TRANSACTING)
+
+
+def _prefixed(kind: str, begin: str) -> str:
+    """All resources whose names begin so."""
+    return f"--resource-pattern-type prefixed --{kind} {begin}" if begin else f"--{kind} '*'"
 
 
 def _allow(settings: Settings, cluster: Cluster, what: str, rights: Sequence[str]) -> str:

@@ -63,11 +63,25 @@ def test_what_is_planned_passes_the_check(
     creations = [command for command in commands if "--create" in command]
     assert len(creations) == 3
     assert f"--topic {names.summaries} --partitions 4 --replication-factor 1" in creations[0]
-    assert sum("kafka-acls.sh" in command for command in commands) == 7
+    assert sum("kafka-acls.sh" in command for command in commands) == 8
     for command in creations:
         create_as_planned(bootstrap, command)
     assert main(["topics", "check", "--config", config]) == 0
     assert capsys.readouterr().out == "0 errors, 0 warnings\n"
+
+
+def test_every_day_of_a_dated_topic_may_be_read(
+    names: Topics, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(config)
+    dated = f'["{names.alerts}_{{date}}"]'
+    text = path.read_text().replace(f'["{names.alerts}"]', dated)
+    path.write_text(
+        text.replace("[output]", f'[output]\ndead_letter_topic = "{names.dead_letters}"')
+    )
+    assert main(["topics", "plan", "--config", config]) == 0
+    rights = "--operation Describe --operation Read --resource-pattern-type prefixed"
+    assert f"{rights} --topic {names.alerts}_\n" in capsys.readouterr().out
 
 
 def test_all_topics_of_a_cluster_of_ones_own_are_planned(
