@@ -9,7 +9,7 @@ Librdkafka never chooses an offset by itself: `auto.offset.reset` is `error`.
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Protocol
 
@@ -17,11 +17,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
 from consumer.health import Health
-from consumer.kafka_client import LOG, client_config, foreign_errors
+from consumer.kafka_client import LOG, consumer_config, foreign_errors
 from consumer.message import Message, Place, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
-from consumer.sections import ClientOption
 from consumer.settings import Settings
 from consumer.starts import Positions, Starts
 
@@ -31,18 +30,6 @@ TAKE_AT_ONCE = 64
 MAX_WINDOW_BYTES = 64 * 1024 * 1024
 """A window takes no more messages once it holds so many bytes."""
 KEEP_ALIVE_S = 5.0
-NEW_TOPIC_EVERY_MS = 30_000
-"""How often it is looked whether tonight's topic is there."""
-
-CONSUMER_DEFAULTS: Mapping[str, ClientOption] = {
-    # What waits in memory, and what a single answer of a broker may add to it.
-    "queued.max.messages.kbytes": 16_384,
-    "fetch.max.bytes": 8_388_608,
-}
-SESSION_DEFAULTS: Mapping[str, ClientOption] = {
-    # The partitions of a worker that died are read by others after this time.
-    "session.timeout.ms": 10_000,
-}
 
 PASSING_ERRORS = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._ALL_BROKERS_DOWN})
 """Errors among polled messages that librdkafka recovers from, although not marked as retriable."""
@@ -304,29 +291,6 @@ class KafkaSource:
         self._metrics.rebalances.inc()
         names = sorted(f"{topic}[{partition}]" for topic, partition in places)
         LOG.info(event, extra={"fields": {"partitions": names}})
-
-
-def consumer_config(settings: Settings) -> dict[str, ClientOption]:
-    """Return librdkafka's configuration of the consumer. Raises SettingsError."""
-    source = settings.input
-    forced: dict[str, ClientOption] = {
-        "group.id": source.group,
-        "group.protocol": source.group_protocol,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "auto.offset.reset": "error",
-        "isolation.level": "read_committed",
-        "enable.partition.eof": True,
-    }
-    if source.static_membership:
-        forced["group.instance.id"] = f"{source.group}-{settings.output.slot}"
-    defaults = dict(CONSUMER_DEFAULTS)
-    if source.dated:
-        defaults["topic.metadata.refresh.interval.ms"] = NEW_TOPIC_EVERY_MS
-    if source.group_protocol == "classic":  # the broker decides otherwise
-        forced["partition.assignment.strategy"] = source.assignor
-        defaults |= SESSION_DEFAULTS
-    return client_config("input", source, defaults, forced)
 
 
 def next_offsets(messages: Iterable[Message]) -> dict[Place, int]:

@@ -25,6 +25,18 @@ HANGS_AFTER_S = CALL_TIMEOUT_S + 2.0
 """What has not come back by then, although its time-out is over, never will."""
 BROKER_DEFAULT_BYTES = 1_048_588
 """The largest batch of messages that a broker takes unless it is told otherwise."""
+NEW_TOPIC_EVERY_MS = 30_000
+"""How often it is looked whether tonight's topic is there."""
+
+CONSUMER_DEFAULTS: Mapping[str, ClientOption] = {
+    # What waits in memory, and what a single answer of a broker may add to it.
+    "queued.max.messages.kbytes": 16_384,
+    "fetch.max.bytes": 8_388_608,
+}
+SESSION_DEFAULTS: Mapping[str, ClientOption] = {
+    # The partitions of a worker that died are read by others after this time.
+    "session.timeout.ms": 10_000,
+}
 
 
 class Clusters(NamedTuple):
@@ -56,6 +68,29 @@ def client_config(
             f"{section}.kafka.{key}: expected it left to the daemon, got {cluster.kafka[key]!r}"
         )
     return {**defaults, **cluster.client_config(), **forced}
+
+
+def consumer_config(settings: Settings) -> dict[str, ClientOption]:
+    """Return librdkafka's configuration of the consumer. Raises SettingsError."""
+    source = settings.input
+    forced: dict[str, ClientOption] = {
+        "group.id": source.group,
+        "group.protocol": source.group_protocol,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+    }
+    if source.static_membership:
+        forced["group.instance.id"] = f"{source.group}-{settings.output.slot}"
+    defaults = dict(CONSUMER_DEFAULTS)
+    if source.dated:
+        defaults["topic.metadata.refresh.interval.ms"] = NEW_TOPIC_EVERY_MS
+    if source.group_protocol == "classic":  # the broker decides otherwise
+        forced["partition.assignment.strategy"] = source.assignor
+        defaults |= SESSION_DEFAULTS
+    return client_config("input", source, defaults, forced)
 
 
 def check_topics(settings: Settings) -> Clusters:

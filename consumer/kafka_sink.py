@@ -39,7 +39,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from consumer.errors import BrokerError, SettingsError, WindowAbortedError, WorkerLostError
-from consumer.kafka import KafkaSource, consumer_config, next_offsets
+from consumer.kafka import KafkaSource, next_offsets
 from consumer.kafka_client import (
     BROKER_DEFAULT_BYTES,
     CALL_TIMEOUT_S,
@@ -47,6 +47,7 @@ from consumer.kafka_client import (
     LOG,
     call_within,
     client_config,
+    consumer_config,
     find_letter_limit,
     foreign_errors,
 )

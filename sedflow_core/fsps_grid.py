@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sedflow_core.errors import GridError, MissingExtraError
 from sedflow_core.ssp import SSPGrid, bin_library, load_ssp, save_ssp, uniform_edges
 from sedflow_core.ssp_library import Z_SUN, Library
+from sedflow_core.units import Array
 
 LG_SOLAR = np.arange(-2.5, 0.51, 0.25)  # log10 Z/Zsun
 SETTINGS = {
@@ -35,8 +35,6 @@ SETTINGS = {
 }
 SPS_FOLDERS = ("ISOCHRONES", "SPECTRA")
 STDERR_TAIL = 2000
-
-Array = NDArray[np.float64]
 
 
 def fsps_digest() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sedflow_core.bands import BandSet, Transmission, load_transmission, rest_wave_range
 from sedflow_core.dust import attenuation_curve, birth_cloud_curve
 from sedflow_core.errors import MissingExtraError, SimulationError
-from sedflow_core.interpolate import Position, locate
+from sedflow_core.interpolate import Position, interpolate, locate
 from sedflow_core.nmf import NMFBases, load_nmf
 from sedflow_core.prior import column
 from sedflow_core.sfh import (
@@ -201,15 +201,10 @@ def _band_flux(model: GalaxyModel, theta: Tensor, redshift: Tensor) -> Tensor:
 
 def _distance_factor(model: GalaxyModel, theta: Tensor, redshift: Tensor) -> Tensor:
     """Mass formed / ((1 + z) D_L^2), so that flux = factor * integrated rest luminosity."""
-    distance = _interp_distance(model.tables, redshift)
+    tables = model.tables
+    distance = interpolate(redshift, tables.redshift, tables.luminosity_distance_mpc)
     mass = 10.0 ** column(theta, "log_mstar").double()
     return mass / ((1.0 + redshift) * distance**2)
-
-
-def _interp_distance(tables: PopulationTables, redshift: Tensor) -> Tensor:
-    index, fraction = locate(redshift, tables.redshift)
-    distance = tables.luminosity_distance_mpc
-    return torch.lerp(distance[index], distance[index + 1], fraction)
 
 
 def calc_luminosity(model: GalaxyModel, theta: Tensor, redshift: Tensor) -> Tensor:

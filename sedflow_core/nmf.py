@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sedflow_core.errors import GridError
+from sedflow_core.units import Array
 
 N_SFH, N_ZH, N_TIME = 4, 2, 50
 LOOKBACK_GYR = np.round(np.linspace(0.0, 13.8, 691), 2)
@@ -21,8 +21,6 @@ SFH_FILE = "NMF_2basis_SFH_components_nowgt_lin_Nc4.txt"
 ZH_FILE = "NMF_2basis_Z_components_nowgt_lin_Nc2.txt"
 TIME_FILE = "sfh_t_int.txt"
 SFH_ORDER = [2, 0, 1, 3]  # by lookback time of the peak, recent first
-
-Array = NDArray[np.float64]
 
 
 class NMFBases(NamedTuple):

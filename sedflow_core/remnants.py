@@ -12,15 +12,14 @@ remnants at 0.683 and 0.597 of the mass formed.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+
+from sedflow_core.units import Array
 
 MASS_RANGE = (0.1, 100.0)
 # (lower mass, upper mass, slope alpha of dN/dm ~ m^-alpha, factor that keeps dN/dm continuous)
 KROUPA_SEGMENTS = ((0.1, 0.5, 1.3, 1.0), (0.5, 100.0, 2.3, 0.5))
 # (lower mass, upper mass, a, b): remnant mass a m + b
 REMNANT_SEGMENTS = ((0.0, 8.5, 0.077, 0.48), (8.5, 40.0, 0.0, 1.4), (40.0, 100.0, 0.5, 0.0))
-
-Array = NDArray[np.float64]
 
 
 def kroupa_integral(lower: Array, upper: Array, *, power: float) -> Array:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from sedflow_core.errors import GridError
 from sedflow_core.ssp_library import PACKAGED, Library, synthetic_library
+from sedflow_core.units import Array
 
 CACHE_FORMAT = 1  # raise it when a reader or the binning changes what is stored
 
-Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
 _ARRAYS = {

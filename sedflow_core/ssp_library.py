@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sedflow_core.errors import GridError, MissingExtraError
 from sedflow_core.remnants import remnant_fraction
+from sedflow_core.units import Array
 
 Z_SUN = 0.019
 POPSTAR_Z_SUN = 0.02
-
-Array = NDArray[np.float64]
 
 
 class Library(NamedTuple):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def loaded_after(code: str, *arguments: str) -> set[str]:
         cwd=ROOT,
     )
     return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"bench.{path.stem}" for path in sorted((ROOT / "tests/bench").glob("[a-z]*.py"))]
+    + ["chaos.__main__", "soak.__main__", "screenshots"],
+)
+def test_what_make_runs_can_be_imported(name: str) -> None:
+    import_module(f"tests.{name}")
 
 
 def test_the_core_never_imports_the_consumer() -> None:
