@@ -107,6 +107,12 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     again = commands.add_parser("replay", help="try all that arrived since the last replay again")
     _add_config(again)
     again.add_argument(
+        "places",
+        metavar="TOPIC/PARTITION/OFFSET",
+        nargs="*",
+        help="these alone, whatever became of them before",
+    )
+    again.add_argument(
         "--max-attempts",
         type=_positive,
         default=3,
@@ -263,10 +269,13 @@ def _show_letter(options: argparse.Namespace) -> int:
 
 
 def _replay_letters(options: argparse.Namespace) -> int:
-    from consumer.dead_letters import replay_letters
+    from consumer.dead_letters import replay_letters, replay_places
 
     settings = load_settings(options.config)
-    print(replay_letters(settings, max_attempts=options.max_attempts))
+    if options.places:
+        print(replay_places(settings, options.places))
+    else:
+        print(replay_letters(settings, max_attempts=options.max_attempts))
     return 0
 
 

@@ -4,10 +4,12 @@ A replay goes once over what arrived since the last one: each letter's original 
 as if it came now. What succeeds goes to the output topic, marked as a replay; what fails again goes
 back as a new letter that counts its attempts, up to a cap. Results, letters and the positions of
 the replay commit together, so that a replay that is cut off loses and repeats nothing.
+
+Letters named by their places are tried whatever became of them before; no position moves.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -77,10 +79,14 @@ def show_letter(settings: Settings, place: str) -> dict[str, Any]:
         for letter in box:
             if letter.place == place:
                 return {"place": place, "errors": letter.errors, **describe_message(letter.message)}
-        raise SettingsError(
-            f"place: expected <topic>/<partition>/<offset> of a dead letter in {box.topics}, "
-            f"got {place}"
-        )
+        raise SettingsError(_no_letter(box, place))
+
+
+def _no_letter(box: LetterBox, place: str) -> str:
+    return (
+        f"place: expected <topic>/<partition>/<offset> of a dead letter in {box.topics}, "
+        f"got {place}"
+    )
 
 
 def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
@@ -106,6 +112,29 @@ def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
     return outcome
 
 
+def replay_places(settings: Settings, places: Collection[str]) -> Outcome:
+    """Process the dead letters at these places, `<topic>/<partition>/<offset>`, once more.
+
+    Raises as `replay_letters` does, and SettingsError where no letter lies at one of them.
+    """
+    torch.set_num_threads(1)
+    step = Step(load_served(settings.artifact), settings)
+    step.summary_id = register_summaries(settings)
+    with closing(LetterBox(settings, from_beginning=True)) as box:
+        found = {letter.place: letter for letter in box if letter.place in places}
+        for place in sorted(set(places) - found.keys()):
+            raise SettingsError(_no_letter(box, place))
+    outcome, metrics = Outcome(), Metrics(CollectorRegistry())
+    letters = list(found.values())
+    messages = list(_choose(letters, None, outcome.left))
+    window = step(messages, replay=True, now=lambda: datetime.now(UTC))
+    limit = find_letter_limit(settings)
+    sink = Transactions(settings, metrics, letter_group(settings), limit)
+    sink.publish(window, lambda *_: None)
+    outcome.tally.add(window)
+    return outcome
+
+
 class _Positions:
     """Moves the replay's positions behind `letters`, those that were not tried included."""
 
@@ -119,8 +148,13 @@ class _Positions:
         transactions.send_offsets(positions, self._group_metadata)
 
 
-def _choose(letters: Sequence[Letter], max_attempts: int, left: Counter[str]) -> Iterator[Message]:
-    """Yield the original messages of the letters to try; count the others by reason."""
+def _choose(
+    letters: Sequence[Letter], max_attempts: int | None, left: Counter[str]
+) -> Iterator[Message]:
+    """Yield the original messages of the letters to try; count the others by reason.
+
+    Without `max_attempts` all that can be tried are.
+    """
     for letter in letters:
         reason = _reason_to_leave(letter, max_attempts)
         if reason is None:
@@ -129,12 +163,13 @@ def _choose(letters: Sequence[Letter], max_attempts: int, left: Counter[str]) ->
             left[reason] += 1
 
 
-def _reason_to_leave(letter: Letter, max_attempts: int) -> str | None:
+def _reason_to_leave(letter: Letter, max_attempts: int | None) -> str | None:
     errors = letter.errors
-    if letter.attempts >= max_attempts:
-        return f"after {max_attempts} attempts"
-    if errors.get("stage") == "crash":
-        return "it kills the process"
+    if max_attempts is not None:
+        if letter.attempts >= max_attempts:
+            return f"after {max_attempts} attempts"
+        if errors.get("stage") == "crash":
+            return "it kills the process"
     if "sha256" in errors:
         return "a stub without its bytes"
     if not all(errors.get(name, "").isdecimal() for name in ("partition", "offset")):

@@ -4,8 +4,9 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from scipy import stats
 
-from sedflow_core import Artifact
+from sedflow_core import Artifact, sample
 from sedflow_core.diagnostics import noise_bound
 from sedflow_core.exactness import distances
 from sedflow_core.importance import weigh
@@ -33,6 +34,17 @@ def test_the_shipped_posteriors_are_near_the_exact_ones_of_fresh_simulations(
     found = distances(weigh(shipped, forward_model(shipped), galaxies, n_samples=2_000))
     assert found["median"] >= LIMITS["efficiency"]
     assert found["total_variation"]["median"] <= LIMITS["total_variation"]
+
+
+def test_the_truth_of_fresh_simulations_ranks_uniformly_among_shipped_posteriors(
+    shipped: Artifact,
+) -> None:
+    simulations = simulate(shipped, 600, seed=32)
+    theta = sample(shipped, simulations.observation, 400, independent=True, seed=1)
+    ranks = (theta < simulations.theta).mean(axis=0)
+    for name, column in zip(shipped.param_names, ranks.T, strict=True):
+        distance = stats.kstest(column, "uniform").statistic
+        assert distance <= LIMITS["ks_distance"] + 1.63 / len(column) ** 0.5, name
 
 
 @pytest.mark.parametrize(

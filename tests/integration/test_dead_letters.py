@@ -113,6 +113,12 @@ def test_list_show_and_replay(
     assert "0 dead letters replayed" in report
     assert f"not tried, after 2 attempts: {N_RUBBISH}" in report
     assert dlq("replay") == "0 dead letters replayed\n"
+
+    (crash,) = (line.split("\t")[0] for line in dlq("list", "--stage", "crash").splitlines())
+    assert dlq("replay", crash).startswith("1 dead letters replayed\n")
+    assert main(["dlq", "replay", f"{crash}9", "--config", str(config)]) == 2
+    assert "place: expected <topic>/<partition>/<offset>" in capsys.readouterr().err
+    assert dlq("replay", "--max-attempts", "9") == "0 dead letters replayed\n"
     check_bytes(read_committed(bootstrap, topics.dead_letters), originals)
 
 
