@@ -13,6 +13,7 @@ from consumer.message import Message
 from consumer.settings import Settings
 from consumer.step import Step
 from sedflow_core import Artifact, Observation, estimate
+from sedflow_core.trust import MIN_DRAWS
 from sedflow_core.units import nanomaggy_from_njy
 
 Record = dict[str, Any]
@@ -40,8 +41,16 @@ def test_every_posterior_is_judged(summarise: Callable[..., Record], tiny: Artif
     summary = estimate(tiny, observation, n_samples=64)
     assert trust["chiSquare"] == pytest.approx(summary.trust["chi_square"][0], rel=1e-3)
     assert trust["pValue"] == pytest.approx(summary.trust["p_value"][0], rel=1e-2, abs=1e-6)
-    assert 0 <= trust["efficiency"] <= 1
+    assert trust["efficiency"] is None  # so few samples cannot tell
     assert set(trust["constraint"]) == set(summary.names)
+
+
+def test_the_efficiency_of_enough_samples_is_told(
+    tiny: Artifact, make_message: Callable[..., Message], now: Callable[[], datetime]
+) -> None:
+    step = Step(tiny, Settings.model_validate({"artifact": {"n_samples": MIN_DRAWS}}))
+    (result,) = step([make_message(1)], replay=False, now=now).results
+    assert 0 <= decode_summary(result.value)["trust"]["efficiency"] <= 1
 
 
 def test_the_untrained_posterior_is_the_prior_and_is_not_trusted(
