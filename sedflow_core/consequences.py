@@ -8,17 +8,18 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from threading import Lock
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.jit._trace import TracerWarning
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.emulator import emulate_history, fix_redshift
+from sedflow_core.emulator import FixedRedshift, emulate_history, fix_redshift
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.prior import from_u
 from sedflow_core.sfh import History, calc_history, calc_time_bins, derive
-from sedflow_core.trust import N_DRAWS, judge
+from sedflow_core.trust import CLEAR_EFFICIENCY, N_DRAWS, Trust, TrustTables, judge
 
 Photometry = tuple[Tensor, Tensor, Tensor]
 """flux (n, n_band), flux_err (n, n_band) [nanomaggies] and redshift (n,), float64."""
@@ -33,14 +34,18 @@ def find_consequences(
 ) -> Consequences:
     """What follows from samples u (n, n_sample, n_u) and their ln q (n, n_sample)."""
     if artifact.device == "cuda":
-        return _find(artifact, u, log_q, photometry)
-    with _tracing:
-        find = _trace(artifact, *u.shape[:2])
-    return find(u, log_q, photometry)
+        values, *judgement = _find(artifact, u, log_q, photometry)
+    else:
+        with _tracing:
+            find = _trace(artifact, *u.shape[:2])
+        values, *judgement = find(u, log_q, photometry)
+    if judgement:
+        _look_again(artifact, u, log_q, photometry, Trust(*judgement))
+    return values, *judgement
 
 
 def _find(artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry) -> Consequences:
-    trust, tables, (flux, _, redshift) = artifact.trust, artifact.tables, photometry
+    trust, tables, redshift = artifact.trust, artifact.tables, photometry[2]
     theta = from_u(u)
     if trust is None:
         history = calc_history(theta, calc_time_bins(redshift, tables), tables)
@@ -50,12 +55,52 @@ def _find(artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry) 
     values = _values(artifact, theta, history)
     # Of a Sobol set the first points are spread evenly as well.
     u, theta, log_q = (t[:, :N_DRAWS] for t in (u, theta, log_q))
+    first = Judged(u, theta, log_q, history.first(N_DRAWS))
+    return values, *_judge(artifact, trust, fixed, first, photometry)
+
+
+class Judged(NamedTuple):
+    """Samples of n galaxies: u and theta (n, n_sample, ...), ln q (n, n_sample), histories."""
+
+    u: Tensor
+    theta: Tensor
+    log_q: Tensor
+    history: History
+
+
+def _judge(
+    artifact: Artifact,
+    trust: TrustTables,
+    fixed: FixedRedshift,
+    samples: Judged,
+    photometry: Photometry,
+) -> Trust:
+    u, theta, log_q, history = samples
+    tables, (flux, _, redshift) = artifact.tables, photometry
     if artifact.prior:
         of_sample = redshift.repeat_interleave(theta.shape[1])
         weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, tables)
         log_q = log_q - weight.view_as(log_q)
-    model_flux = emulate_history(fixed, tables, theta, history.first(N_DRAWS), flux.shape[1])
-    return values, *judge(photometry, u, log_q, model_flux, trust.noise)
+    model_flux = emulate_history(fixed, tables, theta, history, flux.shape[1])
+    return judge(photometry, u, log_q, model_flux, trust.noise)
+
+
+def _look_again(
+    artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry, judgement: Trust
+) -> None:
+    """Judge by all samples, in place, the galaxies that the first ones leave open."""
+    trust = artifact.trust
+    if trust is None or u.shape[1] <= N_DRAWS:
+        return
+    for row in (judgement.efficiency < CLEAR_EFFICIENCY).nonzero().flatten().tolist():
+        one = slice(row, row + 1)
+        seen = (photometry[0][one], photometry[1][one], photometry[2][one])
+        fixed = fix_redshift(trust.emulator, artifact.tables, seen[2])
+        theta = from_u(u[one])
+        history = calc_history(theta, fixed.bins, artifact.tables)
+        by_all = _judge(artifact, trust, fixed, Judged(u[one], theta, log_q[one], history), seen)
+        for values, value in zip(judgement, by_all, strict=True):
+            values[row] = value[0]
 
 
 def _values(artifact: Artifact, theta: Tensor, history: History) -> Tensor:

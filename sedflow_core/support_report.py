@@ -121,7 +121,8 @@ def _introduction(document: dict[str, Any]) -> str:
         f"{artifact['name']} {artifact['version']}. A posterior fails where the importance "
         f"efficiency of {criterion['n_draws']:,} draws is below {criterion['min_efficiency']:g} "
         f"or the exact posterior-predictive p-value below {criterion['min_p_value']:g}. The "
-        f"verdict has {verdict['n_draws']} draws and asks for {verdict['min_efficiency']:g} and "
+        f"verdict has {verdict['n_draws']} draws, all where those find less than "
+        f"{verdict['all_draws_below']:g}, and asks for {verdict['min_efficiency']:g} and "
         f"{verdict['min_p_value']:g}."
     )
 

@@ -20,7 +20,13 @@ from sedflow_core.observation import Observation
 from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.support import can_encode
-from sedflow_core.trust import MIN_EFFICIENCY, MIN_P_VALUE, N_DRAWS, is_trusted
+from sedflow_core.trust import (
+    CLEAR_EFFICIENCY,
+    MIN_EFFICIENCY,
+    MIN_P_VALUE,
+    N_DRAWS,
+    is_trusted,
+)
 from sedflow_core.units import Array
 
 N_EXACT = 10_000
@@ -152,6 +158,7 @@ def _settings(artifact: Artifact, n_exact: int) -> dict[str, Any]:
         },
         "verdict": {
             "n_draws": N_DRAWS,
+            "all_draws_below": CLEAR_EFFICIENCY,
             "min_efficiency": MIN_EFFICIENCY,
             "min_p_value": MIN_P_VALUE,
         },

@@ -1,6 +1,6 @@
 """How far to trust one posterior: does it fit the photometry, and is it the exact posterior?
 
-A few of the published samples go through the emulator of the galaxy model. Their chi-square and
+Some of the published samples go through the emulator of the galaxy model. Their chi-square and
 posterior-predictive p-value (Gelman et al. 1996) tell whether the model explains the photometry;
 their importance weights against the exact posterior, with efficiency and the shape k of the
 weights' Pareto tail (Vehtari et al. 2024), whether the flow found it. Needs torch alone.
@@ -15,8 +15,10 @@ from sedflow_core.emulator import EmulatorTables
 from sedflow_core.noise import NoiseModel, log_likelihood
 
 N_DRAWS = 256
-"""Samples behind a verdict."""
-MIN_EFFICIENCY = 0.02
+"""Samples behind a verdict, ..."""
+CLEAR_EFFICIENCY = 0.15
+"""... but where they find a smaller efficiency, all samples judge."""
+MIN_EFFICIENCY = 0.03
 MIN_P_VALUE = 1e-3
 MIN_DRAWS = 100
 """Fewer cannot tell: the efficiency of n draws is 1 / n at least."""
