@@ -18,7 +18,7 @@ N_DRAWS = 256
 """Samples behind a verdict, ..."""
 CLEAR_EFFICIENCY = 0.15
 """... but where they find a smaller efficiency, all samples judge."""
-MIN_EFFICIENCY = 0.03
+MIN_EFFICIENCY = 0.04
 MIN_P_VALUE = 1e-3
 MIN_DRAWS = 100
 """Fewer cannot tell: the efficiency of n draws is 1 / n at least."""
