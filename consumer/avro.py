@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from consumer.container import MAGIC, MAX_BYTES, Header, Stream, read_blocks, read_header
+from consumer.container import MAGIC, MAX_BYTES, Header, read_blocks, read_header
 from consumer.errors import BrokerError, ConsumerError, DecodeError, EncodeError, SettingsError
 from consumer.schema_limits import MAX_SCHEMA_BYTES, longest_record
 
@@ -174,7 +174,7 @@ def wire_body(value: bytes) -> bytes:
     return value[_WIRE.size :]
 
 
-def split_container(stream: Stream) -> Iterator[tuple[bytes, bytes | None]]:
+def split_container(stream: BinaryIO) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield each record of a container, still encoded, and its writer schema as JSON.
 
     What comes after the last good block, or all of it, is yielded as it is where the container
@@ -277,7 +277,7 @@ def _decode_container(value: bytes) -> Decoded:
     return _read_body(body, foreign_schema(header.schema))
 
 
-def _only_record(stream: Stream, header: Header) -> tuple[bytes | None, int]:
+def _only_record(stream: BinaryIO, header: Header) -> tuple[bytes | None, int]:
     """Return the record of a container of one, else None, and how many there are at least."""
     body, count = None, 0
     for block in read_blocks(stream, header):

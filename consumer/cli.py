@@ -13,6 +13,7 @@ from consumer.errors import SettingsError
 from consumer.message import plugin_version
 from consumer.settings import Settings, load_settings
 from sedflow_core.errors import SedflowError
+from sedflow_core.options import count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument(
-        "--workers", type=_positive, metavar="N", help="N processes, restarted when they die"
+        "--workers", type=count, metavar="N", help="N processes, restarted when they die"
     )
     parser.add_argument(
         "--shadow", metavar="ARTIFACT", help="count what this artifact would answer otherwise"
@@ -79,10 +80,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("avro", "parquet"), help="default: by the name of FILE"
     )
     parser.add_argument("--artifact", metavar="NAME", help="shipped artifact, or path of one")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="alerts per batch")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="stop after N alerts")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="alerts per batch")
+    parser.add_argument("--limit", type=count, metavar="N", help="stop after N alerts")
     parser.add_argument(
-        "--rate", type=_positive, metavar="HZ", help="at most so many alerts per second"
+        "--rate", type=count, metavar="HZ", help="at most so many alerts per second"
     )
     parser.add_argument("--dry-run", action="store_true", help="infer, but write nothing")
     parser.add_argument(
@@ -98,7 +99,7 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     listing = commands.add_parser("list", help="a line each: place, time, stage, class, attempts")
     _add_config(listing)
     listing.add_argument("--stage", help="only of this stage, such as decode")
-    listing.add_argument("--limit", type=_positive, metavar="N", help="at most N letters")
+    listing.add_argument("--limit", type=count, metavar="N", help="at most N letters")
     listing.set_defaults(command=_list_letters)
     showing = commands.add_parser("show", help="one letter as JSON, its bytes as base 64")
     _add_config(showing)
@@ -114,7 +115,7 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     )
     again.add_argument(
         "--max-attempts",
-        type=_positive,
+        type=count,
         default=3,
         metavar="N",
         help="leave what N replays sent back",
@@ -136,13 +137,6 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
     _add_config(checking)
     checking.add_argument("--refit", action="store_true", help="for `refit`, not for `run`")
     checking.set_defaults(command=_check_topics)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def _check_config(options: argparse.Namespace) -> int:

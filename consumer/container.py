@@ -9,7 +9,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO
 
 from consumer.errors import DecodeError
 from sedflow_core.errors import MissingExtraError
@@ -19,19 +19,6 @@ SYNC_SIZE = 16
 MAX_BYTES = 16 * 1024 * 1024
 """Largest header entry or block, decompressed [bytes]; an LSST alert with cutouts takes 0.2 MB."""
 _MAX_ENTRIES = 1000
-
-
-class Stream(Protocol):
-    """What bytes are read from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes, fewer at the end."""
-
-    def tell(self) -> int:
-        """Return the position."""
-
-    def seek(self, position: int, /) -> int:
-        """Go to a position and return it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +38,7 @@ class Block:
     records: bytes
 
 
-def read_header(stream: Stream) -> Header:
+def read_header(stream: BinaryIO) -> Header:
     """Read the header. Raises DecodeError when there is none."""
     if (magic := stream.read(len(MAGIC))) != MAGIC:
         raise DecodeError(f"container: expected the magic {MAGIC!r}, got {magic!r}")
@@ -70,7 +57,7 @@ def read_header(stream: Stream) -> Header:
     return Header(metadata[b"avro.schema"], codec, _read_exactly(stream, SYNC_SIZE))
 
 
-def read_blocks(stream: Stream, header: Header) -> Iterator[Block]:
+def read_blocks(stream: BinaryIO, header: Header) -> Iterator[Block]:
     """Read the blocks that follow the header. Raises DecodeError at the first bad one."""
     while first := stream.read(1):
         count = read_long(stream, first)
@@ -150,7 +137,7 @@ def _bounded(records: bytes) -> bytes:
     return records
 
 
-def read_long(stream: Stream, first: bytes = b"") -> int:
+def read_long(stream: BinaryIO, first: bytes = b"") -> int:
     """Read a zigzag varint; `first` is its first byte when that was read already."""
     value = shift = 0
     while shift < 64:
@@ -174,11 +161,11 @@ def long_bytes(value: int) -> bytes:
     return bytes(parts)
 
 
-def _read_bytes(stream: Stream) -> bytes:
+def _read_bytes(stream: BinaryIO) -> bytes:
     return _read_exactly(stream, read_long(stream))
 
 
-def _read_exactly(stream: Stream, size: int) -> bytes:
+def _read_exactly(stream: BinaryIO, size: int) -> bytes:
     if not 0 <= size <= MAX_BYTES:
         raise DecodeError(f"container: expected 0 to {MAX_BYTES} bytes, got {size}")
     data = stream.read(size)

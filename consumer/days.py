@@ -4,7 +4,6 @@ A daemon may have been away, or have waited for a person, for longer than `input
 not read of earlier days is read once it is back, as long as the broker has it.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from datetime import date, datetime, timedelta
 
@@ -40,10 +39,10 @@ def find_unfinished(days: Mapping[date, str], finished: Mapping[str, bool]) -> l
 def date_of(settings: InputSettings, entry: str, topic: str) -> date | None:
     """Return the day of a topic, None where it is none of this entry of `input.topics`."""
     before, _, after = entry.partition(DATE)
-    match = re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", topic)
-    if match is None:
-        return None
+    text = topic.removeprefix(before).removesuffix(after)
     try:
-        return datetime.strptime(match[1], settings.date_format).date()
+        day = datetime.strptime(text, settings.date_format).date()
     except ValueError:
         return None
+    # strptime also takes a month for a day: 202611 for 2026-01-01.
+    return day if entry.replace(DATE, day.strftime(settings.date_format)) == topic else None

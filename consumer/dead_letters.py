@@ -95,14 +95,8 @@ def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
     It answers as the daemon does: with the pinned, validated artifact, under the same schema id.
     Raises ArtifactError, SettingsError or BrokerError; what was committed until then stays.
     """
-    torch.set_num_threads(1)
-    step = Step(load_served(settings.artifact), settings)
-    step.summary_id = register_summaries(settings)
-    metrics = Metrics(CollectorRegistry())
     outcome = Outcome()
-    limit = find_letter_limit(settings)
-    # What another replay has under way ends here; only then do the positions stand still.
-    transactions = Transactions(settings, metrics, letter_group(settings), limit)
+    step, transactions = _start(settings)
     with closing(LetterBox(settings, from_beginning=False)) as box:
         while letters := box.read(settings.batch.max_size):
             messages = list(_choose(letters, max_attempts, outcome.left))
@@ -117,22 +111,29 @@ def replay_places(settings: Settings, places: Collection[str]) -> Outcome:
 
     Raises as `replay_letters` does, and SettingsError where no letter lies at one of them.
     """
-    torch.set_num_threads(1)
-    step = Step(load_served(settings.artifact), settings)
-    step.summary_id = register_summaries(settings)
+    outcome = Outcome()
+    step, transactions = _start(settings)
     with closing(LetterBox(settings, from_beginning=True)) as box:
         found = {letter.place: letter for letter in box if letter.place in places}
         for place in sorted(set(places) - found.keys()):
             raise SettingsError(_no_letter(box, place))
-    outcome, metrics = Outcome(), Metrics(CollectorRegistry())
-    letters = list(found.values())
-    messages = list(_choose(letters, None, outcome.left))
+    messages = list(_choose(list(found.values()), None, outcome.left))
     window = step(messages, replay=True, now=lambda: datetime.now(UTC))
-    limit = find_letter_limit(settings)
-    sink = Transactions(settings, metrics, letter_group(settings), limit)
-    sink.publish(window, lambda *_: None)
+    transactions.publish(window, lambda *_: None)
     outcome.tally.add(window)
     return outcome
+
+
+def _start(settings: Settings) -> tuple[Step, Transactions]:
+    """Return what answers and what publishes.
+
+    What another replay has under way ends here; only then do the positions stand still.
+    """
+    torch.set_num_threads(1)
+    step = Step(load_served(settings.artifact), settings)
+    step.summary_id = register_summaries(settings)
+    metrics, limit = Metrics(CollectorRegistry()), find_letter_limit(settings)
+    return step, Transactions(settings, metrics, letter_group(settings), limit)
 
 
 class _Positions:

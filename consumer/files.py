@@ -128,7 +128,7 @@ def _read_alerts(name: str, data: bytes) -> Iterator[Part]:
     if name.endswith(".gz"):
         packed, data = data, _gunzip(data)
         if len(data) > MAX_BYTES and data.startswith(MAGIC):
-            with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+            with io.BufferedReader(gzip.GzipFile(fileobj=io.BytesIO(packed))) as stream:
                 yield from split_container(stream)
             return
         data = data if len(data) <= MAX_BYTES else packed

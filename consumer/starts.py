@@ -135,7 +135,7 @@ class Starts:
             return ()
         present = self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics
         earlier = find_earlier(self._settings, day, present)
-        known = set(positions.recall_topics() if positions else self._group_topics())
+        known = set(self._read_topics(positions))
         recall = positions.recall if positions else self._group_positions
         unfinished: list[str] = []
         for days in earlier.values():
@@ -188,8 +188,10 @@ class Starts:
 
     def _find_read(self, positions: Positions | None) -> set[str]:
         """Return the entries of `input.topics` in which there are positions."""
-        topics = positions.recall_topics() if positions else self._group_topics()
-        return {self._settings.entry_of(topic) for topic in topics}
+        return {self._settings.entry_of(topic) for topic in self._read_topics(positions)}
+
+    def _read_topics(self, positions: Positions | None) -> Collection[str]:
+        return positions.recall_topics() if positions else self._group_topics()
 
     def _group_topics(self) -> set[str]:
         wanted = [ConsumerGroupTopicPartitions(self._settings.group)]

@@ -5,7 +5,7 @@ Kafka's own tools, the rights included; `check` compares it with the clusters as
 them. An error would stop the daemon or lose something; a warning is for a person to weigh.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +28,6 @@ NEW_PARTITIONS = 4
 READING = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
 WRITING = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
 CONFIGS = frozenset({AclOperation.DESCRIBE_CONFIGS})
-TRANSACTING = ("Write", "Describe")
 USES: Mapping[AclOperation, str] = {
     AclOperation.READ: "`sedflow-consumer dlq` cannot read it",
     AclOperation.DESCRIBE_CONFIGS: "its settings are unknown, the size of its messages too",
@@ -120,13 +119,13 @@ def plan(settings: Settings) -> list[str]:
         commands.append(_permission(settings, topic, cluster))
     group, letters = settings.input.group, letter_group(settings)
     dated = (entry.partition(DATE)[0] for entry in settings.input.topics if DATE in entry)
-    reading = sorted(right.name.title() for right in READING)
+    joining = frozenset({AclOperation.READ})
     return [
         *commands,
-        *(_allow(settings, source, _prefixed("topic", begin), reading) for begin in dated),
-        _allow(settings, source, f"--group {group}", ["Read"]),
-        _allow(settings, sink, f"--group {letters}", ["Read"]),
-        _allow(settings, sink, f"--transactional-id {letters}", TRANSACTING),
+        *(_allow(settings, source, _prefixed("topic", begin), READING) for begin in dated),
+        _allow(settings, source, f"--group {group}", joining),
+        _allow(settings, sink, f"--group {letters}", joining),
+        _allow(settings, sink, f"--transactional-id {letters}", WRITING),
         _transactions_permission(settings, sink),
     ]
 
@@ -288,14 +287,13 @@ def _creation(topic: Wanted, cluster: Cluster) -> str:
 
 
 def _permission(settings: Settings, topic: Wanted, cluster: Cluster) -> str:
-    names = (right.name.title().replace("_", "") for right in topic.rights | topic.useful)
-    return _allow(settings, cluster, f"--topic {topic.name}", sorted(names))
+    return _allow(settings, cluster, f"--topic {topic.name}", topic.rights | topic.useful)
 
 
 def _transactions_permission(settings: Settings, sink: Cluster) -> str:
     """Those of the workers, or of `replay --to-kafka`, whatever the delivery."""
     prefixed = _prefixed("transactional-id", f"{settings.input.group}-")
-    return _allow(settings, sink, prefixed, TRANSACTING)
+    return _allow(settings, sink, prefixed, WRITING)
 
 
 def _prefixed(kind: str, begin: str) -> str:
@@ -303,9 +301,10 @@ def _prefixed(kind: str, begin: str) -> str:
     return f"--resource-pattern-type prefixed --{kind} {begin}" if begin else f"--{kind} '*'"
 
 
-def _allow(settings: Settings, cluster: Cluster, what: str, rights: Sequence[str]) -> str:
+def _allow(settings: Settings, cluster: Cluster, what: str, rights: frozenset[AclOperation]) -> str:
     section = settings.input if cluster.section == "input" else settings.output
-    operations = " ".join(f"--operation {right}" for right in rights)
+    names = sorted(right.name.title().replace("_", "") for right in rights)
+    operations = " ".join(f"--operation {name}" for name in names)
     return (
         f"kafka-acls.sh --bootstrap-server {cluster.bootstrap} --add "
         f"--allow-principal User:{section.username or 'ANONYMOUS'} {operations} {what}"

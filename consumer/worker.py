@@ -196,7 +196,7 @@ class Worker:
         while True:
             try:
                 self._clusters = check_topics(self._settings)
-                self._absent = find_absent(self._settings.input)
+                self._absent = self._absent or find_absent(self._settings.input)
                 return register_summaries(self._settings)
             except NoAnswerError as error:
                 failures += 1

@@ -29,6 +29,15 @@ Consequences = tuple[Tensor, ...]
 _tracing = Lock()
 
 
+class Draws(NamedTuple):
+    """Samples of n galaxies: u and theta (n, n_sample, ...), ln q (n, n_sample), histories."""
+
+    u: Tensor
+    theta: Tensor
+    log_q: Tensor
+    history: History
+
+
 def find_consequences(
     artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry
 ) -> Consequences:
@@ -55,24 +64,15 @@ def _find(artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry) 
     values = _values(artifact, theta, history)
     # Of a Sobol set the first points are spread evenly as well.
     u, theta, log_q = (t[:, :N_DRAWS] for t in (u, theta, log_q))
-    first = Judged(u, theta, log_q, history.first(N_DRAWS))
+    first = Draws(u, theta, log_q, history.first(N_DRAWS))
     return values, *_judge(artifact, trust, fixed, first, photometry)
-
-
-class Judged(NamedTuple):
-    """Samples of n galaxies: u and theta (n, n_sample, ...), ln q (n, n_sample), histories."""
-
-    u: Tensor
-    theta: Tensor
-    log_q: Tensor
-    history: History
 
 
 def _judge(
     artifact: Artifact,
     trust: TrustTables,
     fixed: FixedRedshift,
-    samples: Judged,
+    samples: Draws,
     photometry: Photometry,
 ) -> Trust:
     u, theta, log_q, history = samples
@@ -89,18 +89,19 @@ def _look_again(
     artifact: Artifact, u: Tensor, log_q: Tensor, photometry: Photometry, judgement: Trust
 ) -> None:
     """Judge by all samples, in place, the galaxies that the first ones leave open."""
-    trust = artifact.trust
-    if trust is None or u.shape[1] <= N_DRAWS:
+    trust, (flux, flux_err, redshift) = artifact.trust, photometry
+    rows = (judgement.efficiency < CLEAR_EFFICIENCY).nonzero().flatten()
+    if trust is None or u.shape[1] <= N_DRAWS or len(rows) == 0:
         return
-    for row in (judgement.efficiency < CLEAR_EFFICIENCY).nonzero().flatten().tolist():
-        one = slice(row, row + 1)
-        seen = (photometry[0][one], photometry[1][one], photometry[2][one])
+    # One by one a galaxy does not depend on its batch; a GPU takes as long for one as for all.
+    for some in rows.split(len(rows) if artifact.device == "cuda" else 1):
+        seen = (flux[some], flux_err[some], redshift[some])
         fixed = fix_redshift(trust.emulator, artifact.tables, seen[2])
-        theta = from_u(u[one])
+        theta = from_u(u[some])
         history = calc_history(theta, fixed.bins, artifact.tables)
-        by_all = _judge(artifact, trust, fixed, Judged(u[one], theta, log_q[one], history), seen)
+        by_all = _judge(artifact, trust, fixed, Draws(u[some], theta, log_q[some], history), seen)
         for values, value in zip(judgement, by_all, strict=True):
-            values[row] = value[0]
+            values[some] = value
 
 
 def _values(artifact: Artifact, theta: Tensor, history: History) -> Tensor:

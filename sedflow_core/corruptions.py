@@ -18,6 +18,7 @@ from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.noise import draw_noise
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u
+from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import ForwardConfig, ForwardModel, NoisySimulations, simulate_noisy
 from sedflow_core.units import NJY_PER_NANOMAGGY, POGSON
 
@@ -54,7 +55,7 @@ def corrupted_simulations(artifact: Artifact, n: int, seed: int) -> dict[str, Ob
         MissingExtraError: the packages of the extra `sim` are not installed.
     """
     config = ForwardConfig(**artifact.manifest["provenance"]["forward_model"])
-    model = config.build()
+    model = forward_model(artifact)
     corruptions = all_corruptions(artifact.bands)
     rows = simulate_noisy(model, n * len(corruptions), seed=seed)
     setting = Setting(config, model, artifact.bands, torch.Generator().manual_seed(seed))

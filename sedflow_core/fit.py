@@ -32,11 +32,11 @@ from sedflow_core.errors import CatalogError, MissingExtraError
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
 from sedflow_core.options import count
-from sedflow_core.summary import EVENTS, Summary
+from sedflow_core.summary import Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder, open_table, table_writer, write_table
 from sedflow_core.threads import torch_threads
-from sedflow_core.trust import Trust, is_trusted
+from sedflow_core.trust import is_trusted
 
 LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
 CHUNK_ROWS = 128
@@ -92,11 +92,10 @@ def fit_catalog(
     flags = np.zeros(n, dtype=np.int64)
     quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan, dtype=np.float32)
     mean, std = np.full((2, n, len(names)), np.nan, dtype=np.float32)
-    events = [event for event, (name, _, _) in EVENTS.items() if name in names]
-    judged = Trust._fields if artifact.trust is not None else ()
+    blank = estimate(artifact, catalog.observation.rows(slice(0, 0)))
     probabilities, trust = (
         {name: np.full(n, np.nan, dtype=np.float32) for name in columns}
-        for columns in (events, judged)
+        for columns in (blank.probabilities, blank.trust)
     )
     with _sample_file(samples_path, artifact, n, n_samples) as file:
         summarise = partial(estimate, artifact, n_samples=n_samples, seed=seed)

@@ -21,7 +21,6 @@ from sedflow_core.flow import FlowConfig
 from sedflow_core.noise import NoiseModel, load_noise
 from sedflow_core.observation import to_context
 from sedflow_core.options import count
-from sedflow_core.resampling import reweigh
 from sedflow_core.simulation import TrainingSet, load_training_set, stream_generator
 from sedflow_core.train import TrainConfig, TrainedFlow, fit
 
@@ -37,7 +36,6 @@ def add_learning_curve_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `sedflow learning-curve`."""
     parser.add_argument("training_set", type=Path)
     parser.add_argument("out", type=Path, help=f"folder of the runs and {_NAME}; resumed")
-    parser.add_argument("--prior", type=Path, metavar="FILE.toml", help="as of `sedflow train`")
     parser.add_argument("--sizes", type=count, nargs="+", default=list(SIZES), metavar="ROWS")
     parser.add_argument("--passes", type=count, default=2, help="over the largest subset")
     parser.add_argument("--n-test", type=count, default=N_TEST, help="rows that measure")
@@ -47,8 +45,6 @@ def add_learning_curve_arguments(parser: argparse.ArgumentParser) -> None:
 def run_learning_curve(args: argparse.Namespace) -> int:
     """`sedflow learning-curve`."""
     rows = load_training_set(args.training_set)
-    if args.prior is not None:
-        rows = reweigh(rows, args.prior)
     noise = load_noise(rows.bands.names, rows.config["forward_model"]["noise"])
     learning_curve(rows, noise, args.out, args.sizes, n_pass=args.passes, n_test=args.n_test)
     return 0
@@ -94,13 +90,7 @@ def learning_curve(
                 **_measure(trained, subset.map(lambda t: t[:n_test]), noise, "train"),
             }
         )
-        document = {
-            "config": asdict(config),
-            "prior": rows.config["forward_model"].get("prior"),
-            "n_pass": n_pass,
-            "n_test": n_test,
-            "points": points,
-        }
+        document = {"config": asdict(config), "n_pass": n_pass, "n_test": n_test, "points": points}
         (folder / _NAME).write_text(json.dumps(document, indent=2) + "\n")
         print(json.dumps(points[-1]), flush=True)
     return document

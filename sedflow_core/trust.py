@@ -15,9 +15,9 @@ from sedflow_core.emulator import EmulatorTables
 from sedflow_core.noise import NoiseModel, log_likelihood
 
 N_DRAWS = 256
-"""Samples behind a verdict, ..."""
+"""Samples behind a verdict, unless they leave it open."""
 CLEAR_EFFICIENCY = 0.15
-"""... but where they find a smaller efficiency, all samples judge."""
+"""Where they find a smaller efficiency, all samples judge."""
 MIN_EFFICIENCY = 0.04
 MIN_P_VALUE = 1e-3
 MIN_DRAWS = 100

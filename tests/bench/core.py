@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifact", default="sdss-ugriz")
     parser.add_argument("--out", type=Path, default=Path("bench-output"))
-    parser.add_argument("--peer-seconds", type=float, default=600.0, help="at most; 0: no peer")
+    parser.add_argument("--peer-seconds", type=float, default=120.0, help="at most; 0: no peer")
     options = parser.parse_args()
     machine = describe_machine()
     torch.set_num_threads(1)

@@ -42,3 +42,4 @@ def test_dates_are_read_as_they_are_written() -> None:
     assert date_of(dashed, "a.{date}", "a.2026-03-09") == DAY
     assert date_of(dashed, "a.{date}", "a.20260309") is None
     assert date_of(dashed, "a.{date}", "b.2026-03-09") is None
+    assert date_of(SETTINGS, "ztf_{date}_p1", "ztf_202611_p1") is None  # a month

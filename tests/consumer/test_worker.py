@@ -8,7 +8,7 @@ import pytest
 from consumer import connection
 from consumer import worker as worker_module
 from consumer.daemon import Tally
-from consumer.errors import BrokerError, NoAnswerError
+from consumer.errors import BrokerError, NoAnswerError, SettingsError
 from consumer.kafka_client import Clusters
 from consumer.registry import RegistryError, SilentRegistryError
 from consumer.sections import InputSettings
@@ -55,6 +55,25 @@ def test_pauses_grow_and_stay_bounded_however_long_the_outage(
     assert lengths_s[0] <= 1.0
     assert min(lengths_s[10:]) >= LONGEST_PAUSE_S / 2
     assert max(lengths_s) <= LONGEST_PAUSE_S
+
+
+def test_a_secret_that_is_gone_at_a_reconnect_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And at the first connection it is named, and ends the process."""
+    gone = SettingsError("secret file: expected a readable file")
+    stop = Pauses(2)
+    worker = Worker(Settings(), stop)
+
+    def serve() -> Tally:
+        raise gone
+
+    monkeypatch.setattr(worker, "_serve", serve)
+    with pytest.raises(SettingsError, match="secret file"):
+        worker.work()
+    worker._source = SimpleNamespace(served=True)  # type: ignore[assignment]
+    worker.work()
+    assert len(stop.lengths_s) == 2
 
 
 def test_pauses_begin_anew_after_partitions_were_held(monkeypatch: pytest.MonkeyPatch) -> None:
