@@ -111,6 +111,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the run; resumed if it exists")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="streaming")
     parser.add_argument("--epochs", type=count, help="default: the preset's")
+    parser.add_argument(
+        "--bfloat16-epochs",
+        type=count,
+        default=0,
+        metavar="N",
+        help="of them the first N in bfloat16: twice as fast where the processor has units for it",
+    )
     parser.add_argument("--learning-rate", type=positive, help="of Adam; default: the preset's")
     parser.add_argument("--n-rows", type=count, help="use the first rows only")
     parser.add_argument(
@@ -139,6 +146,7 @@ def run_train(args: argparse.Namespace) -> int:
         flow=preset.flow._replace(seed=args.seed),
         seed=args.seed,
         max_epochs=args.epochs or preset.max_epochs,
+        bfloat16_epochs=args.bfloat16_epochs,
         learning_rate=args.learning_rate or preset.learning_rate,
     )
     noise = load_noise(training_set.bands.names, training_set.config["forward_model"]["noise"])

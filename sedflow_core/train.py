@@ -37,6 +37,8 @@ class TrainConfig:
         hidden_learning_rate: of Muon, which trains the square matrices; None: Adam trains all.
         batch_size, gradient_clip: of both.
         warm_up_steps, cosine: linear warm-up, then cosine decay over `max_epochs`, or constant.
+        bfloat16_epochs: so many epochs, the first ones, multiply matrices in bfloat16. The last
+            should not: they settle what its eight bits cannot tell apart.
         max_epochs, patience: stop early after `patience` epochs without a better validation loss.
         validation_fraction: share of the rows held out.
         seed: of the split, the order and the noise.
@@ -50,6 +52,7 @@ class TrainConfig:
     gradient_clip: float = 5.0
     warm_up_steps: int = 500
     cosine: bool = True
+    bfloat16_epochs: int = 0
     max_epochs: int = 20
     patience: int = 20
     validation_fraction: float = 0.02
@@ -163,9 +166,11 @@ class _Run:
         n_step = self.steps_per_epoch * self.config.max_epochs
         stream = 2 * epoch + 2
         batches = self.batches(self.training, stream, self.config.batch_size)
+        is_coarse = epoch < self.config.bfloat16_epochs
         for i, batch in enumerate(batches):
             share = schedule(self.config, epoch * self.steps_per_epoch + i, n_step)
-            loss = -self.flow(batch.u, batch.context).mean()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=is_coarse):
+                loss = -self.flow(batch.u, batch.context).mean()
             self.flow.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)

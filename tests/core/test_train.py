@@ -91,6 +91,18 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
     assert_same_weights(resumed.flow, trained.flow)
 
 
+def test_bfloat16_in_the_first_epochs_ends_at_the_same_loss(
+    trained: TrainedFlow, training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, bfloat16_epochs=1)
+    coarse = fit(training_set, noise, config=config, folder=tmp_path)
+    first, last = (e.validation_loss for e in coarse.history)
+    exact_first, exact_last = (e.validation_loss for e in trained.history)
+    assert first != exact_first
+    assert last == pytest.approx(exact_last, abs=0.1 * (exact_first - exact_last))
+    assert all(weight.dtype == torch.float32 for weight in coarse.flow.parameters())
+
+
 def test_a_finished_run_is_not_trained_again(trained, training_set, noise, folder: Path) -> None:
     def on_step(n_rows: int, loss: torch.Tensor) -> None:
         pytest.fail("trained a step")
