@@ -1,12 +1,14 @@
 """Ranks of the truth in the exact posterior: by the weights of flow samples, and by MCMC."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
+from sedflow_core.chains import MIN_ESS
 from sedflow_core.importance import Weighted
 from sedflow_core.mcmc import sample_exact
 from sedflow_core.prior import from_u, to_u
@@ -17,6 +19,20 @@ from sedflow_core.units import Array
 
 N_MCMC_SAMPLES = 2_000
 MAX_SECONDS = 60.0
+
+
+class McmcSamples(NamedTuple):
+    """Samples u (n, n_u) of one exact posterior, and whether the walkers had found it in time."""
+
+    u: Array
+    converged: bool
+
+
+class McmcRanks(NamedTuple):
+    """Ranks (n, n_name) of the truth, and in how many of the n posteriors walkers converged."""
+
+    ranks: Array
+    n_converged: int
 
 
 def quantities(artifact: Artifact, u: Tensor, redshift: float) -> Array:
@@ -45,30 +61,32 @@ def weighted_ranks(artifact: Artifact, simulations: Simulations, weighted: Weigh
 
 def mcmc_ranks(
     artifact: Artifact, model: ForwardModel, simulations: Simulations, folder: Path | None
-) -> Array:
-    """Ranks (n, n_name) of the truth of simulations in samples by MCMC.
+) -> McmcRanks:
+    """Ranks of the truth of simulations in samples by MCMC.
 
     Args:
         artifact, model: see `sedflow_core.mcmc.sample_exact`.
         simulations: n of them.
         folder: keeps the samples, so that a killed run goes on from there.
     """
-    ranks = []
+    ranks, n_converged = [], 0
     for i in range(len(simulations.observation)):
-        u = mcmc_samples(artifact, model, simulations, i, folder)
+        u, converged = mcmc_samples(artifact, model, simulations, i, folder)
+        n_converged += converged
         samples = quantities(artifact, torch.tensor(u), simulations.observation.redshift[i])
         weights = np.full(len(samples), 1.0 / len(samples))
         ranks.append(_rank(samples, weights, _truth(simulations, i)))
-    return np.array(ranks)
+    return McmcRanks(np.array(ranks), n_converged)
 
 
 def mcmc_samples(
     artifact: Artifact, model: ForwardModel, simulations: Simulations, i: int, folder: Path | None
-) -> Array:
-    """Samples u (n, n_u) of the exact posterior of simulation i by MCMC; kept in the folder."""
-    path = None if folder is None else folder / f"mcmc-{i}.npy"
+) -> McmcSamples:
+    """Samples of the exact posterior of simulation i by MCMC; kept in the folder."""
+    path = None if folder is None else folder / f"mcmc-{i}.npz"
     if path is not None and path.exists():
-        return np.asarray(np.load(path))
+        with np.load(path) as kept:
+            return McmcSamples(kept["u"], bool(kept["converged"]))
     exact = sample_exact(
         artifact,
         simulations.observation.rows(slice(i, i + 1)),
@@ -77,13 +95,14 @@ def mcmc_samples(
         max_seconds=MAX_SECONDS,
         seed=i,
     )
+    samples = McmcSamples(exact.u, exact.converged(MIN_ESS))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as stream:
-            np.save(stream, exact.u)
+            np.savez(stream, **samples._asdict())
         partial.replace(path)
-    return exact.u
+    return samples
 
 
 def _truth(simulations: Simulations, i: int) -> Array:

@@ -4,7 +4,8 @@ A file says which distribution a quantity, be it a parameter or derived, shall f
 is cut into bins, and the weight of a bin is the mass that the wanted distribution has there over
 the mass that the prior of `sedflow_core.prior` has. All else stays as it is, given the quantity. So
 the weighted prior has the wanted distribution, bin by bin; with several quantities it is the
-product of the weights, and each distribution is met as far as the quantities are independent.
+product of the weights, normalised, and each distribution is met as far as the quantities are
+independent.
 Needs torch alone.
 """
 
@@ -39,7 +40,8 @@ class Factor(NamedTuple):
     Attributes:
         name: of a parameter or derived quantity.
         edges: (n_bin - 1,) ascending edges between the bins; the outer bins have no end.
-        weight: (n_bin,) wanted mass over mass of the table's prior; float64 like the edges.
+        weight: (n_bin,) wanted mass over mass of the table's prior, of the last of several
+            factors times what normalises their product; float64 like the edges.
     """
 
     name: str
@@ -150,7 +152,7 @@ def tabulate_prior(
     Raises:
         PriorError: a distribution lies outside the range that its quantity takes.
     """
-    return [
+    document: list[dict[str, Any]] = [
         {"name": name, **_tabulate(name, wanted, values), "wanted": dict(wanted)}
         for (name, wanted), values in zip(
             distributions.items(),
@@ -158,6 +160,10 @@ def tabulate_prior(
             strict=True,
         )
     ]
+    log_weight = log_prior_weight(load_factors(document), theta, redshift, tables)
+    mean = float(log_weight.exp().mean())
+    document[-1]["weight"] = [weight / mean for weight in document[-1]["weight"]]
+    return document
 
 
 def _tabulate(name: str, wanted: Mapping[str, Any], values: Array) -> dict[str, list[float]]:
@@ -240,7 +246,7 @@ def _derived(
 def log_prior_weight(
     factors: tuple[Factor, ...], theta: Tensor, redshift: Tensor, tables: PopulationTables
 ) -> Tensor:
-    """ln of the new prior over the table's, up to a constant: (n,), float64; 0 without factors.
+    """ln of the new prior over the table's: (n,), float64; 0 without factors.
 
     Args:
         factors: of the new prior.
@@ -251,9 +257,8 @@ def log_prior_weight(
     if not factors:
         return total
     names = tuple(factor.name for factor in factors)
-    for factor, values in zip(
-        factors, calc_quantities(names, theta, redshift, tables).T, strict=True
-    ):
+    quantities = calc_quantities(names, theta, redshift, tables).T.contiguous()
+    for factor, values in zip(factors, quantities, strict=True):
         bins = torch.bucketize(values, factor.edges.to(values.device), right=True)
         total += factor.weight.to(values.device)[bins].log()
     return total

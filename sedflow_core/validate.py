@@ -153,12 +153,15 @@ def _exact(
         classify(artifact, observation.rows(slice(i, i + 1)), seed=i)
         for i in range(sizes.n_classifier)
     ]
+    document: dict[str, Any] = {"importance_efficiency": distances(weighted)}
     ranks = {"exact, by weights": weighted_ranks(artifact, simulations, weighted)}
+    if tests:
+        document["c2st"] = summarise(tests)
     if sizes.n_mcmc:
         few = first(simulations, sizes.n_mcmc)
-        ranks["MCMC"] = mcmc_ranks(artifact, model, few, folder)
-    document = {"importance_efficiency": distances(weighted)}
-    return _Exact(document | ({"c2st": summarise(tests)} if tests else {}), ranks)
+        ranks["MCMC"], n_converged = mcmc_ranks(artifact, model, few, folder)
+        document["mcmc"] = {"n_simulations": sizes.n_mcmc, "n_converged": n_converged}
+    return _Exact(document, ranks)
 
 
 def first(simulations: Simulations, n: int) -> Simulations:

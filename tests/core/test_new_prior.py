@@ -50,6 +50,11 @@ distribution = "histogram"
 edges = [-13.0, -11.0, -9.5]
 density = [0.2, 0.4]
 """
+YOUTH = """
+[t_age_mw]
+distribution = "exponential"
+mean = 3.0
+"""
 N = 60_000
 
 
@@ -121,9 +126,14 @@ def test_the_assumptions_name_the_prior(forward: ForwardModel, file: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    "text", [DUST, QUIESCENCE + YOUTH], ids=["one quantity", "dependent quantities"]
+)
 def test_weights_are_none_without_a_prior_and_of_mean_one_with(
-    forward: ForwardModel, file: Path
+    forward: ForwardModel, tmp_path: Path, text: str
 ) -> None:
+    file = tmp_path / "prior.toml"
+    file.write_text(text)
     u, redshift = draw_params(forward, N, torch.Generator().manual_seed(2))
     theta, tables = from_u(u), forward.galaxy.tables
     assert not log_prior_weight((), theta, redshift, tables).any()

@@ -1,13 +1,16 @@
 """What a validation must reach to pass: one set of limits, wider where few simulations blur it."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from sedflow_core import Artifact, sample
 from sedflow_core.diagnostics import noise_bound
+from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import distances
 from sedflow_core.importance import weigh
 from sedflow_core.simulated import forward_model, simulate
@@ -45,6 +48,24 @@ def test_the_truth_of_fresh_simulations_ranks_uniformly_among_shipped_posteriors
     for name, column in zip(shipped.param_names, ranks.T, strict=True):
         distance = stats.kstest(column, "uniform").statistic
         assert distance <= LIMITS["ks_distance"] + 1.63 / len(column) ** 0.5, name
+
+
+def test_ranks_by_mcmc_are_those_by_weights_and_say_whether_walkers_converged(
+    shipped: Artifact, tmp_path: Path
+) -> None:
+    simulations, model = simulate(shipped, 3, seed=33), forward_model(shipped)
+    by_mcmc = mcmc_ranks(shipped, model, simulations, tmp_path)
+    assert by_mcmc.n_converged == 3
+    by_weights = weighted_ranks(
+        shipped, simulations, weigh(shipped, model, simulations.observation)
+    )
+    assert by_mcmc.ranks == pytest.approx(by_weights, abs=0.1)
+
+    kept = tmp_path / "mcmc-1.npz"
+    np.savez(kept, u=np.load(kept)["u"], converged=False)
+    again = mcmc_ranks(shipped, model, simulations, tmp_path)
+    assert again.n_converged == 2
+    assert (again.ranks == by_mcmc.ranks).all()
 
 
 @pytest.mark.parametrize(
