@@ -148,11 +148,19 @@ def _gunzip(data: bytes) -> bytes:
 
 
 class _Member(tarfile.TarInfo):
-    """A tar member; what is read at its header, long names for one, is bounded before."""
+    """A tar member; what is read at its header, long names for one, is bounded before.
+
+    An archive ends with a block of zeros: tarfile takes a missing or broken header for an end too.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        member = super().frombuf(buf, encoding, errors)
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and not any(buf):
+                raise
+            raise tarfile.ReadError(str(error)) from None
         if not member.isfile() or member.type == tarfile.GNUTYPE_SPARSE:
             _check_size(member)
         return member

@@ -232,6 +232,28 @@ def test_broken_tar(tmp_path: Path, packets: dict[str, bytes]) -> None:
         read(path)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda first, rest: first,
+        lambda first, rest: first + rest[:100],
+        lambda first, rest: first + rest[:600],
+        lambda first, rest: first + bytes([rest[0] ^ 1]) + rest[1:],
+    ],
+    ids=["cut before a header", "cut in a header", "cut in an alert", "broken header"],
+)
+def test_unpacked_tar_harmed_after_its_first_member(
+    tmp_path: Path, packets: dict[str, bytes], harm: Callable[[bytes, bytes], bytes]
+) -> None:
+    path = write_tar(tmp_path / "n.tar", packets, "w")
+    with tarfile.open(path) as archive:
+        second = archive.getmembers()[1].offset
+    whole = path.read_bytes()
+    path.write_bytes(harm(whole[:second], whole[second:]))
+    with pytest.raises(ArchiveError, match=r"n\.tar: expected a readable archive"):
+        read(path)
+
+
 def test_missing_archive(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"expected a file, folder or glob with alerts"):
         ArchiveSource([str(tmp_path / "no*.avro")])
