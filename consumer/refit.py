@@ -130,6 +130,7 @@ class RefitStep:
         self.summary_id = WIRE_ID
         self.keep_alive: Callable[[Sequence[Message]], None] = lambda _: None
         """Called with the window in hand between two galaxies."""
+        self._assumptions = artifact.assumptions
         self._provenance = describe_provenance(artifact, settings)
 
     def __call__(
@@ -190,6 +191,7 @@ class RefitStep:
             "replay": replay or record["replay"],
             "provenance": record["provenance"] | self._provenance,
             "seed": self._seed,
+            "assumptions": self._assumptions,
             "posterior": None,
             "trust": None,
             "refit": describe_refit(request, outcome, opinion),

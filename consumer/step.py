@@ -83,6 +83,7 @@ class Step:
         )
         self.summary_id = WIRE_ID
         self._n_samples = settings.artifact.n_samples or artifact.n_samples
+        self._assumptions = artifact.assumptions
         self._provenance = describe_provenance(artifact, settings)
 
     def __call__(
@@ -216,7 +217,7 @@ class Step:
             "inputs": describe_inputs(read.alert.host, read.photometry, artifact.bands.names),
             "nSamples": self._n_samples,
             "seed": self._settings.artifact.seed,
-            "assumptions": artifact.manifest["assumptions"],
+            "assumptions": self._assumptions,
             "provenance": {
                 **self._provenance,
                 "inputTopic": message.topic,

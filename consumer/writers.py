@@ -78,7 +78,7 @@ class ParquetWriter:
             "derived": artifact.derived_names,
             "constraint": artifact.param_names + artifact.derived_names,
             "probabilities": tuple(EVENTS),
-            "assumptions": tuple(artifact.manifest["assumptions"]),
+            "assumptions": tuple(artifact.assumptions),
         }
         schema = own_schema("posteriorSummary")
         self._columns = {

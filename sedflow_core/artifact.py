@@ -91,6 +91,13 @@ class Artifact:
         """Name of every support-flag bit."""
         return flag_names(self.bands)
 
+    @property
+    def assumptions(self) -> dict[str, str]:
+        """What users must know of the model behind the posteriors; with the digest of the prior."""
+        departures = {part["name"]: part["wanted"] for part in _factors(self.manifest) or []}
+        assumptions: dict[str, str] = self.manifest["assumptions"]
+        return assumptions | {"prior_sha256": prior_digest(departures)}
+
     def check_validated(self) -> None:
         """Raise ArtifactError unless a validation was recorded that did not fail."""
         validation = self.manifest["validation"]
@@ -99,7 +106,7 @@ class Artifact:
                 f"{self.name}: expected a recorded validation, got none: run `sedflow validate "
                 "ARTIFACT --out DIR --record`, or set artifact.allow_unvalidated"
             )
-        if not validation.get("passed", True):
+        if validation.get("passed") is not True:
             raise ArtifactError(
                 f"{self.name}: expected a passed validation, got {validation.get('failures')}; "
                 "artifact.allow_unvalidated serves it all the same"
@@ -239,8 +246,15 @@ def read_artifact(path: str | Path, device: str = "cpu") -> Artifact:
         tables=PopulationTables(**_group(arrays, "tables")),
         golden={key: value.cpu() for key, value in _group(arrays, "golden").items()},
         trust=join_tables(_group(arrays, "trust")),
-        prior=load_factors(manifest["provenance"].get("forward_model", {}).get("prior")),
+        prior=load_factors(_factors(manifest)),
     )
+
+
+def _factors(manifest: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """By which the prior departs from the parameter table, see `tabulate_prior`."""
+    factors: list[dict[str, Any]] | None
+    factors = manifest["provenance"].get("forward_model", {}).get("prior")
+    return factors
 
 
 def find_artifact(path: str | Path) -> Path:

@@ -9,7 +9,8 @@ sticks, s_k = beta_k / (1 - sum of earlier betas), with CDF 1 - (1 - s_k)^(4 - k
 import hashlib
 import json
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -148,6 +149,7 @@ def prior_table() -> list[dict[str, str | float]]:
     ]
 
 
-def prior_digest() -> str:
-    """sha256 of the parameter table: two artifacts with equal digests share their prior."""
-    return hashlib.sha256(json.dumps(prior_table(), sort_keys=True).encode()).hexdigest()
+def prior_digest(departures: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """sha256 of the parameter table and of what departs from it: quantity -> distribution."""
+    document = [prior_table(), departures] if departures else prior_table()
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

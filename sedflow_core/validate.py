@@ -46,7 +46,7 @@ parameters and of derived quantities, of all parameters' ranks together, and of 
 medians of importance efficiency and total variation.
 """
 N_JUDGED = 20_000
-"""On fewer simulations, as in slices, a distance may be larger by its noise."""
+"""The fewest that can pass. In slices of fewer a distance may be larger by its noise."""
 
 
 class Sizes(NamedTuple):
@@ -214,6 +214,11 @@ def _prior_loss(artifact: Artifact, simulations: Simulations) -> float:
 def failures(document: dict[str, Any]) -> list[str]:
     """Why an artifact with this validation should not serve; empty where it should."""
     reasons = [
+        f"{text}: expected at least {least:,}, got {n:,}"
+        for text, n, least in _sizes(document)
+        if n < least
+    ]
+    reasons += [
         f"{text}: expected at most {largest:.5g}, got {value:.5g}"
         for text, value, largest in _at_most(document)
         if not value <= largest
@@ -230,6 +235,15 @@ def failures(document: dict[str, Any]) -> list[str]:
 def limit(name: str, n: int) -> float:
     """The largest distance that passes on n simulations."""
     return LIMITS[name] + (noise_bound(n) if n < N_JUDGED else 0.0)
+
+
+def _sizes(document: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """How much was measured, and the least that may pass."""
+    default = Sizes()
+    yield "n_simulations", document["n_simulations"], N_JUDGED
+    yield "n_samples", document["n_samples"], default.n_samples
+    weighed = document["importance_efficiency"]["n_simulations"]
+    yield "n_simulations of importance_efficiency", weighed, default.n_importance
 
 
 def _at_most(document: dict[str, Any]) -> Iterator[tuple[str, float, float]]:

@@ -339,4 +339,4 @@ def test_parquet_file(tmp_path: Path, window: Window, tiny: Artifact) -> None:
     assert rows[0]["p_quiescent"] == first["probabilities"]["quiescent"]
     assert rows[0]["covariance"] == first["covariance"]
     assert rows[1]["log_mstar_q50"] is rows[1]["covariance"] is None
-    assert rows[0].keys() >= {f"assumption_{name}" for name in tiny.manifest["assumptions"]}
+    assert rows[0].keys() >= {f"assumption_{name}" for name in tiny.assumptions}

@@ -136,7 +136,8 @@ def test_a_second_opinion_has_posterior_verdict_and_diagnostics(
     assert record["trust"]["trusted"] <= (refit["status"] == "CONVERGED")
     assert record["provenance"]["artifactSha256"] == tiny.sha256
     own = {"posterior", "trust", "refit", "provenance", "nSamples", "startTimestamp"}
-    own |= {"endTimestamp", "seed"}
+    own |= {"endTimestamp", "seed", "assumptions"}
+    assert record["assumptions"] == tiny.assumptions
     assert {k: v for k, v in record.items() if k not in own} == {
         k: v for k, v in original.items() if k not in own
     }

@@ -145,7 +145,7 @@ def test_provenance(
     assert provenance["configHash"] == settings.config_hash()
     assert (provenance["inputTopic"], provenance["inputOffset"]) == ("hosts", 41)
     assert provenance["sourceSchema"] == "sedflow.v1_2.hostAlert"
-    assert summary["assumptions"] == tiny.manifest["assumptions"]
+    assert summary["assumptions"] == tiny.assumptions
     assert (summary["nSamples"], summary["seed"], summary["replay"]) == (64, 0, True)
     assert summary["startTimestamp"] == summary["endTimestamp"] == now()
     assert result.key == summary["objectId"].encode()

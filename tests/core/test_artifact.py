@@ -58,8 +58,18 @@ def test_the_manifest_says_what_a_user_must_know(tiny: Artifact) -> None:
     assert {"imf", "cosmology", "mass_definition", "birth_cloud_age_gyr"} <= set(
         manifest["assumptions"]
     )
+    assert tiny.assumptions.items() > manifest["assumptions"].items()
     assert manifest["provenance"]["forward_model"]["ssp"] == "synthetic"
     assert 0 < manifest["provenance"]["support"]["flagged_fraction"] < 0.15
+
+
+def test_artifacts_of_another_prior_have_another_digest_of_it(
+    tiny: Artifact, shipped: Artifact
+) -> None:
+    assert tiny.manifest["prior_sha256"] == shipped.manifest["prior_sha256"]
+    assert tiny.assumptions["prior_sha256"] == tiny.manifest["prior_sha256"]
+    assert shipped.prior
+    assert shipped.assumptions["prior_sha256"] != tiny.assumptions["prior_sha256"]
 
 
 def test_only_a_validated_artifact_may_serve(folder: Path) -> None:

@@ -102,6 +102,16 @@ def test_the_efficiency_has_a_smallest_value_that_passes(recorded: Document) -> 
     assert failures(recorded) == ["median importance_efficiency: expected at least 0.25, got 0.249"]
 
 
+def test_too_little_measured_does_not_pass(recorded: Document) -> None:
+    recorded |= {"n_simulations": 19_999, "n_samples": 999}
+    recorded["importance_efficiency"]["n_simulations"] = 199
+    assert failures(recorded) == [
+        "n_simulations: expected at least 20,000, got 19,999",
+        "n_samples: expected at least 1,000, got 999",
+        "n_simulations of importance_efficiency: expected at least 200, got 199",
+    ]
+
+
 def test_a_slice_is_judged_by_its_own_number(recorded: Document) -> None:
     part = recorded["slices"]["redshift"][1]
     largest = LIMITS["ks_distance"] + noise_bound(part["n"])
