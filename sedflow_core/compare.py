@@ -49,8 +49,9 @@ def run_compare(args: argparse.Namespace) -> int:
         differences.append(difference)
         if text := why(difference):
             print(f"row {row[len(differences) - 1]}: {text}", flush=True)
+    names = artifact.param_names + artifact.derived_names
     meta = {"artifact": artifact.name, "sha256": artifact.sha256}
-    write_table(args.out, {"row": row, **per_galaxy(differences)}, meta)
+    write_table(args.out, {"row": row, **per_galaxy(differences, names)}, meta)
     return _report(differences)
 
 

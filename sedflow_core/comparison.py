@@ -14,12 +14,15 @@ import torch
 from sedflow_core.artifact import Artifact
 from sedflow_core.chains import MAX_R_HAT
 from sedflow_core.estimation import estimate
-from sedflow_core.exactness import HEAVY_TAIL
+from sedflow_core.exactness import HEAVY_TAIL, divergences
+from sedflow_core.fit import LEVEL_NAMES
 from sedflow_core.importance import Weighted, weigh, weighted_quantile
 from sedflow_core.mcmc import ExactPosterior, sample_exact
+from sedflow_core.new_prior import calc_quantities
 from sedflow_core.observation import Observation
 from sedflow_core.prior import PARAM_NAMES
 from sedflow_core.simulation import ForwardModel
+from sedflow_core.summary import LEVELS
 from sedflow_core.trust import fit_pareto_k
 from sedflow_core.units import Array
 
@@ -37,7 +40,9 @@ class Difference(NamedTuple):
         by_weights: (12,) flow's median minus exact median, in exact standard deviations; infinite
             where no draw has a weight. by_mcmc: the same by MCMC, NaN where it was not run.
         gaussian: (12,) shift of the exact median by the paper's Gaussian likelihood, likewise.
-        efficiency, pareto_k: of the weights.
+        exact: (n_name, 5) quantiles of the exact posterior by weights at `LEVELS`, of all that is
+            published; NaN where no draw has a weight.
+        efficiency, pareto_k, kl_exact_flow, total_variation: of the weights.
         r_hat, ess, seconds, correction: of the walkers, see `sedflow_core.mcmc`; NaN likewise.
         reasons: why the galaxy may lie outside the support; empty inside.
     """
@@ -45,8 +50,11 @@ class Difference(NamedTuple):
     by_weights: Array
     by_mcmc: Array
     gaussian: Array
+    exact: Array
     efficiency: float
     pareto_k: float
+    kl_exact_flow: float
+    total_variation: float
     r_hat: float
     ess: float
     seconds: float
@@ -115,6 +123,7 @@ def difference(
         by_weights = (published - median) / width
         if weighted.gaussian_weights.any():
             shift = (gaussian - median) / width
+    kl, total_variation = divergences(weighted.weights)
     if exact is not None:
         theta = exact.theta().astype(np.float64)
         by_mcmc = (published - np.median(theta, axis=0)) / theta.std(axis=0)
@@ -122,14 +131,28 @@ def difference(
         by_weights=by_weights,
         by_mcmc=by_mcmc,
         gaussian=shift,
+        exact=_exact_quantiles(artifact, galaxy, weighted),
         efficiency=float(weighted.efficiency()[0]),
         pareto_k=float(fit_pareto_k(torch.tensor(weighted.weights[:, 0]).log())),
+        kl_exact_flow=float(kl[0]),
+        total_variation=float(total_variation[0]),
         r_hat=nothing if chains is None else float(chains.r_hat.max()),
         ess=nothing if chains is None else float(chains.ess.min()),
         seconds=nothing if chains is None else chains.seconds,
         correction=nothing if exact is None else exact.correction,
         reasons=tuple(summary.reasons(0)),
     )
+
+
+def _exact_quantiles(artifact: Artifact, galaxy: Observation, weighted: Weighted) -> Array:
+    names = artifact.param_names + artifact.derived_names
+    weights = weighted.weights[:, 0]
+    if not weights.any():
+        return np.full((len(names), len(LEVELS)), np.nan)
+    theta, redshift = torch.tensor(weighted.theta[:, 0]), torch.tensor(galaxy.redshift)
+    values = calc_quantities(names, theta, redshift, artifact.tables).numpy()
+    of_every = np.broadcast_to(weights[:, None], values.shape)
+    return np.stack([weighted_quantile(values, of_every, level) for level in LEVELS], axis=-1)
 
 
 def _weighted_moments(draws: Array, weights: Array) -> tuple[Array, Array]:
@@ -160,13 +183,18 @@ def table(differences: Sequence[Difference]) -> list[dict[str, str | float | boo
     ]
 
 
-def per_galaxy(differences: Sequence[Difference]) -> dict[str, Array]:
-    """Columns (n,) of every galaxy's differences and diagnostics, to be written as a table."""
-    scalars = ("efficiency", "pareto_k", "r_hat", "ess", "seconds", "correction")
+def per_galaxy(differences: Sequence[Difference], names: Sequence[str]) -> dict[str, Array]:
+    """Columns (n,) of all galaxies: differences, diagnostics, exact quantiles of `names`."""
+    weights = ("efficiency", "pareto_k", "kl_exact_flow", "total_variation")
+    scalars = (*weights, "r_hat", "ess", "seconds", "correction")
     columns = {name: np.array([getattr(d, name) for d in differences]) for name in scalars}
     for kind in ("by_weights", "by_mcmc", "gaussian"):
         values = np.array([getattr(d, kind) for d in differences])
         columns |= {f"{kind}_{name}": values[:, i] for i, name in enumerate(PARAM_NAMES)}
+    exact = np.array([d.exact for d in differences])
+    for i, name in enumerate(names):
+        for j, level in enumerate(LEVEL_NAMES):
+            columns[f"exact_{name}_{level}"] = exact[:, i, j]
     reasons = np.array([" ".join(d.reasons) for d in differences])
     return columns | {"reasons": reasons, "why": np.array([why(d) for d in differences])}
 

@@ -28,8 +28,10 @@ from sedflow_core.units import Array
 N_PER_CLASS = 5_000
 POOL = 40
 """Flow samples for every exact draw taken from them by weight."""
-POWER_SHIFT = 0.5
-"""Shift of log_mstar in the control of power [posterior sigma in u]."""
+POWER_NAME, POWER_SHIFT = "n_dust", 0.5
+"""The control of power: a parameter, and its shift [posterior sigma in u]. Were it independent of
+the others, the best classifier would be right in .60 of cases; of the mass, which is not, in .94.
+"""
 HEAVY_TAIL = 0.7
 _CLASSIFIER = {
     "hidden_layer_sizes": (128, 128),
@@ -42,12 +44,7 @@ _CLASSIFIER = {
 def distances(weighted: Weighted) -> dict[str, Any]:
     """Importance efficiency, KL(exact || flow), total variation and Pareto k over the galaxies."""
     n = len(weighted.weights)
-    ratio = n * weighted.weights
-    kl = np.where(ratio > 0, weighted.weights * np.log(np.maximum(ratio, 1e-300)), 0.0).sum(axis=0)
-    total_variation = 0.5 * np.abs(weighted.weights - 1.0 / n).sum(axis=0)
-    # Where no sample has a weight, the flow and the exact posterior have nothing in common.
-    met = weighted.weights.any(axis=0)
-    kl, total_variation = np.where(met, kl, np.inf), np.where(met, total_variation, 1.0)
+    kl, total_variation = divergences(weighted.weights)
     log_weight = torch.tensor(weighted.weights).log()
     # Where too few samples have a weight for a fit, the tail is as heavy as can be.
     pareto_k = np.nan_to_num(fit_pareto_k(log_weight.T).numpy(), nan=1.0)
@@ -62,6 +59,18 @@ def distances(weighted: Weighted) -> dict[str, Any]:
     }
 
 
+def divergences(weights: Array) -> tuple[Array, Array]:
+    """KL(exact || flow) and total variation (n,) of n galaxies with weights (n_sample, n).
+
+    Where no sample has a weight, flow and exact posterior have nothing in common.
+    """
+    n = len(weights)
+    kl = (weights * np.log(n * weights, where=weights > 0, out=np.zeros_like(weights))).sum(axis=0)
+    total_variation = 0.5 * np.abs(weights - 1.0 / n).sum(axis=0)
+    met = weights.any(axis=0)
+    return np.where(met, kl, np.inf), np.where(met, total_variation, 1.0)
+
+
 def _quantiles(values: Array) -> dict[str, Any]:
     low, median, high = np.quantile(values, [0.16, 0.5, 0.84], method="nearest")
     return {"median": float(median), "quantiles_16_84": [float(low), float(high)]}
@@ -72,7 +81,7 @@ class ClassifierTest(NamedTuple):
 
     Attributes:
         exact: flow against exact posterior.
-        null: flow against flow; power: flow against flow with log_mstar shifted.
+        null: flow against flow; power: flow against flow with `POWER_NAME` shifted.
         distinct: fraction of the exact draws that are different points.
     """
 
@@ -113,8 +122,8 @@ def classify(
         exact = u[index]
         first, second = flow(n)[0], flow(n)[0]
         shifted = second.clone()
-        mass = U_NAMES.index("log_mstar")
-        shifted[:, mass] += POWER_SHIFT * second[:, mass].std()
+        column = U_NAMES.index(POWER_NAME)
+        shifted[:, column] += POWER_SHIFT * second[:, column].std()
     return ClassifierTest(
         exact=_c2st(first, exact, seed),
         null=_c2st(first, second, seed),
@@ -158,7 +167,7 @@ def summarise(tests: list[ClassifierTest]) -> dict[str, Any]:
         "n_simulations": len(tests),
         "n_per_class": N_PER_CLASS,
         "by": "emulator",
-        "power_shift_sigma": POWER_SHIFT,
+        "power_shift": {POWER_NAME: POWER_SHIFT},
         **{
             name: {
                 "median": float(np.median(values)),

@@ -103,7 +103,9 @@ def flow_against_exact(
     for axes in grid.flat[len(names) :]:
         axes.remove()
     for i, (axes, name, column) in enumerate(zip(grid.flat, names, samples.T, strict=False)):
-        low, high = np.quantile(column, [0.002, 0.998])
+        shown = [column] if mcmc is None else [column, mcmc[:, i]]
+        edges = [np.quantile(values, [0.002, 0.998]) for values in shown]
+        low, high = np.min(edges), np.max(edges)
         bins = np.linspace(low, high, 31) if high > low else 10
         style = {"bins": bins, "density": True, "histtype": "step", "lw": 1.4}
         axes.hist(column, color=BLUE, label="flow", **style)

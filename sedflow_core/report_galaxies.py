@@ -161,11 +161,11 @@ def figure_of_fit(artifact: Artifact, model: ForwardModel, galaxy: Galaxy) -> Fi
     """Figure 2 of the paper, below: the spectra of the best fits."""
     observation = galaxy.observation
     methods = {"the flow's samples": galaxy.weighted.theta[:_N_BEST, 0]}
-    exact = galaxy.mcmc
-    if exact is None:
+    if galaxy.mcmc is None:
         order = np.argsort(galaxy.weighted.weights[:, 0])[-_N_BEST:]
-        exact = galaxy.weighted.theta[order, 0]
-    methods["the exact posterior's"] = exact[:_N_BEST]
+        methods["those of largest weight"] = galaxy.weighted.theta[order, 0]
+    else:
+        methods["the exact posterior's"] = galaxy.mcmc[:_N_BEST]
     spectra, chi_square = {}, {}
     for method, theta in methods.items():
         best, chi_square[method] = best_sample(model.galaxy, observation, theta)

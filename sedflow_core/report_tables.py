@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sedflow_core.exactness import POWER_NAME
 from sedflow_core.prior import U_NAMES
 from sedflow_core.validate import LIMITS, limit
 
@@ -131,7 +132,7 @@ def _exact(document: dict[str, Any]) -> Iterator[Row]:
 _CLASSIFIERS = {
     "exact": "C2ST accuracy in u, flow against exact, 5,000 each",
     "null": "C2ST, flow against flow",
-    "power": "C2ST, flow against flow with log M shifted by half a sigma",
+    "power": f"C2ST, flow against flow with {POWER_NAME} shifted by half a sigma",
 }
 
 

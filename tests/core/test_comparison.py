@@ -15,6 +15,7 @@ from sedflow_core.estimation import estimate, sample
 from sedflow_core.importance import Weighted
 from sedflow_core.mcmc import ExactPosterior
 from sedflow_core.prior import PARAM_NAMES, to_u
+from sedflow_core.summary import LEVELS
 
 N = 4_000
 
@@ -48,6 +49,23 @@ def test_a_flow_does_not_differ_from_its_own_draws(
     assert found.by_mcmc == pytest.approx(found.by_weights, abs=0.02)
     assert found.efficiency == pytest.approx(1.0)
     assert (found.gaussian == 0).all()
+    assert (found.kl_exact_flow, found.total_variation) == pytest.approx((0.0, 0.0), abs=1e-9)
+
+
+def test_the_exact_quantiles_are_those_of_the_weighted_draws(
+    tiny: Artifact, galaxy: Observation, own: Weighted
+) -> None:
+    heavy = own.theta[:, 0, PARAM_NAMES.index("log_mstar")] > 9.0
+    weights = (heavy / heavy.sum())[:, None]
+    found = difference(tiny, galaxy, own._replace(weights=weights), None)
+    names = tiny.param_names + tiny.derived_names
+    alone = np.quantile(own.theta[heavy, 0], LEVELS, axis=0).T
+    spread = own.theta[heavy, 0].std(axis=0)[:, None]
+    assert np.abs(found.exact[:12] - alone).max() < 0.02 * spread.max()
+    assert found.kl_exact_flow == pytest.approx(-np.log(heavy.mean()))
+    assert found.total_variation == pytest.approx(1.0 - heavy.mean())
+    surviving = found.exact[names.index("log_mstar_surviving")]
+    assert (surviving < found.exact[names.index("log_mstar")]).all()
 
 
 def test_a_shift_is_measured_in_exact_standard_deviations(
@@ -65,8 +83,8 @@ def test_a_shift_is_measured_in_exact_standard_deviations(
 def made_up(size: float, *, reasons: tuple[str, ...] = (), r_hat: float = 1.001) -> Difference:
     sizes = np.full(12, size)
     mcmc = sizes if r_hat > 0 else np.full(12, np.nan)
-    scalars = (0.3, 0.4, r_hat if r_hat > 0 else float("nan"), 2e3, 5.0, 0.99)
-    return Difference(sizes, mcmc, 0.1 * sizes, *scalars, reasons)
+    scalars = (0.3, 0.4, 0.2, 0.2, r_hat if r_hat > 0 else float("nan"), 2e3, 5.0, 0.99)
+    return Difference(sizes, mcmc, 0.1 * sizes, np.ones((12, 5)), *scalars, reasons)
 
 
 def test_the_table_holds_medians_against_bounds() -> None:
@@ -85,7 +103,7 @@ def test_galaxies_far_off_are_explained() -> None:
     assert why(made_up(0.5)).endswith("the flow's own bias")
     assert "outside the support: sigma_high_u" in why(made_up(0.5, reasons=("sigma_high_u",)))
     assert "R-hat 1.200" in why(made_up(0.5, r_hat=1.2))
-    columns = per_galaxy([made_up(0.2), made_up(0.5)])
+    columns = per_galaxy([made_up(0.2), made_up(0.5)], PARAM_NAMES)
     assert columns["by_mcmc_n_dust"].tolist() == [0.2, 0.5]
     assert [bool(text) for text in columns["why"]] == [False, True]
 
@@ -102,5 +120,6 @@ def test_the_command_compares_simulations(
     assert all(name in text for name in PARAM_NAMES)
     assert "MCMC of 1: R-hat" in text
     header, *rows = csv.reader(out.read_text().splitlines())
-    assert {"row", "efficiency", "by_mcmc_tau_bc", "why"} <= set(header)
+    assert {"row", "efficiency", "kl_exact_flow", "by_mcmc_tau_bc", "why"} <= set(header)
+    assert {"exact_log_mstar_q50", "exact_a_v_q975"} <= set(header)
     assert len(rows) == 2
