@@ -14,11 +14,12 @@ from astropy.table import Table
 from scipy import stats
 
 from sedflow_core import Artifact, Observation, Summary, estimate, sample
+from sedflow_core.estimation import find_flags
 from sedflow_core.importance import weigh, weighted_quantile
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.prior import PARAM_NAMES
 from sedflow_core.sfh import calc_derived
-from sedflow_core.simulated import forward_model
+from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.units import mag_from_nanomaggy
 
 H0_SHIFT = 2.0 * np.log10(67.8 / 70.0)
@@ -154,22 +155,23 @@ def test_differences_of_mass_hardly_grow_with_mass(
 
 
 def test_other_priors_of_dust(shipped: Artifact, galaxies: Galaxies, summary: Summary) -> None:
-    """The same draws, weighted to other priors; the weights' mean is the ratio of evidences."""
+    """The same draws, weighted to other priors; the weights' mean is the ratio of evidences.
+
+    These galaxies are there because they are bright enough and inside the support: under a prior
+    that makes more such galaxies, each of them is the less likely.
+    """
     inside = summary.flags == 0
     observation = galaxies.observation.rows(inside)
     theta = sample(shipped, observation)
     draws, redshift = torch.tensor(theta).transpose(0, 1), torch.tensor(observation.redshift)
     mass = calc_derived(draws, redshift, shipped.tables, ("log_mstar_surviving",))[..., 0].T.numpy()
     published, color = galaxies.published[inside], g_minus_i(observation)
-    to_table = over_table(shipped, theta, observation.redshift)
-    slope = theta[..., PARAM_NAMES.index("n_dust")]
-    narrow = ((slope > SLOPES[0]) & (slope < SLOPES[1])) / SLOPE_MASS
-    priors = {
-        "of the artifact": np.ones_like(to_table),
-        "of the table": to_table,
-        "of the table, slopes of Prospector-alpha": to_table * narrow,
-        "of the artifact, slopes of Prospector-alpha": narrow,
-    }
+    priors = over_artifact(shipped, theta, observation.redshift)
+    simulations = simulate(shipped, 40_000, seed=41)
+    selected = find_flags(shipped, simulations.observation) == 0
+    selection = over_artifact(
+        shipped, simulations.theta[None, selected], simulations.observation.redshift[selected]
+    )
     log_evidence, width = {}, {}
     print(f"\n{galaxies.source}")
     for prior, weights in priors.items():
@@ -177,10 +179,12 @@ def test_other_priors_of_dust(shipped: Artifact, galaxies: Galaxies, summary: Su
         known = weights[:, reached]
         change = weighted_quantile(mass[:, reached], known / known.sum(axis=0), 0.5)
         change -= published[reached]
-        log_evidence[prior] = np.log(known.mean(axis=0)).mean()
+        log_selection = np.log(selection[prior].mean())
+        log_evidence[prior] = np.log(known.mean(axis=0)).mean() - log_selection
         width[prior] = half_width(change)
         print(
-            f"  {prior:44s} {reached.mean():.2%}, ln evidence {log_evidence[prior]:+.2f}, median "
+            f"  {prior:44s} {reached.mean():.2%}, ln evidence {log_evidence[prior]:+.2f} "
+            f"(of selection {log_selection:+.2f}), median "
             f"{np.median(change) + H0_SHIFT + KROUPA_TO_CHABRIER:+.3f}, half-width "
             f"{width[prior]:.3f} dex, slope against g-i "
             f"{stats.linregress(color[reached], change).slope:+.3f}"
@@ -190,6 +194,21 @@ def test_other_priors_of_dust(shipped: Artifact, galaxies: Galaxies, summary: Su
     assert max(log_evidence.values()) == log_evidence[ours] == 0.0
     assert width[narrow_ours] < width[ours] < width[table]
     assert max(width[narrow_ours], width[narrow_table]) <= BOUNDS[galaxies.source][1]
+
+
+def over_artifact(
+    artifact: Artifact, theta: np.ndarray, redshift: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Other priors over that of the artifact for draws (n_sample, n, n_theta)."""
+    to_table = over_table(artifact, theta, redshift)
+    slope = theta[..., PARAM_NAMES.index("n_dust")]
+    narrow = ((slope > SLOPES[0]) & (slope < SLOPES[1])) / SLOPE_MASS
+    return {
+        "of the artifact": np.ones_like(to_table),
+        "of the table": to_table,
+        "of the table, slopes of Prospector-alpha": to_table * narrow,
+        "of the artifact, slopes of Prospector-alpha": narrow,
+    }
 
 
 def over_table(artifact: Artifact, theta: np.ndarray, redshift: np.ndarray) -> np.ndarray:
