@@ -103,7 +103,7 @@ def _with_noise(factor: float) -> Corruption:
 
 def _without_floor(rows: NoisySimulations, setting: Setting) -> Photometry:
     """Errors without the calibration floor, and noise to match."""
-    sigma = POGSON * rows.flux_err / rows.flux
+    sigma = POGSON * rows.flux_err / rows.noiseless_flux
     left = (sigma**2 - setting.model.noise.floor**2).clamp_min(MIN_SIGMA_MAG**2).sqrt()
     flux_err = left * rows.noiseless_flux / POGSON
     return rows.noiseless_flux + flux_err * _normal(rows, setting), flux_err, rows.redshift

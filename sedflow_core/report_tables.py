@@ -42,6 +42,12 @@ def tables(document: dict[str, Any]) -> Iterator[str]:
         "β3 there are sticks. Sobol: the published sets of points, on the first "
         f"{document['n_published']:,} simulations.</p>"
     )
+    if published := document.get("published_bias_and_width"):
+        yield "<h2>As published</h2>" + _table(_PUBLISHED_HEAD, list(_widths(published)))
+        yield (
+            "<p>The quantiles that a summary holds, against the truth of the first "
+            f"{document['n_published']:,} simulations, each in the unit of its quantity.</p>"
+        )
     yield "<h2>Slices</h2>" + _table(
         ("slice", "from", "to", "n", "1.63 / √n", "largest KS", "of", "TARP", "coverage"),
         list(_slices(document)),
@@ -136,19 +142,9 @@ _CLASSIFIERS = {
 }
 
 
-_HEAD = (
-    "quantity",
-    "KS",
-    "perfect",
-    "KS, Sobol",
-    "TARP",
-    "central coverage",
-    "bias",
-    "scatter",
-    "half-width",
-    "inside 68 %",
-    "inside 95 %",
-)
+_WIDTH_HEAD = ("bias", "scatter", "half-width", "inside 68 %", "inside 95 %")
+_HEAD = ("quantity", "KS", "perfect", "KS, Sobol", "TARP", "central coverage", *_WIDTH_HEAD)
+_PUBLISHED_HEAD = ("quantity", *_WIDTH_HEAD)
 
 
 def _quantities(document: dict[str, Any]) -> Iterator[Row]:
@@ -161,11 +157,16 @@ def _quantities(document: dict[str, Any]) -> Iterator[Row]:
     )
     for name in document["ks_distance_independent"]:
         widths = document["bias_and_width"][name]
-        yield (
-            name,
-            *(f"{column[name]:.4f}" for column in columns),
-            *(f"{widths[key]:.3f}" for key in _WIDTHS),
-        )
+        yield (name, *(f"{column[name]:.4f}" for column in columns), *_width_cells(widths))
+
+
+def _widths(of_each: dict[str, dict[str, float]]) -> Iterator[Row]:
+    for name, widths in of_each.items():
+        yield (name, *_width_cells(widths))
+
+
+def _width_cells(widths: dict[str, float]) -> Iterator[str]:
+    return (f"{widths[key]:.3f}" for key in _WIDTHS)
 
 
 _WIDTHS = ("median_bias", "scatter", "median_half_width", "inside_68", "inside_95")

@@ -94,9 +94,10 @@ def render_markdown(document: dict[str, Any]) -> str:
     parts = [
         "# Support rules and verdict against the exact posterior",
         _introduction(document),
-        "Share of galaxies that each test objects to, and of the failing ones that are found:",
+        "Share of galaxies that each test objects to; of the failing ones, the share that flag or "
+        "verdict find (recall), and of those they object to, the share that fails (precision):",
         _table(
-            ["galaxies", "n", "fail", *(_TESTS[t] for t in _SHOWN), "found"],
+            ["galaxies", "n", "fail", *(_TESTS[t] for t in _SHOWN), "recall", "precision"],
             [_population_row(name, rates) for name, rates in populations.items()],
         ),
     ]
@@ -130,8 +131,8 @@ def _introduction(document: dict[str, Any]) -> str:
 def _population_row(name: str, rates: dict[str, Any]) -> list[str]:
     tests = rates["tests"]
     objects = [_percent(tests[test]["objects"]) for test in _SHOWN]
-    found = _percent(tests["whole"]["recall"])
-    return [name, str(rates["n"]), _percent(rates["fails"]), *objects, found]
+    measures = [_percent(tests["whole"][measure]) for measure in ("recall", "precision")]
+    return [name, str(rates["n"]), _percent(rates["fails"]), *objects, *measures]
 
 
 def _precision_table(rates: dict[str, Any]) -> str:

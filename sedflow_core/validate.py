@@ -24,6 +24,7 @@ from sedflow_core.diagnostics import (
     pooled,
     slices,
 )
+from sedflow_core.estimation import estimate
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import classify, distances, summarise
 from sedflow_core.importance import weigh
@@ -130,6 +131,7 @@ def validate(
         **exact.document,
         **_calibration_document(artifact, independent, simulations.observation),
         "ks_distance_published_sobol": _ks_of(published.ranks, published.names),
+        "published_bias_and_width": _published(artifact, first(simulations, sizes.n_published)),
         "n_published": sizes.n_published,
     }
     reasons = failures(document)
@@ -172,6 +174,13 @@ def first(simulations: Simulations, n: int) -> Simulations:
         simulations.noiseless_flux[:n],
         simulations.observation.rows(slice(0, n)),
     )
+
+
+def _published(artifact: Artifact, simulations: Simulations) -> dict[str, dict[str, float]]:
+    """Bias and widths of the quantiles as they are published, each of its physical quantity."""
+    summary = estimate(artifact, simulations.observation, include_unsupported=True)
+    truth = np.concatenate([simulations.theta, simulations.derived], axis=1)
+    return bias_and_width(truth, summary.quantiles, summary.names)
 
 
 def _ks_of(levels: Array, names: tuple[str, ...]) -> dict[str, float]:

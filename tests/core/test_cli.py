@@ -52,6 +52,9 @@ def test_from_simulations_to_a_validated_artifact(
     distances = document["ks_distance_independent"]
     assert len(distances) == 11 + len(built.derived_names)
     assert all(0 < distance < 1 for distance in distances.values())
+    published = document["published_bias_and_width"]
+    assert list(published) == list(built.param_names + built.derived_names)
+    assert "As published" in page
 
 
 def test_numbers_out_of_range_are_named_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sedflow_core import Artifact, sample
+from sedflow_core import Artifact, estimate, sample
 from sedflow_core.diagnostics import noise_bound
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import distances
@@ -66,6 +66,18 @@ def test_ranks_by_mcmc_are_those_by_weights_and_say_whether_walkers_converged(
     again = mcmc_ranks(shipped, model, simulations, tmp_path)
     assert again.n_converged == 2
     assert (again.ranks == by_mcmc.ranks).all()
+
+
+def test_published_intervals_hold_their_share_of_fresh_truths(shipped: Artifact) -> None:
+    n = 600
+    simulations = simulate(shipped, n, seed=34)
+    summary = estimate(shipped, simulations.observation, include_unsupported=True)
+    truth = np.concatenate([simulations.theta, simulations.derived], axis=1)
+    low, q16, _, q84, high = np.moveaxis(summary.quantiles, -1, 0)
+    for share, lower, upper in ((0.68, q16, q84), (0.95, low, high)):
+        inside = ((truth >= lower) & (truth <= upper)).mean(axis=0)
+        noise = 3.3 * (share * (1 - share) / n) ** 0.5
+        assert inside == pytest.approx(share, abs=noise + 0.01)
 
 
 @pytest.mark.parametrize(
