@@ -138,6 +138,8 @@ class Crew(Gathered):
         )
         base = settings.output.slot
         self._names = [base if n_workers == 1 else f"{base}-{i}" for i in range(n_workers)]
+        for name in self._names:  # a death is no increase where there was no 0 before it
+            self._restarts.labels(name)
 
     def live(self) -> tuple[bool, str]:
         """Whether every worker that answers polls; one that starts is no reason to kill all."""

@@ -1,14 +1,19 @@
-"""Where the workers of one supervisor leave what their successors need to know."""
+"""Where the workers of one supervisor leave what their successors need to know, and its count."""
 
 import tempfile
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from consumer.errors import SettingsError
 from consumer.sections import InputSettings, OutputSettings
 from consumer.settings import Settings
-from consumer.supervisor import temporary_folder
+from consumer.supervisor import LONGEST_PAUSE_S, STARTS_WITHIN_S, Crew, temporary_folder
+
+WATCHED_S = 900.0
+ALERTS_AT = 3
+"""So many restarts of one worker within so long raise SedflowRestarting."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +47,19 @@ def test_a_link_in_its_place_is_refused(temporary: Path) -> None:
     folder.symlink_to(temporary, target_is_directory=True)
     with pytest.raises(SettingsError, match=r"state\.folder: expected .* for this user"):
         temporary_folder(make_settings())
+
+
+@pytest.mark.parametrize(("n_workers", "names"), [(1, ["0"]), (2, ["0-0", "0-1"])])
+def test_the_restarts_of_every_worker_begin_at_0(n_workers: int, names: list[str]) -> None:
+    registry = CollectorRegistry()
+    Crew(make_settings(), n_workers, registry)
+    counts = {
+        name: registry.get_sample_value("sedflow_worker_restarts_total", {"slot": name})
+        for name in names
+    }
+    assert counts == dict.fromkeys(names, 0)
+
+
+def test_the_slowest_loop_of_restarts_is_fast_enough_for_the_alert() -> None:
+    """Of workers that never answer, each is killed and the next one waits as long as any does."""
+    assert WATCHED_S / (STARTS_WITHIN_S + LONGEST_PAUSE_S) > ALERTS_AT + 1

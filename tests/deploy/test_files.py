@@ -5,6 +5,7 @@ where they are. Image builds and Grafana itself need a network or a server: not 
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,9 @@ import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from prometheus_client import CollectorRegistry
 
+from consumer.health import Health, serve
 from consumer.settings import Settings, load_settings
 from sedflow_core import Artifact
 
@@ -87,6 +90,40 @@ def test_the_dockerfile_copies_what_exists() -> None:
     for path in " ".join(copied).split():
         assert (DEPLOY.parent / path).exists(), path
         assert f"!{path}" in ignored
+
+
+def ask_health(port: int) -> int:
+    """The exit code of the image's health check, which is told that port."""
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
+    (words,) = re.findall(r"^HEALTHCHECK .*CMD (\[.+\])$", text, re.MULTILINE)
+    _, *arguments = json.loads(words)
+    environment = {**os.environ, "HEALTH_PORT": str(port)}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, check=False
+    )
+    return done.returncode
+
+
+def test_the_image_is_healthy_while_the_port_it_is_told_is_live() -> None:
+    now = 0.0
+    health = Health(lambda: now)
+    with serve(health, CollectorRegistry(), "127.0.0.1", 0) as port:
+        assert ask_health(port) == 0
+        now = 61.0
+        assert ask_health(port) == 1
+    assert ask_health(port) == 1
+
+
+def test_the_image_names_the_ports_of_both_lanes_and_of_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    (exposed,) = re.findall(r"^EXPOSE (.+)$", text, re.MULTILINE)
+    ((name, told),) = re.findall(r"(\w+_PORT)=(\d+)", text)
+    monkeypatch.setenv(name, told)  # none that the settings would take for a key of theirs
+    settings = load_settings(DEPLOY / "sedflow.example.toml")
+    assert int(told) == settings.http.port
+    assert {int(p) for p in exposed.split()} == {settings.http.port, settings.refit.http_port, 9109}
 
 
 def test_compose_mounts_what_exists_and_hardens_what_is_ours() -> None:

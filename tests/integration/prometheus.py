@@ -35,7 +35,7 @@ SHORTEST_RANGE_S = 4
 
 
 def shorten(rules: str, factor: int) -> str:
-    """The rules with every waiting time and every range so many times shorter."""
+    """The rules with every waiting time, range and offset so many times shorter."""
 
     def short(duration: str, least_s: int) -> str:
         seconds = int(duration[:-1]) * SECONDS[duration[-1]] / factor
@@ -44,7 +44,9 @@ def shorten(rules: str, factor: int) -> str:
     content = yaml.safe_load(rules)
     for rule in (rule for group in content["groups"] for rule in group["rules"]):
         rule["expr"] = re.sub(
-            r"\[(\d+[smhd])\]", lambda m: f"[{short(m[1], SHORTEST_RANGE_S)}]", rule["expr"]
+            r"(\[|offset )(\d+[smhd])",
+            lambda m: m[1] + short(m[2], SHORTEST_RANGE_S),
+            rule["expr"],
         )
         if "for" in rule:
             rule["for"] = short(rule["for"], 1)

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the daemon under load, and every expression has data.
+"""A real Prometheus scrapes the workers under load, and every expression has data.
 
 That is each of every panel and rule.
 """
@@ -51,7 +51,7 @@ def test_every_expression_has_data(
     start_daemon: Callable[..., Daemon],
     tmp_path: Path,
 ) -> None:
-    daemon = start_daemon()
+    daemon = start_daemon("0", "--workers", "2")
     with prometheus(tmp_path, daemon.port) as server:
         produce(bootstrap, topics.alerts, list(make_good(200)))
         read_committed(bootstrap, topics.summaries, at_least=200)
