@@ -28,6 +28,10 @@ RecordName = Literal["hostAlert", "posteriorSummary"]
 VERSION = (1, 2)
 WIRE_ID = 100 * VERSION[0] + VERSION[1]
 """Confluent id of our own records, 100 * major + minor; a topic carries one kind of record."""
+MAX_ENCODED_BYTES = 100_000
+"""A summary takes some 6 kB: what makes it longer is text that it and its key take over as it is,
+and a topic refuses messages of more than 1 MB.
+"""
 _WIRE = struct.Struct(">bI")
 
 
@@ -121,8 +125,16 @@ class Decoder:
 
 
 def encode(record: Record, name: RecordName, schema_id: int = WIRE_ID) -> bytes:
-    """Return the record of our own schema as Confluent wire bytes. Raises EncodeError."""
-    return _WIRE.pack(0, schema_id) + encode_body(record, name)
+    """Return the record of our own schema as Confluent wire bytes.
+
+    Raises EncodeError, also for a body of more than MAX_ENCODED_BYTES.
+    """
+    body = encode_body(record, name)
+    if len(body) > MAX_ENCODED_BYTES:
+        raise EncodeError(
+            f"expected a {name} of at most {MAX_ENCODED_BYTES} bytes, got {len(body)}"
+        )
+    return _WIRE.pack(0, schema_id) + body
 
 
 def encode_body(record: Record, name: RecordName) -> bytes:
