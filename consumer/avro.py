@@ -165,14 +165,23 @@ def _optional_records(name: RecordName) -> dict[str, str]:
 
 
 def decode_summary(value: bytes) -> Record:
-    """Return the posteriorSummary in Confluent wire bytes. Raises DecodeError."""
-    body, writer = wire_body(value), foreign_schema(schema_text("posteriorSummary"))
-    try:
-        record: Record = _read_body(body, writer).record
-    except DecodeError:
-        raise
-    except Exception as error:
-        raise DecodeError(f"expected a posteriorSummary, got {_describe(error)}") from None
+    """Return the posteriorSummary in Confluent wire bytes, of this or an older minor version.
+
+    Fields that its version lacks have their defaults. Raises DecodeError.
+    """
+    body, refusals = wire_body(value), []
+    # An older body ends before the fields that came later, so it fills its own schema alone.
+    for minor in reversed(range(VERSION[1] + 1)):
+        try:
+            return _read_summary(body, minor)
+        except Exception as error:
+            refusals.append(_describe(error))
+    raise DecodeError(f"expected a posteriorSummary, got {refusals[0]}")
+
+
+def _read_summary(body: bytes, minor: int) -> Record:
+    writer = foreign_schema(schema_text("posteriorSummary", minor))
+    record: Record = _read_body(body, writer, own_schema("posteriorSummary")).record
     return record
 
 
@@ -299,14 +308,14 @@ def _only_record(stream: BinaryIO, header: Header) -> tuple[bytes | None, int]:
     return body if count else None, count
 
 
-def _read_body(body: bytes, writer: WriterSchema) -> Decoded:
+def _read_body(body: bytes, writer: WriterSchema, reader: Schema | None = None) -> Decoded:
     name = writer.parsed["name"]
     if len(body) > writer.longest_record:
         raise DecodeError(
             f"expected a {name} of at most {writer.longest_record} bytes, got {len(body)}"
         )
     stream = io.BytesIO(body)
-    record = schemaless_reader(stream, writer.parsed)
+    record = schemaless_reader(stream, writer.parsed, reader)
     if stream.tell() != len(body):
         raise DecodeError(f"expected a {name} to fill {len(body)} bytes, got {stream.tell()}")
     return Decoded(record, name)
