@@ -28,6 +28,10 @@ RecordName = Literal["hostAlert", "posteriorSummary"]
 VERSION = (1, 2)
 WIRE_ID = 100 * VERSION[0] + VERSION[1]
 """Confluent id of our own records, 100 * major + minor; a topic carries one kind of record."""
+MAX_ENCODED_BYTES = 100_000
+"""A summary takes some 6 kB: what makes it longer is text that it and its key take over as it is,
+and a topic refuses messages of more than 1 MB.
+"""
 _WIRE = struct.Struct(">bI")
 
 
@@ -121,8 +125,16 @@ class Decoder:
 
 
 def encode(record: Record, name: RecordName, schema_id: int = WIRE_ID) -> bytes:
-    """Return the record of our own schema as Confluent wire bytes. Raises EncodeError."""
-    return _WIRE.pack(0, schema_id) + encode_body(record, name)
+    """Return the record of our own schema as Confluent wire bytes.
+
+    Raises EncodeError, also for a body of more than MAX_ENCODED_BYTES.
+    """
+    body = encode_body(record, name)
+    if len(body) > MAX_ENCODED_BYTES:
+        raise EncodeError(
+            f"expected a {name} of at most {MAX_ENCODED_BYTES} bytes, got {len(body)}"
+        )
+    return _WIRE.pack(0, schema_id) + body
 
 
 def encode_body(record: Record, name: RecordName) -> bytes:
@@ -153,14 +165,23 @@ def _optional_records(name: RecordName) -> dict[str, str]:
 
 
 def decode_summary(value: bytes) -> Record:
-    """Return the posteriorSummary in Confluent wire bytes. Raises DecodeError."""
-    body, writer = wire_body(value), foreign_schema(schema_text("posteriorSummary"))
-    try:
-        record: Record = _read_body(body, writer).record
-    except DecodeError:
-        raise
-    except Exception as error:
-        raise DecodeError(f"expected a posteriorSummary, got {_describe(error)}") from None
+    """Return the posteriorSummary in Confluent wire bytes, of this or an older minor version.
+
+    Fields that its version lacks have their defaults. Raises DecodeError.
+    """
+    body, refusals = wire_body(value), []
+    # An older body ends before the fields that came later, so it fills its own schema alone.
+    for minor in reversed(range(VERSION[1] + 1)):
+        try:
+            return _read_summary(body, minor)
+        except Exception as error:
+            refusals.append(_describe(error))
+    raise DecodeError(f"expected a posteriorSummary, got {refusals[0]}")
+
+
+def _read_summary(body: bytes, minor: int) -> Record:
+    writer = foreign_schema(schema_text("posteriorSummary", minor))
+    record: Record = _read_body(body, writer, own_schema("posteriorSummary")).record
     return record
 
 
@@ -287,14 +308,14 @@ def _only_record(stream: BinaryIO, header: Header) -> tuple[bytes | None, int]:
     return body if count else None, count
 
 
-def _read_body(body: bytes, writer: WriterSchema) -> Decoded:
+def _read_body(body: bytes, writer: WriterSchema, reader: Schema | None = None) -> Decoded:
     name = writer.parsed["name"]
     if len(body) > writer.longest_record:
         raise DecodeError(
             f"expected a {name} of at most {writer.longest_record} bytes, got {len(body)}"
         )
     stream = io.BytesIO(body)
-    record = schemaless_reader(stream, writer.parsed)
+    record = schemaless_reader(stream, writer.parsed, reader)
     if stream.tell() != len(body):
         raise DecodeError(f"expected a {name} to fill {len(body)} bytes, got {stream.tell()}")
     return Decoded(record, name)

@@ -32,9 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=plugin_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="alerts from Kafka in, summaries to Kafka out"))
-    refit = commands.add_parser("refit", help="flagged summaries in, second opinions out")
-    _add_config(refit)
-    refit.set_defaults(command=_refit)
+    _add_refit(commands.add_parser("refit", help="flagged summaries in, second opinions out"))
     _add_replay(commands.add_parser("replay", help="archives of alerts in, summaries out"))
     _add_dead_letters(commands.add_parser("dlq", help="dead letters: list, show, replay"))
     _add_topics(commands.add_parser("topics", help="topics and rights: plan, check"))
@@ -62,10 +60,20 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shadow", metavar="ARTIFACT", help="count what this artifact would answer otherwise"
     )
+    _add_accept_gap(parser)
+    parser.set_defaults(command=_run)
+
+
+def _add_refit(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    _add_accept_gap(parser)
+    parser.set_defaults(command=_refit)
+
+
+def _add_accept_gap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-gap", action="store_true", help="go on behind messages deleted before being read"
     )
-    parser.set_defaults(command=_run)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -160,10 +168,7 @@ def _top(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = load_settings(options.config)
-    if options.accept_gap:
-        source = settings.input.model_copy(update={"accept_gap": True})
-        settings = settings.model_copy(update={"input": source})
+    settings = _load_stream(options)
     if options.shadow is not None:
         artifact = settings.artifact.model_copy(update={"shadow": options.shadow})
         settings = settings.model_copy(update={"artifact": artifact})
@@ -179,7 +184,16 @@ def _run(options: argparse.Namespace) -> int:
 def _refit(options: argparse.Namespace) -> int:
     from consumer.refit_worker import run_refit
 
-    return run_refit(load_settings(options.config))
+    return run_refit(_load_stream(options))
+
+
+def _load_stream(options: argparse.Namespace) -> Settings:
+    """Return the settings of a lane that runs, with the gap that the command line accepts."""
+    settings = load_settings(options.config)
+    if not options.accept_gap:
+        return settings
+    source = settings.input.model_copy(update={"accept_gap": True})
+    return settings.model_copy(update={"input": source})
 
 
 def _plan_topics(options: argparse.Namespace) -> int:

@@ -232,6 +232,7 @@ class FileSink:
                 partial.replace(dead_path)
             else:
                 partial.unlink()
+                dead_path.unlink(missing_ok=True)  # of an earlier run
 
 
 def dead_letter_path(path: Path) -> Path:

@@ -112,7 +112,8 @@ class Outlet:
         topic = self._output.dead_letter_topic_of(letter.message.topic)
         fitting = letter.fit(self._letter_limit)
         message = fitting.message
-        stamp = message.timestamp_ms or NOW
+        # A broker refuses what is stamped too far ahead of its clock.
+        stamp = min(message.timestamp_ms or NOW, int(time.time() * 1e3))
         self.produce(topic, message.key, message.value, fitting.headers(), stamp)
 
 

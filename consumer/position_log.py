@@ -23,6 +23,8 @@ from consumer.sections import ClientOption
 from consumer.settings import Settings
 
 CATCH_UP_S = 60.0
+PREFETCH: Mapping[str, ClientOption] = {"queued.min.messages": 1_000}
+"""What is fetched between two recalls waits in memory until the next one."""
 
 
 class PositionLog:
@@ -38,7 +40,7 @@ class PositionLog:
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
         }
-        config = client_config("output", settings.output, {}, forced)
+        config = client_config("output", settings.output, PREFETCH, forced)
         self._known: dict[bytes, Position] = {}
         self._read_to: dict[int, int] = {}
         with foreign_errors("output: positions"):

@@ -1,6 +1,6 @@
 """The settings of the slow lane, which follow from all others."""
 
-from consumer.sections import ClusterSettings, InputSettings
+from consumer.sections import ClusterSettings, InputSettings, RegistrySettings
 from consumer.settings import Settings
 
 GATHER_S = 1.0
@@ -17,6 +17,7 @@ def slow_settings(settings: Settings) -> Settings:
             "input": _read_summaries(settings),
             "output": output.model_copy(update={"topic": topic, "offsets_topic": None}),
             "batch": batch,
+            "registry": _registry_of_summaries(settings.registry),
             "http": settings.http.model_copy(update={"port": refit.http_port}),
         }
     )
@@ -31,3 +32,8 @@ def _read_summaries(settings: Settings) -> InputSettings:
         update=cluster
         | {"topics": (output.topic,), "group": group, "schema_file": None, "schema_folder": None}
     )
+
+
+def _registry_of_summaries(registry: RegistrySettings) -> RegistrySettings:
+    """The registry, if it gave summaries their ids; else it may hold other schemas under ours."""
+    return registry if registry.register_output else RegistrySettings()

@@ -160,7 +160,8 @@ class Starts:
         answered = {topic: answer for topic, answer in self._asked.items() if answer.done()}
         self._asked = {t: answer for t, answer in self._asked.items() if t not in answered}
         found = {topic: _topic_id(answer) for topic, answer in answered.items()}
-        return sorted(t for t, known in found.items() if known not in (None, self.topic_id(t)))
+        # An id that was not told at the assignment is learned by the first look that tells it.
+        return sorted(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
 
     def _begin_at_ends(self, places: Collection[Place], positions: Positions | None) -> None:
         """Keep the ends of the topics that were never read as positions in them.

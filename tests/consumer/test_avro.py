@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.avro import (
+    VERSION,
     WIRE_ID,
     Decoder,
     decode_summary,
@@ -25,6 +26,7 @@ from consumer.avro import (
     holds_one_record,
     own_schema,
     schema_text,
+    schemas_path,
     split_container,
     wire_body,
 )
@@ -285,6 +287,22 @@ def test_encode_refuses_unknown_fields(sample_alert: Record) -> None:
 def test_decode_summary_refuses(value: bytes) -> None:
     with pytest.raises(DecodeError, match="expected"):
         decode_summary(value)
+
+
+@pytest.mark.parametrize("minor", range(VERSION[1] + 1))
+def test_decode_summary_reads_every_minor_version(minor: int) -> None:
+    """One topic holds them all; what an older one lacks is null."""
+    folder = schemas_path() / "1" / str(minor)
+    sample = json.loads((folder / "sample_data" / "posteriorSummary.json").read_text())
+    schema = fastavro.parse_schema(json.loads(schema_text("posteriorSummary", minor)))
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, schema, sample)
+    record = decode_summary(struct.pack(">bI", 0, 4711) + body.getvalue())
+    assert list(record) == [field["name"] for field in own_schema("posteriorSummary")["fields"]]
+    assert {name for name in record if name not in sample} == {"trust", "refit"} - sample.keys()
+    assert all(record[name] is None for name in record.keys() - sample.keys())
+    assert record["posterior"]["paramOrder"] == sample["posterior"]["paramOrder"]
+    assert (record["trust"] is None) == (sample.get("trust") is None)
 
 
 def test_our_container_is_read_by_fastavro(sample_alert: Record) -> None:

@@ -9,8 +9,11 @@ import fastavro
 import pyarrow.parquet
 import pytest
 
+from consumer import refit_worker, worker
 from consumer.cli import main
 from consumer.message import plugin_version
+from consumer.settings import Settings
+from consumer.slow_settings import slow_settings
 
 Record = dict[str, Any]
 
@@ -136,6 +139,24 @@ def test_check_config_names_what_librdkafka_refuses(
     told = capsys.readouterr().err
     assert f"{section.lower()}.kafka" in told
     assert message in told
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+@pytest.mark.parametrize("command", ["run", "refit"])
+def test_a_gap_may_be_accepted_in_both_lanes(
+    monkeypatch: pytest.MonkeyPatch, command: str, accepted: bool
+) -> None:
+    found: list[Settings] = []
+
+    def note(settings: Settings) -> int:
+        found.append(settings)
+        return 0
+
+    monkeypatch.setattr(worker, "run_kafka", note)
+    monkeypatch.setattr(refit_worker, "run_refit", note)
+    assert main([command, *(["--accept-gap"] if accepted else [])]) == 0
+    (settings,) = found
+    assert settings.input.accept_gap == slow_settings(settings).input.accept_gap == accepted
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many"])

@@ -241,3 +241,11 @@ def test_the_slow_lane_reads_what_the_fast_one_writes() -> None:
         update={"refit": settings.refit.model_copy(update={"topic": "t", "group": "g"})}
     )
     assert (slow_settings(named).input.group, slow_settings(named).output.topic) == ("g", "t")
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_the_slow_lane_asks_a_registry_that_gave_summaries_their_ids(registered: bool) -> None:
+    settings = Settings.model_validate(
+        {"registry": {"url": "http://registry:8081", "register_output": registered}}
+    )
+    assert slow_settings(settings).registry.url == (settings.registry.url if registered else None)

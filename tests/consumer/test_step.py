@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.avro import decode_summary, encode, schema_text
+from consumer.avro import MAX_ENCODED_BYTES, decode_summary, encode, encode_body, schema_text
 from consumer.errors import SettingsError
 from consumer.message import ERROR_HEADER_PREFIX, DeadLetter, Message, Result, Window
 from consumer.settings import Settings
@@ -293,6 +293,19 @@ def test_what_does_not_fit_the_output_is_rejected_while_encoding(
     (letter,) = window.rejected
     assert (letter.stage, letter.error_class) == ("encode", "EncodeError")
     assert letter.message is message
+    assert len(window.results) == 1
+
+
+def test_a_summary_that_no_topic_would_take_is_rejected_while_encoding(
+    step: Step, make_alert: Callable[..., Record], make_message: MakeMessage, now: Clock
+) -> None:
+    """It and its key take the texts of its alert over."""
+    body = encode_body(make_alert(1) | {"objectId": "x" * 550_000}, "hostAlert")
+    long = Message((make_message(1).value or b"")[:5] + body)
+    window = step([long, make_message(2)], replay=False, now=now)
+    (letter,) = window.rejected
+    assert (letter.message, letter.stage, letter.error_class) == (long, "encode", "EncodeError")
+    assert f"posteriorSummary of at most {MAX_ENCODED_BYTES} bytes, got 55" in letter.error
     assert len(window.results) == 1
 
 

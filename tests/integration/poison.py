@@ -15,7 +15,7 @@ from typing import Any
 
 import fastavro
 
-from consumer.avro import encode, own_schema
+from consumer.avro import encode, encode_body, own_schema
 from consumer.container import MAX_BYTES, make_block, make_header
 
 from .traffic import Headers, Record, Sent, in_container, make_alert
@@ -90,6 +90,12 @@ def record(name: str, *types: Any) -> Record:
     return {"type": "record", "name": name, "fields": fields}
 
 
+def wordy(_: int) -> bytes:
+    """An alert whose summary, with its key, would be larger than its topic takes."""
+    changed = ALERT | {"objectId": "x" * 550_000, "survey": "y" * 50_000}
+    return WIRE[:5] + encode_body(changed, "hostAlert")
+
+
 def large(_: int) -> bytes:
     """10 MB that pack badly."""
     return b"\xff" + CHANCE.randbytes(LARGE_BYTES - 1)
@@ -119,6 +125,7 @@ KINDS: dict[str, Kind] = {
     "wrong schema": Kind(lambda _: container_of(record("Weather", "int"), b"\x02"), "adapt"),
     "string for a number": Kind(typed("ra", "string", "150.0"), "adapt"),
     "string for the host": Kind(typed("host", "string", "M31"), "adapt"),
+    "endless names": Kind(wordy, "encode"),
     "null for the id": Kind(typed("alertId", ["null", "long"], None), "adapt"),
     "no host": Kind(lambda i: alert(i, host=None), "NO_HOST"),
     "NaN": Kind(host(g_flux=NAN), "INVALID_INPUT"),

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,22 @@ def originals(config: Path, topics: Topics, tiny: Artifact) -> list[Message]:
     window = Window((*messages, deadly.message), (), (*window.rejected, deadly))
     KafkaSink(settings, Metrics(CollectorRegistry())).publish(window)
     return messages
+
+
+def test_a_letter_from_the_future_is_stamped_now(
+    bootstrap: str, topics: Topics, config: Path
+) -> None:
+    """A broker refuses what is stamped more than an hour ahead."""
+    now = datetime.now(UTC)
+    times_ms = [int((now + timedelta(days=days)).timestamp() * 1e3) for days in (-9, 9)]
+    messages = [Message(b"%d" % ms, topic=topics.alerts, timestamp_ms=ms) for ms in times_ms]
+    letters = [DeadLetter(m, "decode", "DecodeError", "no", now) for m in messages]
+    sink = KafkaSink(load_settings(config), Metrics(CollectorRegistry()))
+    sink.publish(Window(tuple(messages), (), tuple(letters)))
+    found = {m.value(): m.timestamp()[1] for m in read_committed(bootstrap, topics.dead_letters)}
+    past, future = (found[message.value] for message in messages)
+    assert past == times_ms[0]
+    assert 0 <= future - now.timestamp() * 1e3 < 600_000
 
 
 def by_stage(letters: list[KafkaMessage]) -> Counter[tuple[str, str]]:
