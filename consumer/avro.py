@@ -86,7 +86,10 @@ class Decoder:
             self._by_id |= dict(_load_folder(schema_folder))
 
     def decode(self, value: bytes | None, key: bytes | None = None) -> Decoded:
-        """Return the one record of a message.
+        """Return the one record of a message, whole.
+
+        A reader schema of what the surveys' maps use would take fastavro twice as long for the
+        packets that carry hosts (ELAsTiCC: 0.07 ms instead of 0.03), and two thirds for ZTF's.
 
         Raises DecodeError, or BrokerError where the registry does not answer, and nothing else.
         """
