@@ -103,6 +103,19 @@ def test_bfloat16_in_the_first_epochs_ends_at_the_same_loss(
     assert all(weight.dtype == torch.float32 for weight in coarse.flow.parameters())
 
 
+def test_a_row_far_outside_takes_its_batch_out(
+    training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
+) -> None:
+    flows = []
+    for value in (1e6, -1e6, math.nan):
+        u = training_set.u.clone()
+        u[0, 0] = value
+        folder = tmp_path / str(value)
+        flows.append(fit(training_set._replace(u=u), noise, config=CONFIG, folder=folder).flow)
+    assert_same_weights(flows[0], flows[1])
+    assert_same_weights(flows[0], flows[2])
+
+
 def test_a_finished_run_is_not_trained_again(trained, training_set, noise, folder: Path) -> None:
     def on_step(n_rows: int, loss: torch.Tensor) -> None:
         pytest.fail("trained a step")
