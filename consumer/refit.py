@@ -95,6 +95,11 @@ class RefitMetrics:
         for outcome in get_args(Outcome):
             self.outcomes.labels(outcome)
 
+    def count(self, window: Window) -> None:
+        """Count the second opinions of a published window."""
+        for result in window.results:
+            self.outcomes.labels(result.refit).inc()
+
 
 class RefitStep:
     """Turns summaries into second opinions.
@@ -182,7 +187,6 @@ class RefitStep:
     ) -> Result | DeadLetter:
         started = now()
         outcome, opinion = self._decide(request, started)
-        self._metrics.outcomes.labels(outcome).inc()
         times = {"startTimestamp": started, "endTimestamp": now()}
         message, record = request.message, request.record
         changed: Record = {
@@ -203,7 +207,7 @@ class RefitStep:
         except MessageError as error:
             return DeadLetter(message, "encode", type(error).__name__, str(error), now())
         survey = counted_survey(record["survey"])
-        return Result(message.key, value, (), record["status"], survey)
+        return Result(message.key, value, (), record["status"], survey, refit=outcome)
 
     def _decide(self, request: Request, now: datetime) -> tuple[Outcome, SecondOpinion | None]:
         observation, stamp = request.observation, request.message.timestamp_ms
