@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.avro import decode_summary, encode, schema_text, schemas_path
 from consumer.daemon import NotedSink
+from consumer.errors import WindowAbortedError
 from consumer.files import NoSink
 from consumer.message import Message, Window
 from consumer.refit import Quota, RefitMetrics, RefitStep
@@ -195,15 +196,32 @@ def test_the_same_photometry_is_sampled_once(make_step: MakeStep) -> None:
 
 
 def test_a_stop_leaves_what_was_not_answered(make_step: MakeStep) -> None:
+    """However promising: what is left begins behind the last answer."""
     stop = Event()
     step = make_step(stop)
     step.keep_alive = lambda _: stop.set()
-    easy, slow = message(summary(1), timedelta(days=9)), message(summary(2), timedelta(days=8))
+    old, new = message(summary(1, MANY), timedelta(hours=1)), message(summary(2))
     nothing = message(summary(3, (), status="OK"))
-    window = answer(step, nothing, slow, easy)
-    assert window.consumed == (nothing, slow)  # the newer one came first
-    assert [record["refit"]["status"] for record in records(window).values()] == ["EXPIRED"]
-    assert answer(step, slow).consumed == ()
+    window = answer(step, nothing, old, nothing, new)
+    assert window.consumed == (nothing, old, nothing)
+    assert list(records(window)) == [1]
+    assert answer(step, new).consumed == ()
+
+
+def test_a_window_that_is_rolled_back_has_paid(make_step: MakeStep) -> None:
+    step = make_step(max_per_hour=2)
+    messages = [message(summary(i)) for i in (1, 2)]
+    calls = iter([None, WindowAbortedError("input: a partition was revoked")])
+
+    def lose_a_partition(_: Sequence[Message]) -> None:
+        if (error := next(calls, None)) is not None:
+            raise error
+
+    step.keep_alive = lose_a_partition
+    with pytest.raises(WindowAbortedError):
+        answer(step, *messages)
+    found = records(answer(step, *messages, message(summary(3))))
+    assert [i for i, r in found.items() if r["refit"]["status"] == "OVER_QUOTA"] == [3]
 
 
 def test_outcomes_are_counted_once_published(
