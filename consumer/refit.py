@@ -42,7 +42,7 @@ from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import nanomaggy_from_njy
 
 Outcome = Literal["CONVERGED", "NOT_CONVERGED", "EXPIRED", "OVER_QUOTA", "UNUSABLE"]
-METHOD = "emcee: differential evolution, cooled from the prior"
+METHOD = "emcee: differential evolution, cooled from the prior; the flow's proposals where taken"
 SUMMARY = re.compile(r"sedflow\.v1_\d+\.posteriorSummary")
 """The schemas that are understood."""
 MAX_KNOWN = 1_000
