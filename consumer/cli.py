@@ -204,7 +204,7 @@ def _plan_topics(options: argparse.Namespace) -> int:
 
         commands = plan_replay(set_apart(load_settings(options.config)))
     else:
-        commands = plan(_load_lane(options))
+        commands = plan(_load_lane(options), letters=not options.refit)
     print("\n".join(commands))
     return 0
 

@@ -56,6 +56,23 @@ class Guard:
     """Called with the window in hand while it takes long."""
 
 
+class NotedSink:
+    """A sink whose windows are noted once they are published."""
+
+    def __init__(self, sink: Sink, note: Callable[[Window], None]) -> None:
+        self._sink = sink
+        self._note = note
+
+    def publish(self, window: Window) -> None:
+        """Publish, then note. Raises what the sink raises; then nothing is noted."""
+        self._sink.publish(window)
+        self._note(window)
+
+    def close(self) -> None:
+        """Finish the output."""
+        self._sink.close()
+
+
 class StepFunction(Protocol):
     """What turns a batch of messages into the window to publish."""
 

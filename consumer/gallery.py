@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client import CollectorRegistry
 
 from consumer.gather import Ports, fetch_bytes
-from consumer.message import Sink, Window
+from consumer.message import Window
 from consumer.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,23 +52,6 @@ class Gallery:
             newest = self._kept[-1].number if self._kept else 0
             n_new = min(len(self._kept), max(0, newest - number))
             return [self._kept[i] for i in range(len(self._kept) - n_new, len(self._kept))]
-
-
-class ShownSink:
-    """A sink whose windows are shown once they are published."""
-
-    def __init__(self, sink: Sink, gallery: Gallery) -> None:
-        self._sink = sink
-        self._gallery = gallery
-
-    def publish(self, window: Window) -> None:
-        """Publish, then show. Raises what the sink raises; then nothing is shown."""
-        self._sink.publish(window)
-        self._gallery.add(window)
-
-    def close(self) -> None:
-        """Finish the output."""
-        self._sink.close()
 
 
 class Follower:

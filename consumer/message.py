@@ -50,6 +50,14 @@ class Galaxy(NamedTuple):
     """The verdict on its posterior; None where the artifact cannot judge."""
 
 
+class Difference(NamedTuple):
+    """What a shadow says otherwise about one galaxy."""
+
+    statuses: tuple[str, str]
+    shifts: dict[str, float]
+    """Shadow's median less the published one, in published standard deviations, by quantity."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One encoded posteriorSummary, with what metrics and a shadow need of it."""
@@ -66,6 +74,10 @@ class Result:
     """Marginals of the derived quantities, as encoded; None without a posterior."""
     alert: HostAlert | None = None
     """What was read; None where it was not read from an alert."""
+    shadow: Difference | None = None
+    """What a shadow says otherwise; None without its answer."""
+    refit: str | None = None
+    """Outcome of a second opinion; None where this is a first one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ lead to nothing. Every galaxy that asks gets an answer, if only that it was drop
 1. `UNUSABLE`: its photometry holds no flux, error or redshift that a sampler could use; a redshift
    beyond the artifact's tables is none.
 2. `EXPIRED`: its summary is older than `refit.max_age_s`.
-3. Of the rest of the window the most promising come first: those that break the fewest rules, for
-   many broken rules mean broken photometry; among equals the newest.
-4. `OVER_QUOTA`: the hour's quota is spent. To wait instead would only make the next ones expire.
-5. `CONVERGED` or `NOT_CONVERGED`: sampled.
+3. Of the rest of the window the most promising take from the hour's quota first: those that break
+   the fewest rules, for many broken rules mean broken photometry; among equals the newest.
+4. `OVER_QUOTA`: nothing of it was left. To wait instead would only make the next ones expire.
+5. `CONVERGED` or `NOT_CONVERGED`: sampled, in the order of the messages, so that what a stop leaves
+   begins behind the last answer.
 
 The same photometry again, as alerts of one transient bring it, gets the same answer for nothing.
+What a window that was rolled back took from the quota, it does not take again.
 """
 
 import re
@@ -40,13 +42,14 @@ from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import nanomaggy_from_njy
 
 Outcome = Literal["CONVERGED", "NOT_CONVERGED", "EXPIRED", "OVER_QUOTA", "UNUSABLE"]
-METHOD = "emcee: differential evolution, cooled from the prior"
+METHOD = "emcee: differential evolution, cooled from the prior; the flow's proposals where taken"
 SUMMARY = re.compile(r"sedflow\.v1_\d+\.posteriorSummary")
 """The schemas that are understood."""
 MAX_KNOWN = 1_000
 SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0)
 
-Known = OrderedDict[bytes, SecondOpinion]
+Known = OrderedDict[bytes, SecondOpinion | None]
+"""Opinions by photometry; None where the quota is taken and nothing is sampled yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,12 @@ class Request:
     def promise(self) -> tuple[int, int]:
         """Sort key: few broken rules first, then new before old."""
         return len(self.record["statusReasons"]), -(self.message.timestamp_ms or 0)
+
+    def photometry(self) -> bytes:
+        """What two requests share that get the same answer."""
+        seen = self.observation
+        columns = () if seen is None else (seen.flux, seen.flux_err, seen.redshift)
+        return b"".join(values.tobytes() for values in columns)
 
 
 class Quota:
@@ -94,6 +103,11 @@ class RefitMetrics:
         )
         for outcome in get_args(Outcome):
             self.outcomes.labels(outcome)
+
+    def count(self, window: Window) -> None:
+        """Count the second opinions of a published window."""
+        for result in window.results:
+            self.outcomes.labels(result.refit).inc()
 
 
 class RefitStep:
@@ -141,23 +155,21 @@ class RefitStep:
         Messages that ask for nothing lead to nothing. When `stop` is set the window ends before the
         first message that was not answered by then.
         """
-        done: dict[int, Result | DeadLetter | None] = {}
-        requests: dict[int, Request] = {}
-        for i, message in enumerate(messages):
-            read = self._read(message, now())
-            if isinstance(read, Request):
-                requests[i] = read
-            else:
-                done[i] = read
-        for i in sorted(requests, key=lambda i: requests[i].promise()):
+        read = [self._read(message, now()) for message in messages]
+        requests = {i: item for i, item in enumerate(read) if isinstance(item, Request)}
+        ranked = sorted(requests, key=lambda i: requests[i].promise())
+        refusals = {i: self._find_refusal(requests[i], now()) for i in ranked}
+        outcomes: list[Result | DeadLetter | None] = []
+        for i, item in enumerate(read):
+            if not isinstance(item, Request):
+                outcomes.append(item)
+                continue
             if self._stop.is_set():
                 break
             self.keep_alive(messages)
-            done[i] = self._answer(requests[i], replay, now)
-        n = next((i for i in range(len(messages)) if i not in done), len(messages))
-        outcomes = [done[i] for i in range(n)]
+            outcomes.append(self._answer(item, refusals[i], replay, now))
         return Window(
-            consumed=tuple(messages[:n]),
+            consumed=tuple(messages[: len(outcomes)]),
             results=tuple(item for item in outcomes if isinstance(item, Result)),
             rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
         )
@@ -177,12 +189,29 @@ class RefitStep:
             return None
         return Request(message, record, asked, photometry_of(record, self._artifact))
 
+    def _find_refusal(self, request: Request, now: datetime) -> Outcome | None:
+        """Return why a request is not sampled; None where it is, and has taken of the quota."""
+        stamp, photometry = request.message.timestamp_ms, request.photometry()
+        if request.observation is None:
+            return "UNUSABLE"
+        if photometry in self._known:
+            return None
+        if stamp is not None and now.timestamp() - stamp / 1e3 > self._settings.max_age_s:
+            return "EXPIRED"
+        if not self._quota.take():
+            return "OVER_QUOTA"
+        self._keep(photometry, None)
+        return None
+
     def _answer(
-        self, request: Request, replay: bool, now: Callable[[], datetime]
+        self,
+        request: Request,
+        refusal: Outcome | None,
+        replay: bool,
+        now: Callable[[], datetime],
     ) -> Result | DeadLetter:
         started = now()
-        outcome, opinion = self._decide(request, started)
-        self._metrics.outcomes.labels(outcome).inc()
+        outcome, opinion = self._decide(request, refusal)
         times = {"startTimestamp": started, "endTimestamp": now()}
         message, record = request.message, request.record
         changed: Record = {
@@ -203,28 +232,23 @@ class RefitStep:
         except MessageError as error:
             return DeadLetter(message, "encode", type(error).__name__, str(error), now())
         survey = counted_survey(record["survey"])
-        return Result(message.key, value, (), record["status"], survey)
+        return Result(message.key, value, (), record["status"], survey, refit=outcome)
 
-    def _decide(self, request: Request, now: datetime) -> tuple[Outcome, SecondOpinion | None]:
-        observation, stamp = request.observation, request.message.timestamp_ms
-        if observation is None:
-            return "UNUSABLE", None
-        key = b"".join(
-            values.tobytes()
-            for values in (observation.flux, observation.flux_err, observation.redshift)
-        )
-        opinion = self._known.get(key)
-        if opinion is None:
-            if stamp is not None and now.timestamp() - stamp / 1e3 > self._settings.max_age_s:
-                return "EXPIRED", None
-            if not self._quota.take():
-                return "OVER_QUOTA", None
-            opinion = self._sample(observation)
-        self._known[key] = opinion
-        self._known.move_to_end(key)
+    def _decide(
+        self, request: Request, refusal: Outcome | None
+    ) -> tuple[Outcome, SecondOpinion | None]:
+        observation, photometry = request.observation, request.photometry()
+        if refusal is not None or observation is None:
+            return refusal or "UNUSABLE", None
+        opinion = self._known.get(photometry) or self._sample(observation)
+        self._keep(photometry, opinion)
+        return ("CONVERGED" if opinion.converged else "NOT_CONVERGED"), opinion
+
+    def _keep(self, photometry: bytes, opinion: SecondOpinion | None) -> None:
+        self._known[photometry] = opinion
+        self._known.move_to_end(photometry)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-        return ("CONVERGED" if opinion.converged else "NOT_CONVERGED"), opinion
 
     def _sample(self, observation: Observation) -> SecondOpinion:
         with self._metrics.seconds.time():

@@ -19,7 +19,7 @@ class RefitSettings(Section):
     max_age_s: float = Field(default=86_400.0, gt=0)
     """Older summaries are not worth a second opinion any more."""
     window: int = Field(default=64, ge=1, le=64)
-    """Summaries read at once: among them the most promising galaxies come first."""
+    """Summaries read at once: among them the most promising galaxies take the quota."""
     niceness: int = Field(default=10, ge=0, le=19)
     """How far the process gives way to others."""
     http_port: int = Field(default=9118, ge=0, le=65_535)

@@ -14,7 +14,7 @@ from threading import Event
 
 import torch
 
-from consumer.daemon import StepFunction
+from consumer.daemon import NotedSink, StepFunction
 from consumer.kafka import KafkaSource
 from consumer.kafka_sink import check_clients
 from consumer.message import Message, Sink
@@ -57,7 +57,7 @@ class RefitWorker(Worker):
         settings = self._settings
         # Chains are short programs that a GPU would not speed up.
         artifact = load_served(settings.artifact.model_copy(update={"device": "cpu"}))
-        metrics = RefitMetrics(self.registry)
+        metrics = self._refit_metrics = RefitMetrics(self.registry)
         self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
         self._metrics.set_artifact(artifact)
         check_clients(settings)
@@ -69,7 +69,7 @@ class RefitWorker(Worker):
     def _connect(self, source: KafkaSource, sink: Sink) -> tuple[Sink, StepFunction]:
         """Return what publishes and what answers while these connections last."""
         self._refit.keep_alive = partial(self._keep_alive, source)
-        return sink, self._answer
+        return NotedSink(sink, self._refit_metrics.count), self._answer
 
     def _keep_alive(self, source: KafkaSource, messages: Sequence[Message]) -> None:
         self.health.beat()

@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from prometheus_client import CollectorRegistry
 
-from consumer.daemon import Tally, run
+from consumer.daemon import NotedSink, Tally, run
 from consumer.files import ArchiveSource, FileSink, NoSink, dead_letter_path
-from consumer.gallery import Gallery, ShownSink
+from consumer.gallery import Gallery
 from consumer.health import Health
 from consumer.kafka_client import check_output
 from consumer.kafka_sink import KafkaSink
@@ -80,7 +80,7 @@ def replay(
         start = perf_counter()
         tally = run(
             source,
-            ShownSink(sink, gallery) if gallery else sink,
+            NotedSink(sink, gallery.add) if gallery else sink,
             step,
             Event(),
             max_batch=settings.batch.max_size,

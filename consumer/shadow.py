@@ -8,14 +8,14 @@ judges what was read already and writes no summaries, so it costs its own infere
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.alerts import HostAlert
 from consumer.daemon import StepFunction
-from consumer.message import Message, Result, Window
+from consumer.message import Difference, Message, Result, Window
 from consumer.settings import Settings
 from consumer.step import Judgement, Step, Watch
 from sedflow_core import load_artifact
@@ -29,16 +29,8 @@ Judge = Callable[[Sequence[HostAlert]], Sequence[Judgement]]
 """Says what would be said of each alert."""
 
 
-class Difference(NamedTuple):
-    """What the shadow says otherwise about one galaxy."""
-
-    statuses: tuple[str, str]
-    shifts: dict[str, float]
-    """Shadow's median less the published one, in published standard deviations, by quantity."""
-
-
 class Shadowed:
-    """A step whose alerts are judged by a shadow too; returns what the step returns."""
+    """A step whose alerts are judged by a shadow too; its results say what that says otherwise."""
 
     def __init__(
         self,
@@ -72,9 +64,13 @@ class Shadowed:
         """Return the step's window, after the shadow judged as well."""
         window = self._step(messages, replay=replay, now=now)
         with self._watch("shadow"):
-            for difference in compare(window.results, self._shadow):
-                self._note(difference)
-        return window
+            return replace(window, results=compare(window.results, self._shadow))
+
+    def count(self, window: Window) -> None:
+        """Count the differences of a published window."""
+        for result in window.results:
+            if result.shadow is not None:
+                self._note(result.shadow)
 
     def report(self) -> Report:
         """Return the galaxies compared, those with another status, and the largest shifts."""
@@ -111,19 +107,19 @@ def with_shadow(
     return Shadowed(step, shadow.judge, registry, watch)
 
 
-def compare(results: Sequence[Result], shadow: Judge) -> list[Difference]:
-    """Return the difference for each alert that both answer."""
-    answered = [(result, result.alert) for result in results if result.alert is not None]
-    judgements = shadow([alert for _, alert in answered])
-    pairs = zip(answered, judgements, strict=True)
-    return [_differ(ours, theirs) for (ours, _), theirs in pairs if theirs.publishable]
+def compare(results: Sequence[Result], shadow: Judge) -> tuple[Result, ...]:
+    """Return the results with the difference for each alert that both answer."""
+    judgements = iter(shadow([result.alert for result in results if result.alert is not None]))
+    return tuple(r if r.alert is None else _compare(r, next(judgements)) for r in results)
 
 
-def _differ(ours: Result, theirs: Judgement) -> Difference:
+def _compare(ours: Result, theirs: Judgement) -> Result:
+    if not theirs.publishable:
+        return ours
     shifts = {}
     if ours.derived and theirs.record:
         for name in QUANTITIES:
             a, b = ours.derived.get(name), theirs.record["derived"].get(name)
             if a and b and a["std"] > 0:
                 shifts[name] = (b["q50"] - a["q50"]) / a["std"]
-    return Difference((ours.status, theirs.status), shifts)
+    return replace(ours, shadow=Difference((ours.status, theirs.status), shifts))

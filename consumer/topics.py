@@ -28,6 +28,7 @@ NEW_PARTITIONS = 4
 READING = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
 WRITING = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
 CONFIGS = frozenset({AclOperation.DESCRIBE_CONFIGS})
+JOINING = frozenset({AclOperation.READ})
 USES: Mapping[AclOperation, str] = {
     AclOperation.READ: "`sedflow-consumer dlq` cannot read it",
     AclOperation.DESCRIBE_CONFIGS: "its settings are unknown, the size of its messages too",
@@ -104,10 +105,11 @@ class Cluster:
             return {}
 
 
-def plan(settings: Settings) -> list[str]:
+def plan(settings: Settings, *, letters: bool = True) -> list[str]:
     """Return the commands that make the topics and give the rights. Raises BrokerError.
 
     Input topics are made where input and output are one cluster: another one is the survey's.
+    `letters`: with the rights of `dlq replay`, which reads none of the slow lane.
     """
     source, sink = _connect(settings)
     ours = {"output"} if source.id != sink.id else {"input", "output"}
@@ -117,15 +119,12 @@ def plan(settings: Settings) -> list[str]:
         if topic.section in ours and topic.name not in cluster.names:
             commands.append(_creation(topic, cluster))
         commands.append(_permission(settings, topic, cluster))
-    group, letters = settings.input.group, letter_group(settings)
     dated = (entry.partition(DATE)[0] for entry in settings.input.topics if DATE in entry)
-    joining = frozenset({AclOperation.READ})
     return [
         *commands,
         *(_allow(settings, source, _prefixed("topic", begin), READING) for begin in dated),
-        _allow(settings, source, f"--group {group}", joining),
-        _allow(settings, sink, f"--group {letters}", joining),
-        _allow(settings, sink, f"--transactional-id {letters}", WRITING),
+        _allow(settings, source, f"--group {settings.input.group}", JOINING),
+        *(_letters_permissions(settings, sink) if letters else ()),
         _transactions_permission(settings, sink),
     ]
 
@@ -294,6 +293,13 @@ def _transactions_permission(settings: Settings, sink: Cluster) -> str:
     """Those of the workers, or of `replay --to-kafka`, whatever the delivery."""
     prefixed = _prefixed("transactional-id", f"{settings.input.group}-")
     return _allow(settings, sink, prefixed, WRITING)
+
+
+def _letters_permissions(settings: Settings, sink: Cluster) -> Iterator[str]:
+    """Those of `dlq replay`."""
+    name = letter_group(settings)
+    yield _allow(settings, sink, f"--group {name}", JOINING)
+    yield _allow(settings, sink, f"--transactional-id {name}", WRITING)
 
 
 def _prefixed(kind: str, begin: str) -> str:

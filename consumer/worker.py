@@ -23,7 +23,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from consumer.breaker import Breaker
-from consumer.daemon import Guard, StepFunction, Tally, run
+from consumer.daemon import Guard, NotedSink, StepFunction, Tally, run
 from consumer.errors import (
     BrokerError,
     HaltedError,
@@ -31,13 +31,13 @@ from consumer.errors import (
     SettingsError,
     WorkerLostError,
 )
-from consumer.gallery import Follower, Gallery, ShownSink, open_page
+from consumer.gallery import Follower, Gallery, open_page
 from consumer.health import Health, serve
 from consumer.in_hand import InHand, notes_folder
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import Clusters, check_topics
 from consumer.kafka_sink import KafkaSink, PlainSink, check_clients
-from consumer.message import Sink
+from consumer.message import Sink, Window
 from consumer.metrics import Metrics
 from consumer.pauses import next_pause_s
 from consumer.position_log import PositionLog
@@ -214,10 +214,10 @@ class Worker:
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
             self._subscribe(source, sink, in_hand, open_ends)
-            shown, answer = self._connect(source, sink)
+            noted, answer = self._connect(source, sink)
             return run(
                 source,
-                shown,
+                noted,
                 answer,
                 self._stop,
                 max_batch=settings.batch.max_size,
@@ -238,10 +238,16 @@ class Worker:
 
     def _connect(self, source: KafkaSource, sink: Sink) -> tuple[Sink, StepFunction]:  # noqa: ARG002
         """Return what publishes and what answers while these connections last."""
-        shown: Sink = ShownSink(sink, self.gallery)
+        noted: Sink = NotedSink(sink, self._note)
         if self._traces is None:
-            return shown, self._answer
-        return self._traces.through(shown), self._traces.over(self._answer)
+            return noted, self._answer
+        return self._traces.through(noted), self._traces.over(self._answer)
+
+    def _note(self, window: Window) -> None:
+        """Show a published window, count what a shadow says of it."""
+        self.gallery.add(window)
+        if isinstance(self._answer, Shadowed):
+            self._answer.count(window)
 
     def _open_log(self, open_ends: ExitStack) -> PositionLog | None:
         """Return what remembers the positions that the group may forget, if its topic is there."""

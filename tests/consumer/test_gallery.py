@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from consumer.daemon import NotedSink
 from consumer.errors import WindowAbortedError
 from consumer.files import NoSink
 from consumer.gallery import (
@@ -15,7 +16,6 @@ from consumer.gallery import (
     Follower,
     Gallery,
     Kept,
-    ShownSink,
     WorkersFollower,
     pack,
     unpack,
@@ -85,7 +85,7 @@ def test_only_what_was_published_is_shown(
 ) -> None:
     gallery = Gallery()
     try:
-        ShownSink(sink(), gallery).publish(make_window(b"a"))
+        NotedSink(sink(), gallery.add).publish(make_window(b"a"))
     except WindowAbortedError:
         assert shown == 0
     assert len(gallery.since(0)) == shown

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.alerts import HostAlert
 from consumer.avro import Decoded, Decoder, decode_summary
-from consumer.message import Message, Result
+from consumer.message import Message, Result, Window
 from consumer.settings import Settings
 from consumer.shadow import QUANTITIES, Judge, Shadowed, with_shadow
 from consumer.step import Judgement, Step
@@ -42,8 +43,10 @@ def test_a_planted_difference_is_found(
     shadowed = with_shadow(step, settings, registry)
     messages = messages_of(make_message)
     window = shadowed(messages, replay=False, now=now)
-    assert window == step(messages, replay=False, now=now)
+    assert alone(window) == step(messages, replay=False, now=now)
     assert isinstance(shadowed, Shadowed)
+    assert shadowed.report()["shadow_compared"] == 0  # of what was published
+    shadowed.count(window)
     report = shadowed.report()
     assert report["shadow_compared"] == 4
     other = Step(load_artifact(other_path), settings)(messages, replay=False, now=now)
@@ -59,6 +62,11 @@ def test_a_planted_difference_is_found(
     assert count == sample("sedflow_shadow_status_total", {"status": "OK", "shadow": "OK"}) == 3
     statuses = {"status": "NO_REDSHIFT", "shadow": "NO_REDSHIFT"}
     assert sample("sedflow_shadow_status_total", statuses) == 1
+
+
+def alone(window: Window) -> Window:
+    """The window without what the shadow says."""
+    return replace(window, results=tuple(replace(r, shadow=None) for r in window.results))
 
 
 def marginals(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -91,7 +99,7 @@ def test_a_difference_of_known_size_is_reported(
 ) -> None:
     registry = CollectorRegistry()
     shadowed = Shadowed(step, planted(step, shift_sigma), registry)
-    shadowed([make_message(i) for i in range(5)], replay=False, now=now)
+    shadowed.count(shadowed([make_message(i) for i in range(5)], replay=False, now=now))
     report = shadowed.report()
     shift = pytest.approx(shift_sigma, rel=1e-4)
     assert report["shadow_largest_shift_sigma"] == {
@@ -117,7 +125,7 @@ def test_the_same_artifact_differs_in_nothing(
     shadowed = Shadowed(
         Step(tiny, settings), Step(load_artifact(tiny_path), settings).judge, CollectorRegistry()
     )
-    shadowed(messages_of(make_message), replay=False, now=now)
+    shadowed.count(shadowed(messages_of(make_message), replay=False, now=now))
     assert shadowed.report()["shadow_largest_shift_sigma"] == dict.fromkeys(QUANTITIES, 0.0)
     assert shadowed.report()["shadow_other_status"] == 0
 
@@ -128,6 +136,7 @@ def test_dead_letters_are_left_out(
     shadowed = Shadowed(step, step.judge, CollectorRegistry())
     messages = [Message(b"no alert"), make_message(1), Message(b"none"), make_message(2)]
     window = shadowed(messages, replay=False, now=now)
+    shadowed.count(window)
     assert [len(window.results), len(window.rejected)] == [2, 2]
     assert shadowed.report()["shadow_compared"] == 2
     assert shadowed.report()["shadow_largest_shift_sigma"] == dict.fromkeys(QUANTITIES, 0.0)

@@ -9,10 +9,15 @@ from consumer import connection
 from consumer import worker as worker_module
 from consumer.daemon import Tally
 from consumer.errors import BrokerError, NoAnswerError, SettingsError
+from consumer.files import NoSink
 from consumer.kafka_client import Clusters
+from consumer.message import Difference, Result, Window
+from consumer.refit import RefitMetrics
+from consumer.refit_worker import RefitWorker
 from consumer.registry import RegistryError, SilentRegistryError
 from consumer.sections import InputSettings
 from consumer.settings import Settings
+from consumer.shadow import Shadowed
 from consumer.worker import LONGEST_PAUSE_S, Worker, attend
 
 AWAY = BrokerError("output: expected an answer, got none")
@@ -153,3 +158,25 @@ def test_trouble_with_a_registry_is_counted_as_such() -> None:
         for target in ("registry", "broker")
     ]
     assert retries == [1, 0]
+
+
+def test_what_a_shadow_says_is_counted_once_published() -> None:
+    worker = Worker(Settings(), Pauses(1))
+    worker._answer = Shadowed(lambda *_, **__: Window((), (), ()), lambda _: [], worker.registry)
+    said = Difference(("OK", "NO_HOST"), {})
+    noted, _ = worker._connect(SimpleNamespace(), NoSink())  # type: ignore[arg-type]
+    noted.publish(Window((), (Result(None, b"", (), "OK", "ZTF", shadow=said),), ()))
+    labels = {"status": "OK", "shadow": "NO_HOST"}
+    assert worker.registry.get_sample_value("sedflow_shadow_status_total", labels) == 1
+    assert len(worker.gallery.since(0)) == 1
+
+
+def test_the_slow_lane_counts_what_was_published() -> None:
+    worker = RefitWorker(Settings(), Pauses(1))
+    worker._refit = SimpleNamespace()  # type: ignore[assignment]
+    worker._answer = lambda *_, **__: Window((), (), ())
+    worker._refit_metrics = RefitMetrics(worker.registry)
+    noted, _ = worker._connect(SimpleNamespace(), NoSink())  # type: ignore[arg-type]
+    noted.publish(Window((), (Result(None, b"", (), "OK", "ZTF", refit="EXPIRED"),), ()))
+    labels = {"outcome": "EXPIRED"}
+    assert worker.registry.get_sample_value("sedflow_refits_total", labels) == 1

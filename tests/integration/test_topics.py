@@ -107,3 +107,13 @@ def test_doubts_are_named(
     assert "dead letters keep their original timestamps" in printed
     assert f"warning: output: expected the topic {names.summaries}.sedflow.offsets" in printed
     assert "0 errors, 3 warnings" in printed
+
+
+def test_the_slow_lane_has_no_letters_to_replay(
+    names: Topics, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["topics", "plan", "--refit", "--config", config]) == 0
+    printed = capsys.readouterr().out
+    assert f"--group {names.alerts}.refit\n" in printed
+    assert f"--transactional-id {names.alerts}.refit-\n" in printed
+    assert ".refit.dlq" not in printed
