@@ -111,10 +111,7 @@ class KafkaSource:
             self._take(min(left, TAKE_AT_ONCE), max(0.0, wait_s))
             if wait_s <= 0 or sum(len(m.value or b"") for m in self._taken) > MAX_WINDOW_BYTES:
                 break
-        with foreign_errors("input: membership"):
-            self.group_metadata = self._consumer.consumer_group_metadata()
-            # Without a membership the metadata would let a commit pass unchecked.
-            member = bool(self._consumer.memberid())
+        member = self._renew_membership()
         self._gone.clear()
         messages, self._taken = self._taken, []
         return messages if member else []
@@ -133,6 +130,7 @@ class KafkaSource:
         self._take(1, 0.0)
         if self._gone & {(m.topic, m.partition) for m in messages}:
             raise WindowAbortedError("input: a partition was revoked while its window was made")
+        self._renew_membership()
 
     def advance(self, window: Window) -> None:
         """Note that `window` was committed; the end of a partition, if seen, may be further on."""
@@ -188,6 +186,16 @@ class KafkaSource:
                 on_lost=self._revoked,
             )
         self._topics = topics
+
+    def _renew_membership(self) -> bool:
+        """Commit as a member of the group's present generation from now on, if it is one."""
+        with foreign_errors("input: membership"):
+            metadata = self._consumer.consumer_group_metadata()
+            # Without a membership the metadata would let a commit pass unchecked.
+            member = bool(self._consumer.memberid())
+        if member:
+            self.group_metadata = metadata
+        return member
 
     def _resume(self) -> None:
         if self._paused:  # those that went, too: should they come back, they would still be paused
