@@ -114,6 +114,8 @@ class KafkaSource:
         member = self._renew_membership()
         self._gone.clear()
         messages, self._taken = self._taken, []
+        if member and not messages:
+            self._keep_ends()
         return messages if member else []
 
     def keep_alive(self, messages: Sequence[Message]) -> None:
@@ -196,6 +198,17 @@ class KafkaSource:
         if member:
             self.group_metadata = metadata
         return member
+
+    def _keep_ends(self) -> None:
+        """Keep the ends that were seen as positions, now that nothing is in hand.
+
+        Behind the last message may lie markers of transactions: they are deleted like messages.
+        """
+        known = self._held & self._position.keys()
+        ends = {p: self._position[p] for p in known if self._position[p] > self._next[p]}
+        with foreign_errors("input: commit"):
+            if ends and self.starts.keep_ends(ends, self._positions):
+                self._next |= ends
 
     def _resume(self) -> None:
         if self._paused:  # those that went, too: should they come back, they would still be paused
