@@ -99,7 +99,7 @@ def run(
 
     Ends when `stop` is set or the source is exhausted, in this order: what was stepped of the
     window in hand is published; then the caller closes the sink, then the source. An input position
-    moves only inside `sink.publish`.
+    moves behind a message only inside `sink.publish`.
 
     Raises BrokerError when a window was rolled back five times in a row, what `guard` raises, and
     whatever else source, step or sink raise: the window is then not published, and is read again at

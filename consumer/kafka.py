@@ -111,12 +111,11 @@ class KafkaSource:
             self._take(min(left, TAKE_AT_ONCE), max(0.0, wait_s))
             if wait_s <= 0 or sum(len(m.value or b"") for m in self._taken) > MAX_WINDOW_BYTES:
                 break
-        with foreign_errors("input: membership"):
-            self.group_metadata = self._consumer.consumer_group_metadata()
-            # Without a membership the metadata would let a commit pass unchecked.
-            member = bool(self._consumer.memberid())
+        member = self._renew_membership()
         self._gone.clear()
         messages, self._taken = self._taken, []
+        if member and not messages:
+            self._keep_ends()
         return messages if member else []
 
     def keep_alive(self, messages: Sequence[Message]) -> None:
@@ -133,6 +132,7 @@ class KafkaSource:
         self._take(1, 0.0)
         if self._gone & {(m.topic, m.partition) for m in messages}:
             raise WindowAbortedError("input: a partition was revoked while its window was made")
+        self._renew_membership()
 
     def advance(self, window: Window) -> None:
         """Note that `window` was committed; the end of a partition, if seen, may be further on."""
@@ -188,6 +188,27 @@ class KafkaSource:
                 on_lost=self._revoked,
             )
         self._topics = topics
+
+    def _renew_membership(self) -> bool:
+        """Commit as a member of the group's present generation from now on, if it is one."""
+        with foreign_errors("input: membership"):
+            metadata = self._consumer.consumer_group_metadata()
+            # Without a membership the metadata would let a commit pass unchecked.
+            member = bool(self._consumer.memberid())
+        if member:
+            self.group_metadata = metadata
+        return member
+
+    def _keep_ends(self) -> None:
+        """Keep the ends that were seen as positions, now that nothing is in hand.
+
+        Behind the last message may lie markers of transactions: they are deleted like messages.
+        """
+        known = self._held & self._position.keys()
+        ends = {p: self._position[p] for p in known if self._position[p] > self._next[p]}
+        with foreign_errors("input: commit"):
+            if ends and self.starts.keep_ends(ends, self._positions):
+                self._next |= ends
 
     def _resume(self) -> None:
         if self._paused:  # those that went, too: should they come back, they would still be paused

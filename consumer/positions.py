@@ -63,9 +63,9 @@ class TwoClusterSink:
         return self._log.recall_topics()
 
     def begin(self, ends: Mapping[Place, int]) -> None:
-        """Keep first positions, all or none, as the owner of the first of them.
+        """Keep positions that lead to nothing, all or none, as the owner of the first of them.
 
-        Raises BrokerError.
+        Raises as `Transactions.publish` does.
         """
 
         def add_ends(transactions: Transactions, _: Window) -> None:

@@ -10,6 +10,9 @@
   positions, so that from then on nothing is skipped and nothing older is read: by whoever is
   assigned a partition next, and however quiet it was until then.
 
+Behind the last message of a partition may lie the markers of its writers' transactions. Retention
+deletes them like messages, so a position goes on behind them once nothing is in hand.
+
 A broker forgets what a group keeps when the topic is deleted, or when the group was away for long.
 What `position_log.py` remembers then takes its place. A topic made anew while it is read is noticed
 within seconds; librdkafka alone would read on where the old one ended. What it read by then comes
@@ -32,7 +35,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from consumer.days import find_earlier, find_unfinished
-from consumer.errors import BrokerError, OffsetsLostError
+from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
 from consumer.gaps import Extent, Position, find_gap
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors
 from consumer.message import Place
@@ -59,7 +62,10 @@ class Positions(Protocol):
         """Return the topics in which there are positions."""
 
     def begin(self, ends: Mapping[Place, int]) -> None:
-        """Keep first positions, all or none; the first of these places was taken over."""
+        """Keep positions that lead to nothing, such as the first, all or none.
+
+        The first of these places was taken over.
+        """
 
     def let_go(self, places: Collection[Place]) -> None:
         """Note that partitions belong to others now."""
@@ -125,6 +131,25 @@ class Starts:
             raise OffsetsLostError(f"{message}: expected every message, or --accept-gap")
         LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
         return gap.start
+
+    def keep_ends(self, ends: Mapping[Place, int], positions: Positions | None) -> bool:
+        """Keep positions behind which all was read; tell whether that was not refused.
+
+        Raises BrokerError or, from librdkafka, KafkaException where no answer came.
+        """
+        try:
+            if positions is None:
+                self._keep(ends)
+            else:
+                for place, end in ends.items():  # each shuts out former owners of its own
+                    positions.begin({place: end})
+        except WindowAbortedError:
+            return False
+        except KafkaException as error:
+            if error.args[0].code() < 0:  # librdkafka's own, not an answer such as of a rebalance
+                raise
+            return False
+        return True
 
     def find_unfinished(self, day: date, positions: Positions | None) -> tuple[str, ...]:
         """Return topics of days before those read on `day` (UTC) that were not read to their ends.

@@ -3,27 +3,30 @@
 from collections.abc import Iterator, Sequence
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from consumer.errors import WindowAbortedError
+from consumer.errors import BrokerError, WindowAbortedError
 from consumer.health import Health
 from consumer.kafka import KafkaSource
-from consumer.message import Message
+from consumer.message import Message, Window
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 
 CUT, WHOLE = ("hosts", 0), ("hosts", 1)
 
 
-class Event:
-    """What librdkafka hands out: a message, or the error that a partition must be begun anew."""
+RESET, END = KafkaError._AUTO_OFFSET_RESET, KafkaError._PARTITION_EOF
 
-    def __init__(self, place: tuple[str, int], offset: int, *, reset: bool = False) -> None:
-        self._place, self._offset, self._reset = place, offset, reset
+
+class Event:
+    """What librdkafka hands out: a message, or that a partition ended or must be begun anew."""
+
+    def __init__(self, place: tuple[str, int], offset: int, code: int | None = None) -> None:
+        self._place, self._offset, self._code = place, offset, code
 
     def error(self) -> KafkaError | None:
-        return KafkaError(KafkaError._AUTO_OFFSET_RESET) if self._reset else None
+        return None if self._code is None else KafkaError(self._code)
 
     def topic(self) -> str:
         return self._place[0]
@@ -53,12 +56,19 @@ class FakeConsumer:
     def __init__(self, answers: Sequence[Sequence[Event]]) -> None:
         self._answers = iter(answers)
         self.sought: list[tuple[int, int]] = []
+        self.committed: list[int] = []
+        self.refusal: int | None = None
 
     def consume(self, n: int, timeout_s: float) -> Sequence[Event]:
         return next(self._answers, ())
 
     def seek(self, place: TopicPartition) -> None:
         self.sought.append((place.partition, place.offset))
+
+    def commit(self, offsets: Sequence[TopicPartition], *, asynchronous: bool) -> None:
+        if self.refusal is not None:
+            raise KafkaException(KafkaError(self.refusal))
+        self.committed += [place.offset for place in offsets]
 
     def pause(self, places: Sequence[TopicPartition]) -> None:
         pass
@@ -99,7 +109,7 @@ def test_what_was_taken_comes_once(source: KafkaSource) -> None:
     consumer = FakeConsumer(
         [
             [Event(CUT, 10)],
-            [Event(WHOLE, 10), Event(CUT, 11), Event(CUT, 12, reset=True)],
+            [Event(WHOLE, 10), Event(CUT, 11), Event(CUT, 12, RESET)],
             [Event(CUT, 10), Event(WHOLE, 11)],
         ]
     )
@@ -111,11 +121,51 @@ def test_what_was_taken_comes_once(source: KafkaSource) -> None:
 
 
 def test_a_window_in_hand_that_comes_again_is_given_up(source: KafkaSource) -> None:
-    source._consumer = FakeConsumer(
-        [[Event(CUT, 10), Event(WHOLE, 10)], [Event(CUT, 11, reset=True)]]
-    )
+    source._consumer = FakeConsumer([[Event(CUT, 10), Event(WHOLE, 10)], [Event(CUT, 11, RESET)]])
     window = source.poll(2, 0.0)
     assert len(window) == 2
     source._last_poll_s = float("-inf")
     with pytest.raises(WindowAbortedError):
         source.keep_alive(window)
+
+
+@pytest.fixture
+def behind_markers(source: KafkaSource) -> FakeConsumer:
+    """A message, then the markers of transactions up to the end of its partition."""
+    consumer = FakeConsumer([[Event(CUT, 10), Event(CUT, 13, END)]])
+    source._consumer = source.starts._consumer = consumer
+    return consumer
+
+
+def test_an_end_is_kept_once_nothing_is_in_hand(
+    source: KafkaSource, behind_markers: FakeConsumer
+) -> None:
+    window = Window(tuple(source.poll(1, 0.0)), (), ())
+    assert behind_markers.committed == []
+    source.advance(window)
+    for _ in range(2):
+        assert source.poll(1, 0.0) == []
+    assert behind_markers.committed == [13]
+
+
+def test_an_end_is_not_kept_before_a_window_that_is_read_again(
+    source: KafkaSource, behind_markers: FakeConsumer
+) -> None:
+    source.rewind(Window(tuple(source.poll(1, 0.0)), (), ()))
+    assert source.poll(1, 0.0) == []
+    assert behind_markers.committed == []
+
+
+def test_an_end_that_is_refused_is_kept_later(
+    source: KafkaSource, behind_markers: FakeConsumer
+) -> None:
+    """Not one that nobody answered to: it may be kept at any time."""
+    source.advance(Window(tuple(source.poll(1, 0.0)), (), ()))
+    behind_markers.refusal = KafkaError.REBALANCE_IN_PROGRESS
+    source.poll(1, 0.0)
+    behind_markers.refusal = KafkaError._TIMED_OUT
+    with pytest.raises(BrokerError, match="input: commit"):
+        source.poll(1, 0.0)
+    behind_markers.refusal = None
+    source.poll(1, 0.0)
+    assert behind_markers.committed == [13]

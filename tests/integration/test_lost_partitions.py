@@ -2,12 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event, Thread
 
 import pytest
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
 from consumer.daemon import Guard, Tally, run
@@ -22,7 +25,7 @@ from consumer.settings import Settings
 
 from .broker import create_topics
 from .conftest import Topics
-from .test_daemon_process import READY_TIMEOUT_S
+from .test_daemon_process import READY_TIMEOUT_S, wait_for
 from .traffic import Sent, produce, read_committed
 
 N = 200
@@ -72,9 +75,16 @@ class Member:
         return Window(tuple(messages), results, ())
 
 
-def make_settings(bootstrap: str, topics: Topics, slot: str, max_poll_ms: int) -> Settings:
-    patience = SESSION | {"max.poll.interval.ms": max_poll_ms}
-    source = {"topics": [topics.alerts], "group": topics.alerts, "kafka": patience}
+def make_settings(
+    bootstrap: str,
+    topics: Topics,
+    slot: str,
+    max_poll_ms: int,
+    more: Mapping[str, str] | None = None,
+) -> Settings:
+    session = {} if more and "group_protocol" in more else SESSION
+    patience = session | {"max.poll.interval.ms": max_poll_ms}
+    source = {"topics": [topics.alerts], "group": topics.alerts, "kafka": patience, **(more or {})}
     sink = {"topic": topics.summaries, "slot": slot}
     return Settings.model_validate(
         {
@@ -170,3 +180,40 @@ def test_partitions_that_went_and_came_back_during_a_window_are_read_on(
         thread.join(READY_TIMEOUT_S)
     assert Counter(message.value() for message in published) == sent
     assert first.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 1
+
+
+@pytest.mark.parametrize(
+    "more", [{"assignor": "cooperative-sticky"}, {"group_protocol": "consumer"}]
+)
+def test_a_window_goes_on_over_a_rebalance_that_takes_nothing_of_it(
+    bootstrap: str, topics: Topics, more: dict[str, str]
+) -> None:
+    """The second member finds no partition left, but the group has another generation then."""
+    name = f"{topics.alerts}-whole"
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.create_topics([NewTopic(name, 1, 1)])[name].result()
+    create_topics(bootstrap, [f"{name}.sedflow.dlq"])
+    whole = replace(topics, alerts=name)
+    sent = send(bootstrap, name)
+    first, second = (Member(make_settings(bootstrap, whole, slot, 60_000, more)) for slot in "01")
+    first.slow_s = 0.6 * KEEP_ALIVE_S
+    threads = [
+        Thread(target=member.serve, kwargs={"keep_alive": True}, daemon=True)
+        for member in (first, second)
+    ]
+    threads[0].start()
+    assert first.steps.wait(READY_TIMEOUT_S)
+    threads[1].start()
+
+    def n_members() -> int:
+        group = client.describe_consumer_groups([name])[name].result()
+        return len(group.members) if group.state is ConsumerGroupState.STABLE else 0
+
+    wait_for(lambda: n_members() == 2, "a second member")
+    first.may_step.set()
+    published = read_committed(bootstrap, topics.summaries, at_least=N)
+    for member, thread in zip((first, second), threads, strict=True):
+        member.stop.set()
+        thread.join(READY_TIMEOUT_S)
+    assert Counter(message.value() for message in published) == sent
+    assert first.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 0
