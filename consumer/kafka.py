@@ -114,9 +114,12 @@ class KafkaSource:
         member = self._renew_membership()
         self._gone.clear()
         messages, self._taken = self._taken, []
-        if member and not messages:
+        if not member:  # what was taken goes to whoever is assigned its partitions next
+            self._position.clear()
+            return []
+        if not messages:
             self._keep_ends()
-        return messages if member else []
+        return messages
 
     def keep_alive(self, messages: Sequence[Message]) -> None:
         """Poll without reading on, if the last poll was long ago.
