@@ -121,10 +121,9 @@ def _exact(document: dict[str, Any]) -> Iterator[Row]:
         yield (text, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", passes)
     share = weights["pareto_k"]["above_0.7"]
     yield ("share with Pareto k above 0.7", f"{share:.1%}", "", "", "")
-    if "mcmc" in document:
-        of_mcmc = "share converged of {n_simulations} by MCMC".format(**document["mcmc"])
-        converged = document["mcmc"]["n_converged"] / document["mcmc"]["n_simulations"]
-        yield (of_mcmc, f"{converged:.1%}", "", "", "")
+    if mcmc := document.get("mcmc"):
+        n = mcmc["n_simulations"]
+        yield (f"share converged of {n} by MCMC", f"{mcmc['n_converged'] / n:.1%}", "", "", "")
     classified = document.get("c2st")
     if classified is None:
         return

@@ -58,6 +58,7 @@ class FakeConsumer:
         self.sought: list[tuple[int, int]] = []
         self.committed: list[int] = []
         self.refusal: int | None = None
+        self.member = "member"
 
     def consume(self, n: int, timeout_s: float) -> Sequence[Event]:
         return next(self._answers, ())
@@ -83,7 +84,7 @@ class FakeConsumer:
         return object()
 
     def memberid(self) -> str:
-        return "member"
+        return self.member
 
 
 @pytest.fixture
@@ -152,6 +153,16 @@ def test_an_end_is_not_kept_before_a_window_that_is_read_again(
     source: KafkaSource, behind_markers: FakeConsumer
 ) -> None:
     source.rewind(Window(tuple(source.poll(1, 0.0)), (), ()))
+    assert source.poll(1, 0.0) == []
+    assert behind_markers.committed == []
+
+
+def test_an_end_is_not_kept_before_messages_that_an_ended_membership_took(
+    source: KafkaSource, behind_markers: FakeConsumer
+) -> None:
+    behind_markers.member = ""
+    assert source.poll(1, 0.0) == []
+    behind_markers.member = "another"
     assert source.poll(1, 0.0) == []
     assert behind_markers.committed == []
 

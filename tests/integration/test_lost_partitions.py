@@ -156,6 +156,19 @@ def test_a_window_slower_than_the_poll_interval_keeps_its_partitions(
     assert member.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 0
 
 
+def make_threads(*members: Member) -> list[Thread]:
+    """Threads in which members serve that stay alive while they step."""
+    options = {"keep_alive": True}
+    return [Thread(target=member.serve, kwargs=options, daemon=True) for member in members]
+
+
+def stop(threads: Sequence[Thread], *members: Member) -> None:
+    """End the members, and wait for their threads."""
+    for member, thread in zip(members, threads, strict=True):
+        member.stop.set()
+        thread.join(READY_TIMEOUT_S)
+
+
 def test_partitions_that_went_and_came_back_during_a_window_are_read_on(
     bootstrap: str, topics: Topics
 ) -> None:
@@ -163,10 +176,7 @@ def test_partitions_that_went_and_came_back_during_a_window_are_read_on(
     sent = send(bootstrap, topics.alerts)
     first, second = (Member(make_settings(bootstrap, topics, slot, 60_000)) for slot in "01")
     first.slow_s = KEEP_ALIVE_S + 3.0
-    threads = [
-        Thread(target=member.serve, kwargs={"keep_alive": True}, daemon=True)
-        for member in (first, second)
-    ]
+    threads = make_threads(first, second)
     first.may_step.set()
     second.may_step.set()
     threads[0].start()
@@ -175,9 +185,7 @@ def test_partitions_that_went_and_came_back_during_a_window_are_read_on(
     time.sleep(KEEP_ALIVE_S)
     first.slow_s = 0.0  # from the next step on
     published = read_committed(bootstrap, topics.summaries, at_least=N)
-    for member, thread in zip((first, second), threads, strict=True):
-        member.stop.set()
-        thread.join(READY_TIMEOUT_S)
+    stop(threads, first, second)
     assert Counter(message.value() for message in published) == sent
     assert first.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 1
 
@@ -197,10 +205,7 @@ def test_a_window_goes_on_over_a_rebalance_that_takes_nothing_of_it(
     sent = send(bootstrap, name)
     first, second = (Member(make_settings(bootstrap, whole, slot, 60_000, more)) for slot in "01")
     first.slow_s = 0.6 * KEEP_ALIVE_S
-    threads = [
-        Thread(target=member.serve, kwargs={"keep_alive": True}, daemon=True)
-        for member in (first, second)
-    ]
+    threads = make_threads(first, second)
     threads[0].start()
     assert first.steps.wait(READY_TIMEOUT_S)
     threads[1].start()
@@ -212,8 +217,6 @@ def test_a_window_goes_on_over_a_rebalance_that_takes_nothing_of_it(
     wait_for(lambda: n_members() == 2, "a second member")
     first.may_step.set()
     published = read_committed(bootstrap, topics.summaries, at_least=N)
-    for member, thread in zip((first, second), threads, strict=True):
-        member.stop.set()
-        thread.join(READY_TIMEOUT_S)
+    stop(threads, first, second)
     assert Counter(message.value() for message in published) == sent
     assert first.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 0
