@@ -14,6 +14,7 @@ from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig
 from sedflow_core.noise import NoiseModel, in_mag_range
 from sedflow_core.simulation import ForwardModel, TrainingSet
+from sedflow_core.threads import torch_threads
 from sedflow_core.train import (
     PRESETS,
     Epoch,
@@ -101,6 +102,16 @@ def test_bfloat16_in_the_first_epochs_ends_at_the_same_loss(
     assert first != exact_first
     assert last == pytest.approx(exact_last, abs=0.1 * (exact_first - exact_last))
     assert all(weight.dtype == torch.float32 for weight in coarse.flow.parameters())
+
+
+def test_threads_that_share_a_batch_take_its_steps(
+    trained: TrainedFlow, training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
+) -> None:
+    with torch_threads(3):  # batches of 64, and a last one that may be smaller, in unequal parts
+        shared = fit(training_set, noise, config=CONFIG, folder=tmp_path)
+    for ours, alone in zip(shared.history, trained.history, strict=True):
+        assert ours.train_loss == pytest.approx(alone.train_loss, abs=1e-3)
+        assert ours.validation_loss == pytest.approx(alone.validation_loss, abs=1e-3)
 
 
 def test_a_row_far_outside_takes_its_batch_out(
