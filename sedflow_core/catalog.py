@@ -59,6 +59,8 @@ QUALITY_CUTS = (
 )
 """The paper's cuts (Hahn & Melchior 2022, Sec. 4) as bits of the 64-bit SDSS photo flags (the
 PhotoFlags of the SDSS database: `FLAGS` plus `FLAGS2` shifted by 32)."""
+CUT_NAMES = tuple(f"quality_{cut.name}" for cut in QUALITY_CUTS)
+"""As reasons why a row has no posterior."""
 
 
 @dataclass(frozen=True, slots=True)

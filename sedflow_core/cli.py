@@ -16,7 +16,7 @@ from sedflow_core.errors import (
     SimulationError,
     check_installed,
 )
-from sedflow_core.options import count, positive
+from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.version import __version__
 
 Command = Callable[[argparse.Namespace], int]
@@ -79,7 +79,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the training set; resumed if it exists")
     text = "at least: shards of some 130,000 are written whole; default: 1000000"
     parser.add_argument("--n-rows", type=count, default=1_000_000, help=text)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=count_from_zero, default=0)
     parser.add_argument("--bands", default="sdss2010-ugriz", help="<filter group>-<bands>")
     parser.add_argument("--ssp", default="bc03-miles", help="bc03-miles, popstar, fsps or a path")
     parser.add_argument("--birth-cloud-age", type=positive, default=0.1, metavar="GYR")
@@ -113,7 +113,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=count, help="default: the preset's")
     parser.add_argument(
         "--bfloat16-epochs",
-        type=count,
+        type=count_from_zero,
         default=0,
         metavar="N",
         help="of them the first N in bfloat16: twice as fast where the processor has units for it",
@@ -124,7 +124,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--prior", type=Path, metavar="FILE.toml", help="train for another prior on the same rows"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights, the split, the order and the noise"
+        "--seed",
+        type=count_from_zero,
+        default=0,
+        help="of the weights, the split, the order and the noise",
     )
 
 
@@ -187,9 +190,9 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the artifact")
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True, dest="artifact_version")
-    parser.add_argument("--n-samples", type=int, default=1024)
+    parser.add_argument("--n-samples", type=count, default=1024)
     parser.add_argument(
-        "--n-support", type=int, default=400_000, help="simulations behind the support limits"
+        "--n-support", type=count, default=400_000, help="simulations behind the support limits"
     )
 
 
@@ -229,9 +232,23 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
     add("--n-published", type=count, default=sizes.n_published, help="ranked in the Sobol sets too")
     add("--n-importance", type=count, default=sizes.n_importance, help="weighed, 10,000 draws each")
     add(
-        "--n-classifier", type=int, default=sizes.n_classifier, help="told from the exact posterior"
+        "--n-classifier",
+        type=count_from_zero,
+        default=sizes.n_classifier,
+        help="told from the exact posterior",
     )
-    add("--n-mcmc", type=int, default=sizes.n_mcmc, help="sampled by MCMC, some 10 s each")
+    add(
+        "--n-local",
+        type=count_from_zero,
+        default=sizes.n_local,
+        help="each tested alone by classifiers",
+    )
+    add(
+        "--n-mcmc",
+        type=count_from_zero,
+        default=sizes.n_mcmc,
+        help="sampled by MCMC, some 10 s each",
+    )
     add("--record", action="store_true", help="write the result to the manifest")
     add("--galaxies", type=Path, metavar="CATALOG", help="real galaxies for the figures")
     add("--learning-curve", type=Path, metavar="JSON", help="of sedflow learning-curve")

@@ -12,7 +12,7 @@ from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import find_flags, load_artifact
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
-from sedflow_core.options import count, positive
+from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.tables import check_folder, table_writer, write_table
 
@@ -23,10 +23,12 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--artifact", default="sdss-ugriz", help="a shipped artifact, or a folder")
     parser.add_argument("--out", type=Path, required=True, help="FITS, Parquet or CSV per galaxy")
     parser.add_argument("--n-galaxies", type=count, default=100, help="drawn from the support")
-    parser.add_argument("--n-mcmc", type=int, default=20, help="of them sampled by MCMC too")
+    parser.add_argument(
+        "--n-mcmc", type=count_from_zero, default=20, help="of them sampled by MCMC too"
+    )
     parser.add_argument("--n-draws", type=count, default=10_000, help="of the flow, to be weighted")
     parser.add_argument("--max-seconds", type=positive, default=60.0, help="of MCMC, per galaxy")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=count_from_zero, default=0)
     add_column_arguments(parser)
 
 
@@ -87,9 +89,11 @@ def _report(differences: list[Difference]) -> int:
     if walked:
         figures = [(d.r_hat, d.ess, d.seconds, d.correction) for d in walked]
         r_hat, ess, seconds, correction = np.transpose(figures)
+        n_converged = sum(d.converged for d in walked)
         print(
-            f"MCMC of {len(walked)}: R-hat <= {r_hat.max():.4f}, effective samples >= "
-            f"{ess.min():.0f}, {np.median(seconds):.1f} s median, {seconds.max():.1f} s longest, "
-            f"efficiency of the emulator's correction >= {correction.min():.3f}"
+            f"MCMC of {len(walked)}, {n_converged} converged: R-hat <= {r_hat.max():.4f}, "
+            f"effective samples >= {ess.min():.0f}, {np.median(seconds):.1f} s median, "
+            f"{seconds.max():.1f} s longest, efficiency of the emulator's correction >= "
+            f"{correction.min():.3f}"
         )
     return 0 if all(r["held"] for r in rows) else 1

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.chains import MAX_R_HAT
+from sedflow_core.chains import MIN_ESS
 from sedflow_core.estimation import estimate
 from sedflow_core.exactness import HEAVY_TAIL, divergences
 from sedflow_core.fit import LEVEL_NAMES
@@ -44,6 +44,7 @@ class Difference(NamedTuple):
             published; NaN where no draw has a weight.
         efficiency, pareto_k, kl_exact_flow, total_variation: of the weights.
         r_hat, ess, seconds, correction: of the walkers, see `sedflow_core.mcmc`; NaN likewise.
+        converged: whether MCMC, if it was run, reached the exact posterior.
         reasons: why the galaxy may lie outside the support; empty inside.
     """
 
@@ -59,14 +60,18 @@ class Difference(NamedTuple):
     ess: float
     seconds: float
     correction: float
+    converged: bool
     reasons: tuple[str, ...]
 
     def explain(self) -> str:
         """Why the flow is far from the exact posterior, as far as it can be told."""
         if self.reasons:
             return "outside the support: " + ", ".join(self.reasons)
-        if self.r_hat > MAX_R_HAT:
-            return f"walkers not converged: R-hat {self.r_hat:.3f}"
+        if not self.converged:
+            return (
+                f"walkers not converged: R-hat {self.r_hat:.3f}, {self.ess:.0f} effective samples, "
+                f"efficiency of the emulator's correction {self.correction:.2f}"
+            )
         if self.efficiency < MIN_EFFICIENCY:
             return f"the flow misses the posterior: efficiency {self.efficiency:.4f}"
         if self.pareto_k > HEAVY_TAIL:
@@ -140,6 +145,7 @@ def difference(
         ess=nothing if chains is None else float(chains.ess.min()),
         seconds=nothing if chains is None else chains.seconds,
         correction=nothing if exact is None else exact.correction,
+        converged=exact is None or exact.converged(MIN_ESS),
         reasons=tuple(summary.reasons(0)),
     )
 

@@ -73,19 +73,33 @@ def divergences(weights: Array) -> tuple[Array, Array]:
 
 def _quantiles(values: Array) -> dict[str, Any]:
     low, median, high = np.quantile(values, [0.16, 0.5, 0.84], method="nearest")
-    return {"median": float(median), "quantiles_16_84": [float(low), float(high)]}
+    return {
+        "median": float(median),
+        "median_error": median_error(values),
+        "quantiles_16_84": [float(low), float(high)],
+    }
+
+
+def median_error(values: Array) -> float:
+    """Standard error of the median of values (n,): half of what lies within sqrt(n) / 2 places."""
+    step = 0.5 / np.sqrt(len(values))
+    levels = np.clip([0.5 - step, 0.5 + step], 0.0, 1.0)
+    low, high = np.quantile(values, levels, method="nearest")
+    return float(0.5 * (high - low)) if low < high else 0.0
 
 
 class ClassifierTest(NamedTuple):
     """Accuracies of classifiers on the samples of one galaxy.
 
     Attributes:
-        exact: flow against exact posterior.
+        exact: flow against exact posterior; best: what no classifier can exceed there, which is
+            (1 + total variation) / 2, by the weights.
         null: flow against flow; power: flow against flow with `POWER_NAME` shifted.
         distinct: fraction of the exact draws that are different points.
     """
 
     exact: float
+    best: float
     null: float
     power: float
     distinct: float
@@ -126,10 +140,16 @@ def classify(
         shifted[:, column] += POWER_SHIFT * second[:, column].std()
     return ClassifierTest(
         exact=_c2st(first, exact, seed),
+        best=best_accuracy(weight),
         null=_c2st(first, second, seed),
         power=_c2st(first, shifted, seed),
         distinct=len(index.unique()) / n,
     )
+
+
+def best_accuracy(weight: Tensor) -> float:
+    """Of a classifier that knows both densities, from weights (n,) of draws of the first."""
+    return float(0.5 + 0.25 * (len(weight) * weight - 1.0).abs().mean())
 
 
 def _weighted(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import (
-    QUALITY_CUTS,
+    CUT_NAMES,
     UNITS,
     Catalog,
     ColumnMap,
@@ -31,7 +31,7 @@ from sedflow_core.catalog import (
 from sedflow_core.errors import CatalogError, MissingExtraError
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
-from sedflow_core.options import count
+from sedflow_core.options import count, count_from_zero
 from sedflow_core.summary import Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder, open_table, table_writer, write_table
@@ -155,8 +155,9 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="table to write: .fits, .parquet or .csv")
     add("--artifact", default="sdss-ugriz", help="name of a shipped artifact, or a folder")
     add("--n-samples", type=count, help="posterior samples per galaxy (default: the artifact's)")
-    add("--seed", type=int, default=0)
+    add("--seed", type=count_from_zero, default=0)
     add("--samples", type=Path, metavar="FILE.h5", help="also write the samples to this HDF5 file")
+    add("--id-column", help="identifier to carry to the output")
     add_column_arguments(parser)
 
 
@@ -175,7 +176,6 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ivar-columns", help="their inverse variances, instead of errors")
     add("--unit", choices=UNITS, help="default: nanomaggy")
     add("--redshift-column")
-    add("--id-column", help="identifier to carry to the output")
     add("--extinction-columns", help="Galactic extinction [mag] to correct for")
     add("--ebv-column", help="E(B-V) [mag] to correct for, instead")
     add("--ab-factors", action="store_true", help="bring catalogue fluxes to the AB system")
@@ -187,6 +187,8 @@ def run_fit(args: argparse.Namespace) -> int:
     """Do what `sedflow fit` was asked for; raises SedflowError where that is not possible."""
     table_writer(args.out)
     check_folder(args.out)
+    if args.samples is not None:
+        check_folder(args.samples, "--samples")
     artifact = load_artifact(args.artifact)
     catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
     fit = fit_catalog(
@@ -203,13 +205,13 @@ def run_fit(args: argparse.Namespace) -> int:
 
 
 def column_map(args: argparse.Namespace) -> ColumnMap:
-    """The columns that the arguments of `sedflow fit` name."""
+    """The columns that the arguments of a command name."""
     said = {
         "flux_err": args.err_columns,
         "ivar": args.ivar_columns,
         "unit": args.unit,
         "redshift": args.redshift_column,
-        "row_id": args.id_column,
+        "row_id": vars(args).get("id_column"),
         "extinction": args.extinction_columns,
         "ebv": args.ebv_column,
         "ab_factors": args.ab_factors or None,
@@ -240,9 +242,8 @@ _STATUS_OF_REASON = (
 def _reasons(
     artifact: Artifact, flags: NDArray[np.int64], quality: NDArray[np.int64]
 ) -> list[list[str]]:
-    cuts = tuple(f"quality_{cut.name}" for cut in QUALITY_CUTS)
     return [
-        reasons_of(flag, artifact.flag_names) + reasons_of(cut, cuts)
+        reasons_of(flag, artifact.flag_names) + reasons_of(cut, CUT_NAMES)
         for flag, cut in zip(flags.tolist(), quality.tolist(), strict=True)
     ]
 

@@ -119,12 +119,18 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def forward(self, u: Tensor, context: Tensor) -> Tensor:
         """ln p(u | context), (n,), for u (n, n_u) and context (n, n_context) or (1, n_context)."""
+        z, log_det = self.to_base(u, context)
+        return log_det - 0.5 * z.square().sum(dim=1) - self.log_norm
+
+    @torch.jit.export
+    def to_base(self, u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The base points z (n, n_u) of u, and ln |dz/du| (n,). Posterior samples have normal z."""
         features = self.embedding(context)
-        log_det = torch.zeros_like(u[:, 0])
+        z, log_det = u, torch.zeros_like(u[:, 0])
         for k, block in enumerate(self.blocks):
-            u, block_log_det = block(u[:, self.permutations[k]], features)
+            z, block_log_det = block(z[:, self.permutations[k]], features)
             log_det = log_det + block_log_det
-        return log_det - 0.5 * u.square().sum(dim=1) - self.log_norm
+        return z, log_det
 
     @torch.jit.export
     def sample_u(self, base: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,11 +28,12 @@ from sedflow_core.sfh import (
     younger_fraction,
 )
 from sedflow_core.ssp import SSPGrid, load_ssp
+from sedflow_core.units import NJY_PER_NANOMAGGY
 
 L_SUN_ERG_S = 3.846e33
 MPC_CM = 3.0857e24
 C_ANGSTROM_S = 2.99792458e18
-NANOMAGGY_ERG_S_CM2_HZ = 3631e-32
+NANOMAGGY_ERG_S_CM2_HZ = NJY_PER_NANOMAGGY * 1e-32
 COSMOLOGY = "Planck13"
 _N_REDSHIFT_PER_UNIT = 5000
 _N_LOOKBACK = 1381

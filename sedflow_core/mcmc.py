@@ -79,7 +79,7 @@ def sample_exact(
         min_ess, max_seconds: stop once converged (R-hat <= 1.01 and so many effective samples in
             every dimension), or when the time is spent.
         n_walkers: of each ensemble, see `sedflow_core.ensemble.run_ensembles`.
-        seed: of start and moves.
+        seed: of start and moves. Where time decides how far to walk, samples depend on it too.
 
     Raises:
         ArtifactError: the artifact was built without an emulator.

@@ -9,17 +9,18 @@ import torch
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.catalog import read_catalog
+from sedflow_core.catalog import CUT_NAMES, read_catalog
 from sedflow_core.chains import MIN_ESS
 from sedflow_core.errors import CatalogError, check_installed
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
-from sedflow_core.options import count, positive
+from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
 from sedflow_core.sfh import calc_derived
 from sedflow_core.simulated import forward_model
 from sedflow_core.summary import Summary
+from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder
 from sedflow_core.target import Likelihood
 from sedflow_core.trust import is_trusted
@@ -54,7 +55,7 @@ def _add_galaxy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("catalog", type=Path, help="FITS, Parquet or CSV table")
     parser.add_argument("--row", type=int, required=True, help="which galaxy, from 0")
     parser.add_argument("--artifact", default="sdss-ugriz", help="a shipped artifact, or a folder")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=count_from_zero, default=0)
     add_column_arguments(parser)
 
 
@@ -62,6 +63,10 @@ def _read_galaxy(args: argparse.Namespace, artifact: Artifact) -> Observation:
     catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
     if not 0 <= args.row < len(catalog):
         raise CatalogError(f"--row: expected 0 to {len(catalog) - 1}, got {args.row}")
+    if cuts := reasons_of(int(catalog.quality[args.row]), CUT_NAMES):
+        raise CatalogError(
+            f"--row: expected a galaxy with sound photometry, got {args.row}: {', '.join(cuts)}"
+        )
     return catalog.observation.rows(slice(args.row, args.row + 1))
 
 
@@ -93,6 +98,7 @@ def run_mcmc(args: argparse.Namespace) -> int:
         ess=chains.ess,
         converged=converged,
         correction=exact.correction,
+        n_calls=chains.n_calls,
         likelihood=args.likelihood,
         seed=args.seed,
         artifact_sha256=artifact.sha256,

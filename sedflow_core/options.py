@@ -11,6 +11,14 @@ def count(text: str) -> int:
     return int(value)
 
 
+def count_from_zero(text: str) -> int:
+    """A whole number from 0 on."""
+    value = _number(text, int)
+    if value < 0:
+        raise ArgumentTypeError(f"expected 0 or more, got {text}")
+    return int(value)
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     value = _number(text, float)

@@ -60,7 +60,12 @@ def _short(document: dict[str, Any]) -> list[Row]:
     parameters, derived = _split(document["ks_distance_independent"])
     best = [max(part.values(), default=0.0) for part in _split(document["ks_distance_perfect"])]
     rows = [
-        ("mean -ln q of the truth", f"{document['mean_negative_log_q']:.3f}", "", ""),
+        (
+            "mean -ln q of the truth",
+            f"{document['mean_negative_log_q']:.3f} ± {document['mean_negative_log_q_error']:.3f}",
+            "",
+            "",
+        ),
         ("the same of the prior", f"{document['mean_negative_log_prior']:.3f}", "", ""),
         _largest(
             "largest KS distance, 11 network parameters",
@@ -118,24 +123,31 @@ def _exact(document: dict[str, Any]) -> Iterator[Row]:
         ("Pareto k", weights["pareto_k"], ""),
     ):
         low, high = part["quantiles_16_84"]
-        yield (text, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", passes)
+        median = f"{part['median']:.3f} ± {part['median_error']:.3f}"
+        yield (text, median, f"{low:.3f}", f"{high:.3f}", passes)
     share = weights["pareto_k"]["above_0.7"]
     yield ("share with Pareto k above 0.7", f"{share:.1%}", "", "", "")
     if mcmc := document.get("mcmc"):
         n = mcmc["n_simulations"]
         yield (f"share converged of {n} by MCMC", f"{mcmc['n_converged'] / n:.1%}", "", "", "")
-    classified = document.get("c2st")
-    if classified is None:
-        return
-    for name, text in _CLASSIFIERS.items():
-        part = classified[name]
-        low, high = part["range"]
-        size = f" ({classified['n_simulations']} simulations)" if name == "exact" else ""
-        yield (text + size, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", "")
+    if classified := document.get("c2st"):
+        for name, text in _CLASSIFIERS.items():
+            part = classified[name]
+            low, high = part["range"]
+            size = f" ({classified['n_simulations']} simulations)" if name == "exact" else ""
+            yield (text + size, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", "")
+    if local := document.get("local_c2st"):
+        alone = f"share of {local['n_simulations']} that L-C2ST rejects at {local['level']:.0%}"
+        yield (alone, f"{local['flow']:.1%}", "", "", "")
+        low, high = local["perfect_16_84"]
+        yield ("the same of perfect posteriors", "", f"{low:.1%}", f"{high:.1%}", "")
+        shift = f"the same, were every truth {local['power_shift']} sigma off in one direction"
+        yield (shift, f"{local['power']:.1%}", "", "", "")
 
 
 _CLASSIFIERS = {
     "exact": "C2ST accuracy in u, flow against exact, 5,000 each",
+    "best": "its bound, (1 + total variation) / 2",
     "null": "C2ST, flow against flow",
     "power": f"C2ST, flow against flow with {POWER_NAME} shifted by half a sigma",
 }

@@ -15,7 +15,7 @@ from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import load_artifact
 from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
-from sedflow_core.options import count
+from sedflow_core.options import count, count_from_zero
 from sedflow_core.support_table import SEED, measure_support
 from sedflow_core.tables import open_table
 
@@ -42,7 +42,7 @@ def add_support_table_arguments(parser: argparse.ArgumentParser) -> None:
     add("--n-clean", type=count, default=2_000, help="simulations behind the false alarms")
     add("--catalog", type=Path, help="real galaxies as well: FITS, Parquet or CSV")
     add("--group-column", help="of the catalogue: one kind of galaxy for each of its values")
-    add("--seed", type=int, default=SEED)
+    add("--seed", type=count_from_zero, default=SEED)
     add_column_arguments(parser)
 
 

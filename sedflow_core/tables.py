@@ -91,10 +91,10 @@ def table_writer(path: Path) -> Writer:
     return _by_suffix(_WRITERS, path)
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, option: str = "--out") -> None:
     """Raise CatalogError unless the folder is there in which `out` shall be written."""
     if not out.parent.is_dir():
-        raise CatalogError(f"--out: expected an existing folder, got {out.parent}")
+        raise CatalogError(f"{option}: expected an existing folder, got {out.parent}")
 
 
 def _by_suffix(choices: Mapping[str, T], path: Path) -> T:

@@ -183,11 +183,11 @@ class _Run:
             if norm < _OUTLIER * self.config.gradient_clip:  # not where it is NaN
                 with self._precision(is_coarse):
                     self._step(share)
-            total += loss * len(batch.u)
-            n_rows += len(batch.u)
+                total += loss * len(batch.u)
+                n_rows += len(batch.u)
             on_step(len(batch.u), total / n_rows)
         rate = share * self.config.learning_rate
-        return Epoch(epoch, float(total) / n_rows, self.validation_loss(), rate)
+        return Epoch(epoch, float(total / n_rows), self.validation_loss(), rate)
 
     def _precision(self, is_coarse: bool) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_coarse)

@@ -28,6 +28,7 @@ from sedflow_core.estimation import estimate
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import classify, distances, summarise
 from sedflow_core.importance import weigh
+from sedflow_core.local_c2st import classify_locally, rejection_rates
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.observation import Observation
 from sedflow_core.prior import N_U, U_NAMES, to_u
@@ -58,6 +59,7 @@ class Sizes(NamedTuple):
         n_published: of them, ranked among the published Sobol points as well.
         n_importance: of them, weighed against the exact posterior with 10,000 draws each.
         n_classifier: of them, told from the exact posterior by classifiers.
+        n_local: of them, tested alone by classifiers that learn from all others.
         n_mcmc: of them, sampled by MCMC.
     """
 
@@ -66,11 +68,13 @@ class Sizes(NamedTuple):
     n_published: int = 5_000
     n_importance: int = 200
     n_classifier: int = 8
+    n_local: int = 200
     n_mcmc: int = 0
 
     def up_to(self, n: int) -> "Sizes":
-        """No more than n simulations for anything."""
-        return Sizes(n, self.n_samples, *(min(size, n) for size in self[2:]))
+        """No more than n simulations for anything, and half of them to test the others with."""
+        least = Sizes(n, self.n_samples, *(min(size, n) for size in self[2:]))
+        return least._replace(n_local=min(self.n_local, n // 2))
 
 
 class Report(NamedTuple):
@@ -127,6 +131,7 @@ def validate(
         "seed": seed,
         "n_samples": sizes.n_samples,
         "mean_negative_log_q": float(independent.loss.mean()),
+        "mean_negative_log_q_error": float(independent.loss.std() / sizes.n_simulations**0.5),
         "mean_negative_log_prior": _prior_loss(artifact, simulations),
         **exact.document,
         **_calibration_document(artifact, independent, simulations.observation),
@@ -159,6 +164,10 @@ def _exact(
     ranks = {"exact, by weights": weighted_ranks(artifact, simulations, weighted)}
     if tests:
         document["c2st"] = summarise(tests)
+    if sizes.n_local:
+        document["local_c2st"] = rejection_rates(
+            classify_locally(artifact, simulations, sizes.n_local)
+        )
     if sizes.n_mcmc:
         few = first(simulations, sizes.n_mcmc)
         ranks["MCMC"], n_converged = mcmc_ranks(artifact, model, few, folder)

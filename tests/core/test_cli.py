@@ -29,7 +29,7 @@ def test_from_simulations_to_a_validated_artifact(
     assert training["config"]["seed"] == training["config"]["flow"][-1] == 5
     assert len(training["losses"]) == 1
     sizes = ["--n-simulations", "30", "--n-samples", "40", "--n-importance", "2"]
-    sizes += ["--n-published", "20", "--n-classifier", "0", "--record"]
+    sizes += ["--n-published", "20", "--n-classifier", "0", "--n-local", "0", "--record"]
     shown = ["--galaxies", str(real_galaxies(tmp_path)), "--flux-columns", "flux_{band}"]
     shown += ["--err-columns", "flux_err_{band}", "--redshift-column", "z"]
     shown += ["--learning-curve", str(learning_curve(rows, tmp_path / "curve"))]
@@ -63,6 +63,9 @@ def test_numbers_out_of_range_are_named_at_the_start(capsys: pytest.CaptureFixtu
             ["validate", "sdss-ugriz", "--out", "x", "--n-published", "0"],
             "--n-published: expected 1",
         ),
+        (["build", "run", "x", "--name", "x", "--version", "1", "--n-samples", "0"], "expected 1"),
+        (["validate", "x", "--out", "y", "--n-mcmc", "-1"], "--n-mcmc: expected 0 or more, got -1"),
+        (["compare", "--out", "x", "--seed", "-1"], "--seed: expected 0 or more, got -1"),
         (["simulate", "x", "--redshift-max", "-1"], "--redshift-max: expected a number above 0"),
         (["fit", "x.csv", "--out", "y.csv", "--threads", "many"], "--threads: expected a number"),
     ):

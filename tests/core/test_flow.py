@@ -256,3 +256,4 @@ def test_samples_come_with_their_density(config: FlowConfig) -> None:
         _, expected = nflows_samples(flow, config, context[0], base)
         torch.testing.assert_close(log_prob[0], expected)
         torch.testing.assert_close(flow(samples[0].T, context), expected)
+        torch.testing.assert_close(flow.to_base(samples[0].T, context)[0], base.T)

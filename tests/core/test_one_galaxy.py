@@ -47,6 +47,7 @@ def test_samples_of_the_exact_posterior_say_what_they_are(
         assert held["theta"].shape == (2_000, len(held["names"]))
         assert bool(held["converged"]) == (status == 0)
         assert str(held["likelihood"]) == "gaussian"
+        assert held["n_calls"] > 0
         assert str(held["artifact_sha256"]) == load_artifact(tiny_path).sha256
     assert command("mcmc", tmp_path, tiny_path, GALAXY, ["--out", str(tmp_path / "exact")]) == 2
     assert "expected a file named .npz" in capsys.readouterr().err
@@ -66,3 +67,17 @@ def test_a_galaxy_without_a_posterior_is_told_why(
     assert plot(tmp_path, tiny_path, GALAXY.removeprefix("57.3")) == 2
     assert "expected a galaxy with a posterior, got 0: non_finite_u" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_saturated_galaxy_is_refused_by_name(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog = tmp_path / "galaxies.csv"
+    saturated = 1 << 18 | 1 << 28  # and detected
+    catalog.write_text(f"{COLUMNS},flags\n{GALAXY},{saturated}\n")
+    columns = ["--flux-columns", "flux_{band}", "--err-columns", "err_{band}"]
+    columns += ["--redshift-column", "z", "--quality-columns", "flags"]
+    options = ["--artifact", str(tiny_path), "--row", "0", "--out", str(tmp_path / "drawn")]
+    assert main(["plot", str(catalog), *options, *columns]) == 2
+    expected = "--row: expected a galaxy with sound photometry, got 0: quality_saturated"
+    assert expected in capsys.readouterr().err

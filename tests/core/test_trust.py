@@ -12,7 +12,15 @@ from sedflow_core.noise import NoiseModel
 from sedflow_core.observation import Observation
 from sedflow_core.prior import to_u
 from sedflow_core.simulation import ForwardModel
-from sedflow_core.trust import MIN_DRAWS, Trust, is_trusted, judge, smooth_weights
+from sedflow_core.trust import (
+    MIN_DRAWS,
+    MIN_EFFICIENCY,
+    MIN_P_VALUE,
+    Trust,
+    is_trusted,
+    judge,
+    smooth_weights,
+)
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
@@ -90,6 +98,22 @@ def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
     trust = judge_row(tiny, off, theta, log_q)
     assert trust.chi_square == pytest.approx(16.0, rel=1e-4)
     assert trust.p_value == pytest.approx(stats.chi2(5).sf(16.0), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("p_value", "efficiency", "trusted"),
+    [
+        (MIN_P_VALUE, MIN_EFFICIENCY, True),
+        (0.9 * MIN_P_VALUE, 0.9, False),
+        (0.9, 0.9 * MIN_EFFICIENCY, False),
+        (np.nan, 0.9, False),
+        (0.9, np.nan, False),
+    ],
+)
+def test_a_verdict_needs_both_and_knows_both(
+    p_value: float, efficiency: float, trusted: bool
+) -> None:
+    assert is_trusted(p_value, efficiency) is trusted
 
 
 def test_few_samples_are_no_reason_to_trust(tiny: Artifact) -> None:
