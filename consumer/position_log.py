@@ -25,6 +25,8 @@ from consumer.settings import Settings
 CATCH_UP_S = 60.0
 PREFETCH: Mapping[str, ClientOption] = {"queued.min.messages": 1_000}
 """What is fetched between two recalls waits in memory until the next one."""
+OF_THE_GROUP = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED})
+"""Librdkafka looks for a coordinator of any group it is given, one that is never joined too."""
 
 
 class PositionLog:
@@ -111,7 +113,7 @@ class PositionLog:
             self._read_to[event.partition()] = event.offset() + 1
         elif error.code() == KafkaError._PARTITION_EOF:
             self._read_to[event.partition()] = event.offset()
-        elif not error.retriable():
+        elif not error.retriable() and error.code() not in OF_THE_GROUP:
             raise KafkaException(error)
 
     def _note_record(self, event: Any) -> None:

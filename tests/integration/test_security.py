@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,9 +24,11 @@ from prometheus_client import CollectorRegistry
 
 from consumer.dead_letters import list_letters, replay_letters
 from consumer.errors import BrokerError
+from consumer.gaps import Position
 from consumer.kafka_client import check_output, check_topics
 from consumer.kafka_sink import KafkaSink
 from consumer.metrics import Metrics
+from consumer.position_log import PositionLog
 from consumer.replay import set_apart
 from consumer.settings import Settings
 from consumer.topics import check, plan, plan_replay
@@ -34,7 +37,7 @@ from .broker import BrokerUnavailableError, create_topics, free_ports
 from .secure_broker import PASSWORD, SecureBroker, secure_broker
 from .test_topics import create_as_planned
 from .token_server import CLIENT, SECRET, token_server
-from .traffic import make_good, produce, read_committed
+from .traffic import Sent, make_good, produce, read_committed
 
 Options = dict[str, Any]
 USER = "sedflow"
@@ -308,12 +311,21 @@ def test_what_is_planned_is_all_that_is_needed(broker: SecureBroker, tiny_path: 
     wait_until(lambda: check(settings)[0] == [])
     assert check(settings) == ([], [])
     KafkaSink(settings, Metrics(CollectorRegistry()))
+    assert_positions_are_recalled(broker, settings)
     assert list(list_letters(settings, stage=None, limit=None)) == []
     assert replay_letters(settings, max_attempts=3).tally.messages == 0
     apart = set_apart(settings)
     follow(broker, plan_replay(apart))
     check_output(apart.output, [apart.output.topic, apart.output.dead_letter_topic_of("")])
     KafkaSink(apart, Metrics(CollectorRegistry()))
+
+
+def assert_positions_are_recalled(broker: SecureBroker, settings: Settings) -> None:
+    place = ("hosts", 1)
+    with closing(PositionLog(settings, "cluster")) as log:
+        key, value = log.record(place, 7, None)
+        produce(broker.open, log.topic, [Sent(key, value, [], int(time.time() * 1e3))])
+        assert log.recall([place]) == {place: Position(7)}
 
 
 def test_topics_check_warns_of_settings_that_it_may_not_see(broker: SecureBroker) -> None:
