@@ -177,6 +177,19 @@ def test_days_that_were_not_finished_are_read_however_long_ago(
         expect(bootstrap, topics, sent)
 
 
+def test_a_month_that_was_begun_is_read_on(bootstrap: str, topics: Topics) -> None:
+    month = f"{topics.alerts}_{datetime.now(UTC):%Y%m}"
+    create_topics(bootstrap, [month])
+    dated = {"topics": [f"{topics.alerts}_{DATE}"], "date_format": "%Y%m", "start": "earliest"}
+    settings = make_settings(bootstrap, topics, more=dated)
+    sent = send(bootstrap, month, "read")
+    with running(settings):
+        expect(bootstrap, topics, sent)
+    sent |= send(bootstrap, month, "meanwhile")
+    with running(settings):
+        expect(bootstrap, topics, sent)
+
+
 @pytest.mark.parametrize("two_clusters", [False, True])
 def test_all_begin_at_the_ends_that_the_first_partitions_owner_found(
     bootstrap: str, topics: Topics, two_clusters: bool
