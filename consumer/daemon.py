@@ -205,7 +205,8 @@ def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -
     metrics.commit_failures.inc()
     LOG.warning("window rolled back", extra={"fields": {"error": str(error), "aborts": aborts}})
     if aborts >= MAX_ABORTS_IN_A_ROW:
-        raise BrokerError(f"expected a window to commit, got {aborts} aborts in a row") from error
+        told = f"expected a window to commit, got {aborts} aborts in a row: {error}"
+        raise BrokerError(told) from error
     time.sleep(FIRST_PAUSE_S * 2**aborts)
 
 
