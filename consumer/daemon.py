@@ -116,8 +116,9 @@ def run(
             with metrics.time("step"):
                 window = _step_all(messages, step, stop, guard, health, replay=replay)
             guard.breaker.judge(window)
-            with metrics.time("publish"):
-                sink.publish(window)
+            if window.consumed:  # none where it was told to stop before the first answer
+                with metrics.time("publish"):
+                    sink.publish(window)
         except WindowAbortedError as error:
             aborts += 1
             _wait_or_give_up(aborts, error, metrics)

@@ -151,6 +151,19 @@ def test_stop_within_a_large_window_publishes_what_was_stepped() -> None:
     assert tally.messages == len(sink.published) == source.committed == 2 * STEP_AT_ONCE
 
 
+def test_stop_before_the_first_answer_publishes_nothing() -> None:
+    """The slow lane may be told to stop while its window holds no answer yet."""
+    source, stop = make_source(), Event()
+    sink = MemorySink(source, aborts=1)
+
+    def stop_at_once(messages: Sequence[Message], **rest: object) -> Window:
+        stop.set()
+        return Window((), (), ())
+
+    assert run_through(source, sink, stop=stop, step=stop_at_once) == Tally()
+    assert sink.aborts == 1, "published"
+
+
 def test_a_large_window_is_kept_alive_and_given_up_when_its_partition_goes() -> None:
     source = make_source(3 * STEP_AT_ONCE)
     sink, kept = MemorySink(source), []
