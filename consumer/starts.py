@@ -110,8 +110,9 @@ class Starts:
             place: self.find(place, known[place]) if place in known else self._extent(place).low
             for place in places
         }
-        if positions is None:  # each gap is accepted once
-            self._keep({p: starts[p] for p in known if starts[p] != known[p].offset})
+        accepted = {p: starts[p] for p in known if starts[p] != known[p].offset}
+        if not self.keep_ends(accepted, positions):  # each gap is accepted once
+            raise BrokerError(f"input: expected {accepted} kept as positions, got a refusal")
         return starts
 
     def find_again(self, place: Place, offset: int) -> int:
@@ -133,7 +134,7 @@ class Starts:
         return gap.start
 
     def keep_ends(self, ends: Mapping[Place, int], positions: Positions | None) -> bool:
-        """Keep positions behind which all was read; tell whether that was not refused.
+        """Keep positions before which nothing is to be read; tell whether that was not refused.
 
         Raises BrokerError or, from librdkafka, KafkaException where no answer came.
         """
