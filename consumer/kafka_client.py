@@ -113,11 +113,21 @@ def check_topics(settings: Settings) -> Clusters:
     if clusters.apart and settings.output.delivery == "exactly-once":
         written.add(positions)
     _require("output", sink, written)
-    check_rights("input", settings.input, [Need("READ", named)], settings.input.group)
+    group = settings.input.group
+    check_rights("input", settings.input, [Need("READ", named)], group)
     remembered = [positions] if clusters.remembers else []
     needs = [Need("WRITE", written | {*remembered}), Need("READ", remembered)]
     check_rights("output", settings.output, needs)
+    if moves_for_another(settings, apart=clusters.apart):
+        check_rights("output", settings.output, [Need("READ", named)], group)
     return clusters
+
+
+def moves_for_another(settings: Settings, *, apart: bool) -> bool:
+    """Whether the output's user moves, in its transactions, what the input's user reads."""
+    source, sink = settings.input, settings.output
+    one_user = source.username == sink.username
+    return sink.delivery == "exactly-once" and not (apart or one_user)
 
 
 def check_output(output: OutputSettings, topics: Collection[str]) -> None:
