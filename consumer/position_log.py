@@ -13,9 +13,17 @@ its timestamp.
 import json
 import time
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumer.errors import BrokerError
@@ -28,6 +36,7 @@ from consumer.settings import Settings
 CATCH_UP_S = 60.0
 PREFETCH: Mapping[str, ClientOption] = {"queued.min.messages": 1_000}
 """What is fetched between two recalls waits in memory until the next one."""
+PRODUCER_DEFAULTS: Mapping[str, ClientOption] = {"delivery.timeout.ms": 8_000}
 OF_THE_GROUP = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED})
 """Librdkafka looks for a coordinator of any group it is given, one that is never joined too."""
 
@@ -40,7 +49,10 @@ class Written(NamedTuple):
 
 
 class PositionLog:
-    """Reads the topic of positions, once and then what was added; tells what to write to it."""
+    """Reads the topic of positions, once and then what was added; tells what to write to it.
+
+    The sinks write it, with what they publish; what leads to nothing is written here.
+    """
 
     def __init__(self, settings: Settings, input_cluster: str) -> None:
         self.topic = settings.output.positions_topic
@@ -53,6 +65,7 @@ class PositionLog:
             "auto.offset.reset": "error",
         }
         config = client_config("output", settings.output, PREFETCH, forced)
+        self._settings = settings.output
         self._known: dict[bytes, Position] = {}
         self._written: dict[bytes, Written] = {}
         self._read_to: dict[int, int] = {}
@@ -80,9 +93,34 @@ class PositionLog:
         """Return key and value of the message that says where to go on in a partition."""
         return self._key(place), json.dumps({"offset": offset, "topicId": topic_id}).encode()
 
+    def keep(self, positions: Mapping[Place, Position]) -> None:
+        """Write positions that the group has by now. Raises BrokerError."""
+        refused: list[KafkaError] = []
+
+        def note(error: KafkaError | None, _: object) -> None:
+            if error is not None:
+                refused.append(error)
+
+        with foreign_errors("output: positions"):
+            for place, position in positions.items():
+                key, value = self.record(place, *position)
+                self._producer.produce(self.topic, key=key, value=value, on_delivery=note)
+            waiting = self._producer.flush(CALL_TIMEOUT_S)
+        if waiting or refused:
+            raise BrokerError(
+                f"output: expected positions written to {self.topic}, got {refused or waiting}"
+            )
+
     def close(self) -> None:
         """Close the consumer."""
         self._consumer.close()
+
+    @cached_property
+    def _producer(self) -> Producer:
+        """Made when it is needed first: most workers keep nothing but what they publish."""
+        forced: dict[str, ClientOption] = {"enable.idempotence": True}
+        config = client_config("output", self._settings, PRODUCER_DEFAULTS, forced)
+        return Producer(config, logger=LOG)
 
     def _key(self, place: Place) -> bytes:
         return json.dumps([*self._owner, *place]).encode()

@@ -240,13 +240,18 @@ class Starts:
         return kept | (self.log.recall(forgotten, stable=True) if self.log and forgotten else {})
 
     def _keep(self, starts: Mapping[Place, int]) -> None:
-        """Let the group keep where reading goes on."""
+        """Let the group keep where reading goes on, and then what remembers it."""
+        kept = {
+            place: Position(offset, self.topic_id(place[0])) for place, offset in starts.items()
+        }
         positions = [
-            TopicPartition(*place, offset, metadata=self.topic_id(place[0]) or "")
-            for place, offset in starts.items()
+            TopicPartition(*place, offset, metadata=topic_id or "")
+            for place, (offset, topic_id) in kept.items()
         ]
         if positions:
             self._consumer.commit(offsets=positions, asynchronous=False)
+            if self.log is not None:
+                self.log.keep(kept)
 
     def _extent(self, place: Place) -> Extent:
         partition = TopicPartition(*place)

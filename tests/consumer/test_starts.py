@@ -72,6 +72,15 @@ def test_a_topic_made_anew_is_found(
 class Emptied:
     """A consumer of a partition from which all was deleted, up to offset 20."""
 
+    def __init__(self) -> None:
+        self.kept = 10
+
+    def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [TopicPartition(*PLACE, self.kept)]
+
+    def commit(self, offsets: list[TopicPartition], *, asynchronous: bool) -> None:
+        (self.kept,) = (place.offset for place in offsets)
+
     def get_watermark_offsets(self, place: TopicPartition, timeout: float) -> tuple[int, int]:
         return 20, 20
 
@@ -129,3 +138,24 @@ def test_an_accepted_gap_that_cannot_be_kept_is_named(emptied: Starts) -> None:
     accept(emptied, gaps=True)
     with pytest.raises(BrokerError, match=r"expected .* kept as positions, got a refusal"):
         emptied.find_all([PLACE], positions)
+
+
+class FakeLog:
+    """Remembers what the group may forget."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Place, Position] = {}
+
+    def keep(self, positions: Mapping[Place, Position]) -> None:
+        self.kept |= positions
+
+
+def test_what_a_group_keeps_is_remembered(emptied: Starts) -> None:
+    """Also where it leads to nothing, such as an accepted gap or an end behind markers."""
+    log = FakeLog()
+    emptied.log = log  # type: ignore[assignment]
+    accept(emptied, gaps=True)
+    emptied.find_all([PLACE], None)
+    assert log.kept == {PLACE: Position(20, "a")}
+    emptied.keep_ends({PLACE: 21}, None)
+    assert log.kept == {PLACE: Position(21, "a")}
