@@ -36,7 +36,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.days import find_earlier, find_unfinished
 from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
-from consumer.gaps import Extent, Position, find_gap
+from consumer.gaps import Extent, Gap, Position, find_gap
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors
 from consumer.message import Place
 from consumer.metrics import Metrics
@@ -106,14 +106,14 @@ class Starts:
         if self._settings.start == "latest" and len(known) < len(places):
             self._begin_at_ends(places, positions)
             known = recall(places)
-        starts = {
-            place: self.find(place, known[place]) if place in known else self._extent(place).low
-            for place in places
-        }
-        accepted = {p: starts[p] for p in known if starts[p] != known[p].offset}
-        if not self.keep_ends(accepted, positions):  # each gap is accepted once
-            raise BrokerError(f"input: expected {accepted} kept as positions, got a refusal")
-        return starts
+        extents = {place: self._extent(place) for place in places}
+        found = {place: find_gap(known[place], extents[place]) for place in known}
+        gaps = {place: gap for place, gap in found.items() if gap is not None}
+        behind = {place: self._accept(place, gap) for place, gap in gaps.items()}
+        if not self.keep_ends(behind, positions):  # each gap is accepted once
+            raise BrokerError(f"input: expected {behind} kept as positions, got a refusal")
+        begins = {place: extent.low for place, extent in extents.items()}
+        return begins | {place: position.offset for place, position in known.items()} | behind
 
     def find_again(self, place: Place, offset: int) -> int:
         """Return where to go on in a partition whose reading broke off. Raises as above."""
@@ -124,14 +124,7 @@ class Starts:
     def find(self, place: Place, position: Position) -> int:
         """Return where to go on in a partition that was read up to `position`. Raises as above."""
         gap = find_gap(position, self._extent(place))
-        if gap is None:
-            return position.offset
-        self._metrics.offsets_lost.inc(max(1, gap.lost))  # how many is not always known
-        message = f"input: {place[0]}[{place[1]}]: {gap.reason}"
-        if not self._settings.accept_gap:
-            raise OffsetsLostError(f"{message}: expected every message, or --accept-gap")
-        LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
-        return gap.start
+        return position.offset if gap is None else self._accept(place, gap)
 
     def keep_ends(self, ends: Mapping[Place, int], positions: Positions | None) -> bool:
         """Keep positions before which nothing is to be read; tell whether that was not refused.
@@ -188,6 +181,15 @@ class Starts:
         found = {topic: _topic_id(answer) for topic, answer in answered.items()}
         # An id that was not told at the assignment is learned by the first look that tells it.
         return sorted(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
+
+    def _accept(self, place: Place, gap: Gap) -> int:
+        """Return where to go on behind a gap. Raises OffsetsLostError unless gaps are accepted."""
+        self._metrics.offsets_lost.inc(max(1, gap.lost))  # how many is not always known
+        message = f"input: {place[0]}[{place[1]}]: {gap.reason}"
+        if not self._settings.accept_gap:
+            raise OffsetsLostError(f"{message}: expected every message, or --accept-gap")
+        LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
+        return gap.start
 
     def _begin_at_ends(self, places: Collection[Place], positions: Positions | None) -> None:
         """Keep the ends of the topics that were never read as positions in them.

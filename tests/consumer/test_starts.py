@@ -90,14 +90,14 @@ class FakePositions:
 
     lost = False
 
-    def __init__(self) -> None:
-        self.kept = {PLACE: 10}
+    def __init__(self, kept: Position) -> None:
+        self.kept = {PLACE: kept}
 
     def take_over(self, places: Collection[Place]) -> None:
         pass
 
     def recall(self, places: Collection[Place]) -> Mapping[Place, Position]:
-        return {place: Position(offset) for place, offset in self.kept.items()}
+        return self.kept
 
     def recall_topics(self) -> Sequence[str]:
         return ["hosts"]
@@ -105,7 +105,7 @@ class FakePositions:
     def begin(self, ends: Mapping[Place, int]) -> None:
         if self.lost:
             raise WindowAbortedError("output: rolled back")
-        self.kept |= ends
+        self.kept |= {place: Position(end, "a") for place, end in ends.items()}
 
     def let_go(self, places: Collection[Place]) -> None:
         pass
@@ -122,9 +122,18 @@ def accept(starts: Starts, *, gaps: bool) -> None:
     starts._settings = starts._settings.model_copy(update={"accept_gap": gaps})
 
 
-def test_a_gap_between_two_clusters_is_accepted_once(emptied: Starts) -> None:
-    positions = FakePositions()
-    with pytest.raises(OffsetsLostError, match="offsets 10 to 19 were deleted unread"):
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        (Position(10), "offsets 10 to 19 were deleted unread"),
+        (Position(20, "of before"), "the topic was made anew"),  # its offset stays the same
+    ],
+)
+def test_a_gap_between_two_clusters_is_accepted_once(
+    emptied: Starts, kept: Position, reason: str
+) -> None:
+    positions = FakePositions(kept)
+    with pytest.raises(OffsetsLostError, match=reason):
         emptied.find_all([PLACE], positions)
     accept(emptied, gaps=True)
     assert emptied.find_all([PLACE], positions) == {PLACE: 20}
@@ -133,7 +142,7 @@ def test_a_gap_between_two_clusters_is_accepted_once(emptied: Starts) -> None:
 
 
 def test_an_accepted_gap_that_cannot_be_kept_is_named(emptied: Starts) -> None:
-    positions = FakePositions()
+    positions = FakePositions(Position(10))
     positions.lost = True
     accept(emptied, gaps=True)
     with pytest.raises(BrokerError, match=r"expected .* kept as positions, got a refusal"):
