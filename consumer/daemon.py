@@ -116,8 +116,9 @@ def run(
             with metrics.time("step"):
                 window = _step_all(messages, step, stop, guard, health, replay=replay)
             guard.breaker.judge(window)
-            with metrics.time("publish"):
-                sink.publish(window)
+            if window.consumed:  # none where it was told to stop before the first answer
+                with metrics.time("publish"):
+                    sink.publish(window)
         except WindowAbortedError as error:
             aborts += 1
             _wait_or_give_up(aborts, error, metrics)
@@ -205,7 +206,8 @@ def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -
     metrics.commit_failures.inc()
     LOG.warning("window rolled back", extra={"fields": {"error": str(error), "aborts": aborts}})
     if aborts >= MAX_ABORTS_IN_A_ROW:
-        raise BrokerError(f"expected a window to commit, got {aborts} aborts in a row") from error
+        told = f"expected a window to commit, got {aborts} aborts in a row: {error}"
+        raise BrokerError(told) from error
     time.sleep(FIRST_PAUSE_S * 2**aborts)
 
 

@@ -16,8 +16,10 @@ def find_earlier(
     """Return the topics of the days before those read on `day` (UTC), by their entry and date."""
     begin = day - timedelta(settings.days - 1)
     found: dict[str, dict[date, str]] = {entry: {} for entry in settings.topics if DATE in entry}
+    # A month has the date of its first day, and a topic may be named without its date too.
+    others = set(present) - set(settings.topics_on(day))
     for entry, days in found.items():
-        for topic in present:
+        for topic in others:
             of = date_of(settings, entry, topic)
             if of is not None and of < begin:
                 days[of] = topic

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from consumer.daemon import Tally
 from consumer.errors import SettingsError
 from consumer.files import describe_message
-from consumer.kafka_client import find_letter_limit
+from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
 from consumer.letter_box import Letter, LetterBox, letter_group
 from consumer.message import Message, Window
@@ -132,8 +132,8 @@ def _start(settings: Settings) -> tuple[Step, Transactions]:
     torch.set_num_threads(1)
     step = Step(load_served(settings.artifact), settings)
     step.summary_id = register_summaries(settings)
-    metrics, limit = Metrics(CollectorRegistry()), find_letter_limit(settings)
-    return step, Transactions(settings, metrics, letter_group(settings), limit)
+    metrics, limits = Metrics(CollectorRegistry()), find_limits(settings)
+    return step, Transactions(settings, metrics, letter_group(settings), limits)
 
 
 class _Positions:

@@ -53,6 +53,15 @@ class Clusters(NamedTuple):
         return self.input != self.output
 
 
+class Limits(NamedTuple):
+    """Bytes that the topics take that are published to."""
+
+    letter: int
+    """Of a message in any of the dead-letter topics."""
+    batch: int
+    """Of a batch of messages in any topic: a topic's limit is that of a batch."""
+
+
 def client_config(
     section: str,
     cluster: ClusterSettings,
@@ -113,11 +122,21 @@ def check_topics(settings: Settings) -> Clusters:
     if clusters.apart and settings.output.delivery == "exactly-once":
         written.add(positions)
     _require("output", sink, written)
-    check_rights("input", settings.input, [Need("READ", named)], settings.input.group)
+    group = settings.input.group
+    check_rights("input", settings.input, [Need("READ", named)], group)
     remembered = [positions] if clusters.remembers else []
     needs = [Need("WRITE", written | {*remembered}), Need("READ", remembered)]
     check_rights("output", settings.output, needs)
+    if moves_for_another(settings, apart=clusters.apart):
+        check_rights("output", settings.output, [Need("READ", named)], group)
     return clusters
+
+
+def moves_for_another(settings: Settings, *, apart: bool) -> bool:
+    """Whether the output's user moves, in its transactions, what the input's user reads."""
+    source, sink = settings.input, settings.output
+    one_user = source.username == sink.username
+    return sink.delivery == "exactly-once" and not (apart or one_user)
 
 
 def check_output(output: OutputSettings, topics: Collection[str]) -> None:
@@ -125,27 +144,31 @@ def check_output(output: OutputSettings, topics: Collection[str]) -> None:
     _require("output", describe_cluster("output", output), topics)
 
 
-def find_letter_limit(settings: Settings) -> int:
-    """Return how many bytes a message in any of the dead-letter topics may have.
+def find_limits(settings: Settings) -> Limits:
+    """Return what the topics take that are published to.
 
     Where the broker does not let this user see it, its default is taken. Raises BrokerError.
     """
     output = settings.output
-    names = {output.dead_letter_topic_of(topic) for topic in settings.input.topics or ("",)}
-    wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in sorted(names)]
+    letters = {output.dead_letter_topic_of(topic) for topic in settings.input.topics or ("",)}
+    names = sorted({output.topic, *letters})
+    wanted = {ConfigResource(ConfigResource.Type.TOPIC, name): name for name in names}
     client = AdminClient({**output.client_config(), "log_level": 3}, logger=LOG)
-    limits = []
-    for future in client.describe_configs(wanted, request_timeout=CALL_TIMEOUT_S).values():
-        try:
-            limits.append(int(future.result()["max.message.bytes"].value))
-        except KafkaException as error:
-            cause = error.args[0]
-            if cause.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                raise BrokerError(f"output: size of dead letters: {cause.str()}") from error
-            text = f"{cause.str()}: ask for the right DESCRIBE_CONFIGS on the dead letters"
-            LOG.warning("size of dead letters unknown", extra={"fields": {"error": text}})
-            limits.append(BROKER_DEFAULT_BYTES)
-    return min(limits)
+    answers = client.describe_configs(list(wanted), request_timeout=CALL_TIMEOUT_S)
+    sizes = {wanted[topic]: _find_size(wanted[topic], answers[topic]) for topic in wanted}
+    return Limits(min(sizes[name] for name in letters), min(sizes.values()))
+
+
+def _find_size(topic: str, answer: Future[Any]) -> int:
+    try:
+        return int(answer.result()["max.message.bytes"].value)
+    except KafkaException as error:
+        cause = error.args[0]
+        if cause.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise BrokerError(f"output: size of messages in {topic}: {cause.str()}") from error
+        text = f"{cause.str()}: ask for the right DESCRIBE_CONFIGS on {topic}"
+        LOG.warning("size of messages unknown", extra={"fields": {"error": text}})
+        return BROKER_DEFAULT_BYTES
 
 
 def _require(section: str, cluster: Any, topics: Collection[str]) -> None:

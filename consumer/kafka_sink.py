@@ -45,10 +45,11 @@ from consumer.kafka_client import (
     CALL_TIMEOUT_S,
     HANGS_AFTER_S,
     LOG,
+    Limits,
     call_within,
     client_config,
     consumer_config,
-    find_letter_limit,
+    find_limits,
     foreign_errors,
 )
 from consumer.message import DeadLetter, Headers, Window
@@ -87,11 +88,11 @@ class Outlet:
     """Produces windows; what a transactional sink and a plain one share."""
 
     def __init__(
-        self, settings: Settings, forced: Mapping[str, ClientOption], letter_limit: int
+        self, settings: Settings, forced: Mapping[str, ClientOption], limits: Limits
     ) -> None:
         self._output = settings.output
-        self._letter_limit = letter_limit
-        config = producer_config(settings, forced, letter_limit)
+        self._letter_limit = limits.letter
+        config = producer_config(settings, forced, limits)
         with foreign_errors("output: producer"):
             self._producer = Producer(config, logger=LOG)
 
@@ -121,9 +122,9 @@ class Transactions(Outlet):
     """Publishes windows under one transactional id."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, transactional_id: str, letter_limit: int
+        self, settings: Settings, metrics: Metrics, transactional_id: str, limits: Limits
     ) -> None:
-        super().__init__(settings, transactional(transactional_id), letter_limit)
+        super().__init__(settings, transactional(transactional_id), limits)
         self._metrics = metrics
         with foreign_errors("output: start transactions"):
             self.patiently(self._producer.init_transactions)
@@ -179,7 +180,7 @@ class KafkaSink:
         self, settings: Settings, metrics: Metrics, source: KafkaSource | None = None
     ) -> None:
         name = f"{settings.input.group}-{settings.output.slot}"
-        self._transactions = Transactions(settings, metrics, name, find_letter_limit(settings))
+        self._transactions = Transactions(settings, metrics, name, find_limits(settings))
         self._source = source
 
     def publish(self, window: Window) -> None:
@@ -211,7 +212,7 @@ class PlainSink(Outlet):
     """Publishes at least once: positions move after every message was confirmed."""
 
     def __init__(self, settings: Settings, source: KafkaSource) -> None:
-        super().__init__(settings, PLAIN, find_letter_limit(settings))
+        super().__init__(settings, PLAIN, find_limits(settings))
         self._source = source
         self._refused: list[KafkaError] = []
 
@@ -258,13 +259,12 @@ class PlainSink(Outlet):
 
 
 def producer_config(
-    settings: Settings, forced: Mapping[str, ClientOption], letter_limit: int
+    settings: Settings, forced: Mapping[str, ClientOption], limits: Limits
 ) -> dict[str, ClientOption]:
     """Return librdkafka's configuration of a producer. Raises SettingsError."""
     sizes: dict[str, ClientOption] = {
-        "message.max.bytes": max(letter_limit, MIN_MESSAGE_BYTES),
-        # The limit of a topic is that of a batch of messages.
-        "batch.size": min(letter_limit, MIN_MESSAGE_BYTES),
+        "message.max.bytes": max(limits.letter, MIN_MESSAGE_BYTES),
+        "batch.size": min(limits.batch, MIN_MESSAGE_BYTES),
     }
     return client_config("output", settings.output, PRODUCER_DEFAULTS | sizes, forced)
 
@@ -290,7 +290,8 @@ def check_clients(settings: Settings) -> None:
     with _taken("input"):
         Consumer(consumer_config(settings) | quiet).close()
     with _taken("output"):
-        Producer(producer_config(settings, forced, BROKER_DEFAULT_BYTES) | quiet)
+        limits = Limits(BROKER_DEFAULT_BYTES, BROKER_DEFAULT_BYTES)
+        Producer(producer_config(settings, forced, limits) | quiet)
 
 
 @contextmanager

@@ -14,14 +14,12 @@ import gzip
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from itertools import count, islice
-from multiprocessing import get_context
 from pathlib import Path
 from threading import Condition, Event, Lock, Thread
 from time import time
@@ -33,7 +31,7 @@ from consumer.avro import Record, decode_summary
 from consumer.gallery import MAX_KEPT, Follower, Gallery, Recent
 from consumer.health import REQUEST_TIMEOUT_S, TEXT, Verdicts, listen
 from consumer.metrics import Metrics
-from consumer.portrait import draw, warm_up
+from consumer.portrait import Artist
 from consumer.reading import Reading, calc_latency, calc_rate, read
 from consumer.settings import Settings
 from sedflow_core.errors import MissingExtraError, SedflowError
@@ -47,7 +45,6 @@ NEWS_TICKS = 30
 """A browser that is further behind gets all that is kept again."""
 MAX_DECODED = 200
 """Summaries decoded a second: of a faster stream the page shows a part, its numbers show all."""
-PORTRAIT_TIMEOUT_S = 120.0
 STATIC = Path(__file__).with_name("page_static")
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -203,22 +200,17 @@ def show(page: Page, artifact: str, host: str, port: int) -> Iterator[int]:
     chart_library()
     stop = Event()
     ticker = Thread(target=_tick_until, args=(page, stop), name="page", daemon=True)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(warm_up, artifact)
-
-        def portray(inputs: Record) -> dict[str, Any]:
-            portrait = pool.submit(draw, artifact, inputs)
-            return portrait.result(PORTRAIT_TIMEOUT_S)
-
-        with listen("page", host, port, endpoint(page, portray)) as bound:
-            ticker.start()
-            try:
-                yield bound
-            finally:
-                stop.set()
-                page.close()
-                ticker.join()
-                pool.shutdown(wait=False, cancel_futures=True)
+    with (
+        closing(Artist(artifact)) as artist,
+        listen("page", host, port, endpoint(page, artist)) as bound,
+    ):
+        ticker.start()
+        try:
+            yield bound
+        finally:
+            stop.set()
+            page.close()
+            ticker.join()
 
 
 @contextmanager

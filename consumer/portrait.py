@@ -3,8 +3,12 @@
 Runs in a process of its own, so that a click costs the daemon nothing but processor time.
 """
 
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
+from multiprocessing import get_context
 from signal import SIG_IGN, SIGINT, signal
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ CORNER = ("log_mstar_surviving", "log_sfr_1gyr", "t50", "a_v")
 N_SAMPLES = 1024
 N_FIT = 200
 LEVELS = (0.16, 0.5, 0.84)
+TIMEOUT_S = 120.0
 
 Portrait = dict[str, Any]
 
@@ -35,6 +40,35 @@ def warm_up(artifact: str) -> None:
     torch.set_num_threads(1)
     _load(artifact)
     _load_model(artifact)
+
+
+class Artist:
+    """Draws galaxies in a process of its own; in a new one where that has died."""
+
+    def __init__(self, artifact_name: str) -> None:
+        self._artifact_name = artifact_name
+        self._submitting = Lock()
+        self._start()
+
+    def __call__(self, inputs: Record) -> Portrait:
+        """Return the portrait of a galaxy. Raises RuntimeError when its process dies meanwhile."""
+        return self._submit(inputs).result(TIMEOUT_S)
+
+    def close(self) -> None:
+        """Draw no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self) -> None:
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+        self._pool.submit(warm_up, self._artifact_name)
+
+    def _submit(self, inputs: Record) -> Future[Portrait]:
+        with self._submitting:
+            try:
+                return self._pool.submit(draw, self._artifact_name, inputs)
+            except BrokenProcessPool:  # by a galaxy before this one
+                self._start()
+                return self._pool.submit(draw, self._artifact_name, inputs)
 
 
 def draw(artifact_name: str, inputs: Record) -> Portrait:

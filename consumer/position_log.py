@@ -5,14 +5,25 @@ and the id of the topic. Between two clusters it is where the positions are kept
 group keeps them; but a broker forgets a group's positions when the topic is deleted, or after a
 week without the group. This topic remembers, so that neither a topic made anew nor a forgotten
 group is read from the start unseen.
+
+Where the topic was given more partitions, a key may stand in several: the newer record holds, by
+its timestamp.
 """
 
 import json
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumer.errors import BrokerError
@@ -25,10 +36,23 @@ from consumer.settings import Settings
 CATCH_UP_S = 60.0
 PREFETCH: Mapping[str, ClientOption] = {"queued.min.messages": 1_000}
 """What is fetched between two recalls waits in memory until the next one."""
+PRODUCER_DEFAULTS: Mapping[str, ClientOption] = {"delivery.timeout.ms": 8_000}
+OF_THE_GROUP = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED})
+"""Librdkafka looks for a coordinator of any group it is given, one that is never joined too."""
+
+
+class Written(NamedTuple):
+    """Where and when the record of a key was written that holds."""
+
+    partition: int
+    time_ms: int
 
 
 class PositionLog:
-    """Reads the topic of positions, once and then what was added; tells what to write to it."""
+    """Reads the topic of positions, once and then what was added; tells what to write to it.
+
+    The sinks write it, with what they publish; what leads to nothing is written here.
+    """
 
     def __init__(self, settings: Settings, input_cluster: str) -> None:
         self.topic = settings.output.positions_topic
@@ -41,20 +65,14 @@ class PositionLog:
             "auto.offset.reset": "error",
         }
         config = client_config("output", settings.output, PREFETCH, forced)
+        self._settings = settings.output
         self._known: dict[bytes, Position] = {}
+        self._written: dict[bytes, Written] = {}
         self._read_to: dict[int, int] = {}
         with foreign_errors("output: positions"):
             self._admin = AdminClient({**settings.output.client_config(), "log_level": 3})
             self._consumer = Consumer(config, logger=LOG)
-            found = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S)
-            topic = found.topics[self.topic]
-            if topic.error is not None:  # it would seem to hold no position
-                raise KafkaException(topic.error)
-            partitions = [TopicPartition(self.topic, p) for p in topic.partitions]
-            for partition in partitions:
-                low, _ = self._consumer.get_watermark_offsets(partition, timeout=CALL_TIMEOUT_S)
-                partition.offset = self._read_to[partition.partition] = low
-            self._consumer.assign(partitions)
+            self._follow_partitions()
 
     def recall(self, places: Collection[Place], *, stable: bool = False) -> dict[Place, Position]:
         """Return the positions known up to now; `stable`: those before any open transaction.
@@ -75,9 +93,34 @@ class PositionLog:
         """Return key and value of the message that says where to go on in a partition."""
         return self._key(place), json.dumps({"offset": offset, "topicId": topic_id}).encode()
 
+    def keep(self, positions: Mapping[Place, Position]) -> None:
+        """Write positions that the group has by now. Raises BrokerError."""
+        refused: list[KafkaError] = []
+
+        def note(error: KafkaError | None, _: object) -> None:
+            if error is not None:
+                refused.append(error)
+
+        with foreign_errors("output: positions"):
+            for place, position in positions.items():
+                key, value = self.record(place, *position)
+                self._producer.produce(self.topic, key=key, value=value, on_delivery=note)
+            waiting = self._producer.flush(CALL_TIMEOUT_S)
+        if waiting or refused:
+            raise BrokerError(
+                f"output: expected positions written to {self.topic}, got {refused or waiting}"
+            )
+
     def close(self) -> None:
         """Close the consumer."""
         self._consumer.close()
+
+    @cached_property
+    def _producer(self) -> Producer:
+        """Made when it is needed first: most workers keep nothing but what they publish."""
+        forced: dict[str, ClientOption] = {"enable.idempotence": True}
+        config = client_config("output", self._settings, PRODUCER_DEFAULTS, forced)
+        return Producer(config, logger=LOG)
 
     def _key(self, place: Place) -> bytes:
         return json.dumps([*self._owner, *place]).encode()
@@ -94,15 +137,33 @@ class PositionLog:
                 for event in self._consumer.consume(1000, 0.1):
                     self._note(event)
 
+    def _follow_partitions(self) -> None:
+        """Read those too that were added since."""
+        found = self._admin.list_topics(self.topic, timeout=CALL_TIMEOUT_S).topics[self.topic]
+        if found.error is not None:  # it would seem to hold no position
+            raise KafkaException(found.error)
+        if added := found.partitions.keys() - self._read_to.keys():
+            self._read_to |= self._find_offsets(added, OffsetSpec.earliest())
+            self._consumer.assign([TopicPartition(self.topic, *at) for at in self._read_to.items()])
+
     def _find_ends(self, *, stable: bool) -> dict[int, int]:
         """The ends of the partitions, open transactions included unless `stable`."""
-        wanted = {TopicPartition(self.topic, p): OffsetSpec.latest() for p in self._read_to}
         level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
         with foreign_errors("output: positions"):
-            found = self._admin.list_offsets(
-                wanted, isolation_level=level, request_timeout=CALL_TIMEOUT_S
-            )
-            return {p.partition: future.result().offset for p, future in found.items()}
+            self._follow_partitions()
+            return self._find_offsets(self._read_to, OffsetSpec.latest(), level)
+
+    def _find_offsets(
+        self,
+        partitions: Collection[int],
+        spec: OffsetSpec,
+        level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+    ) -> dict[int, int]:
+        wanted = {TopicPartition(self.topic, partition): spec for partition in partitions}
+        found = self._admin.list_offsets(
+            wanted, isolation_level=level, request_timeout=CALL_TIMEOUT_S
+        )
+        return {p.partition: future.result().offset for p, future in found.items()}
 
     def _note(self, event: Any) -> None:
         error = event.error()
@@ -111,11 +172,16 @@ class PositionLog:
             self._read_to[event.partition()] = event.offset() + 1
         elif error.code() == KafkaError._PARTITION_EOF:
             self._read_to[event.partition()] = event.offset()
-        elif not error.retriable():
+        elif not error.retriable() and error.code() not in OF_THE_GROUP:
             raise KafkaException(error)
 
     def _note_record(self, event: Any) -> None:
         """Learn a position; a null, by which a key of a compacted topic is deleted, forgets it."""
+        written = Written(event.partition(), event.timestamp()[1])
+        last = self._written.get(event.key())
+        if last and last.partition != written.partition and last.time_ms > written.time_ms:
+            return
+        self._written[event.key()] = written
         if event.value() is None:
             self._known.pop(event.key(), None)
             return

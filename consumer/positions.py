@@ -23,7 +23,7 @@ from consumer.daemon import FIRST_PAUSE_S, MAX_ABORTS_IN_A_ROW
 from consumer.errors import BrokerError, WindowAbortedError
 from consumer.gaps import Position
 from consumer.kafka import KafkaSource, next_offsets
-from consumer.kafka_client import LOG, find_letter_limit
+from consumer.kafka_client import LOG, find_limits
 from consumer.kafka_sink import Transactions
 from consumer.message import DeadLetter, Place, Result, Window
 from consumer.metrics import Metrics
@@ -40,7 +40,7 @@ class TwoClusterSink:
         self._settings = settings
         self._metrics = metrics
         self._source = source
-        self._letter_limit = find_letter_limit(settings)
+        self._limits = find_limits(settings)
         self._log = PositionLog(settings, input_cluster)
         self._transactions: dict[Place, Transactions] = {}
 
@@ -51,7 +51,7 @@ class TwoClusterSink:
                 self._settings,
                 self._metrics,
                 f"{self._settings.input.group}-{place[0]}-{place[1]}",
-                self._letter_limit,
+                self._limits,
             )
 
     def recall(self, places: Collection[Place]) -> Mapping[Place, Position]:

@@ -57,8 +57,10 @@ class RefitWorker(Worker):
         settings = self._settings
         # Chains are short programs that a GPU would not speed up.
         artifact = load_served(settings.artifact.model_copy(update={"device": "cpu"}))
+        self.health.beat()
         metrics = self._refit_metrics = RefitMetrics(self.registry)
         self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
+        self.health.beat()
         self._metrics.set_artifact(artifact)
         check_clients(settings)
         self._refit.summary_id = self._find_services()

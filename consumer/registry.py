@@ -1,9 +1,10 @@
 """Schemas of a Confluent registry: writer schemas by id, and our own registered if asked to.
 
-What can go wrong, each decided here: an id that the registry does not know (404) makes its message
-undecodable and is remembered for a while, so that a stream of them asks once; so does a schema that
-is no Avro in one piece, remembered for good; a registry that does not answer, or refuses, or breaks
-off, is trouble like a broker's: nothing is skipped, reading stops until it answers.
+What can go wrong, each decided here: an id that the registry does not know (its own 404) makes its
+message undecodable and is remembered for a while, so that a stream of them asks once; so does a
+schema that is no Avro in one piece, remembered for good; a registry that does not answer, or
+refuses, or breaks off, or that an ingress does not find, is trouble like a broker's: nothing is
+skipped, reading stops until it answers.
 """
 
 import base64
@@ -26,8 +27,9 @@ from consumer.settings import Settings
 MAX_UNKNOWN = 10_000
 CONTENT = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY = "FORWARD_TRANSITIVE"
-PASSING = frozenset({408, 429})
-"""Of a registry that has too much to do; so are all from 500 on."""
+MAX_ERROR_BYTES = 65_536
+PASSING = frozenset({404, 408, 429})
+"""Of a registry that is not there yet or has too much to do; so are all from 500 on."""
 
 
 class RegistryError(BrokerError):
@@ -92,7 +94,7 @@ class Registry:
         except urllib.error.HTTPError as error:
             raise SettingsError(
                 f"registry.register_output: expected a schema that {subject} takes as "
-                f"{COMPATIBILITY}, got {_explain(error)}"
+                f"{COMPATIBILITY}, got {_explain(error, _read(error))}"
             ) from None
         if answer is None:
             raise RegistryError(self._trouble("404 for a registration"))
@@ -103,7 +105,10 @@ class Registry:
     def _ask(
         self, path: str, method: str = "GET", body: Mapping[str, str] | None = None
     ) -> dict[str, Any] | None:
-        """Return the registry's answer, None for 404. Raises HTTPError for 409, 422 to a body."""
+        """Return the registry's answer, None for a 404 of its own.
+
+        Raises HTTPError for 409, 422 to a body, RegistryError.
+        """
         content = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(  # noqa: S310  # the settings allow http and https alone
@@ -113,14 +118,14 @@ class Registry:
                 text = answer.read(2 * MAX_SCHEMA_BYTES)
             return dict(json.loads(text))
         except urllib.error.HTTPError as error:
-            if error.code == 404:
-                error.close()
-                return None
             if body is not None and error.code in (409, 422):
                 raise
+            text = _read(error)
+            if error.code == 404 and _is_of_registry(text):
+                return None
             passing = error.code >= 500 or error.code in PASSING
             failed = SilentRegistryError if passing else RegistryError
-            raise failed(self._trouble(_explain(error))) from None
+            raise failed(self._trouble(_explain(error, text))) from None
         except (OSError, HTTPException) as error:
             failed = RegistryError if _is_decisive(error) else SilentRegistryError
             raise failed(self._trouble(str(error))) from None
@@ -161,10 +166,22 @@ def _is_decisive(error: OSError | HTTPException) -> bool:
     return isinstance(reason, ssl.SSLCertVerificationError | socket.gaierror | InvalidURL)
 
 
-def _explain(error: urllib.error.HTTPError) -> str:
+def _is_of_registry(text: str) -> bool:
+    """Whether the registry itself gave this error: an ingress in its place has no such code."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and isinstance(answer.get("error_code"), int)
+
+
+def _read(error: urllib.error.HTTPError) -> str:
     with error:
         try:
-            text = error.read(500).decode(errors="replace")
+            return error.read(MAX_ERROR_BYTES).decode(errors="replace")
         except (OSError, HTTPException) as broken:
-            text = str(broken)
-        return f"{error.code} {error.reason}: {text}"
+            return str(broken)
+
+
+def _explain(error: urllib.error.HTTPError, text: str) -> str:
+    return f"{error.code} {error.reason}: {text:.500}"

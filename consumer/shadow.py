@@ -91,19 +91,24 @@ class Shadowed:
 
 
 def with_shadow(
-    step: Step, settings: Settings, registry: CollectorRegistry, watch: Watch = nullcontext
+    step: Step,
+    settings: Settings,
+    registry: CollectorRegistry,
+    watch: Watch = nullcontext,
+    beat: Callable[[], None] = lambda: None,
 ) -> Step | Shadowed:
     """Return the step, with the shadow that the settings name, if any.
 
-    Raises ArtifactError when that artifact cannot be used.
+    `beat` is called now and then meanwhile. Raises ArtifactError when that artifact cannot be used.
     """
     name = settings.artifact.shadow
     if name is None:
         return step
     artifact = settings.artifact.model_copy(update={"name": name, "sha256": None})
     loaded = load_artifact(name, artifact.device)
+    beat()
     shadow = Step(loaded, settings.model_copy(update={"artifact": artifact}))
-    shadow.warm_up()
+    shadow.warm_up(beat)
     return Shadowed(step, shadow.judge, registry, watch)
 
 

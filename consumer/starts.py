@@ -36,7 +36,7 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.days import find_earlier, find_unfinished
 from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
-from consumer.gaps import Extent, Position, find_gap
+from consumer.gaps import Extent, Gap, Position, find_gap
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors
 from consumer.message import Place
 from consumer.metrics import Metrics
@@ -106,13 +106,14 @@ class Starts:
         if self._settings.start == "latest" and len(known) < len(places):
             self._begin_at_ends(places, positions)
             known = recall(places)
-        starts = {
-            place: self.find(place, known[place]) if place in known else self._extent(place).low
-            for place in places
-        }
-        if positions is None:  # each gap is accepted once
-            self._keep({p: starts[p] for p in known if starts[p] != known[p].offset})
-        return starts
+        extents = {place: self._extent(place) for place in places}
+        found = {place: find_gap(known[place], extents[place]) for place in known}
+        gaps = {place: gap for place, gap in found.items() if gap is not None}
+        behind = {place: self._accept(place, gap) for place, gap in gaps.items()}
+        if not self.keep_ends(behind, positions):  # each gap is accepted once
+            raise BrokerError(f"input: expected {behind} kept as positions, got a refusal")
+        begins = {place: extent.low for place, extent in extents.items()}
+        return begins | {place: position.offset for place, position in known.items()} | behind
 
     def find_again(self, place: Place, offset: int) -> int:
         """Return where to go on in a partition whose reading broke off. Raises as above."""
@@ -123,17 +124,10 @@ class Starts:
     def find(self, place: Place, position: Position) -> int:
         """Return where to go on in a partition that was read up to `position`. Raises as above."""
         gap = find_gap(position, self._extent(place))
-        if gap is None:
-            return position.offset
-        self._metrics.offsets_lost.inc(max(1, gap.lost))  # how many is not always known
-        message = f"input: {place[0]}[{place[1]}]: {gap.reason}"
-        if not self._settings.accept_gap:
-            raise OffsetsLostError(f"{message}: expected every message, or --accept-gap")
-        LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
-        return gap.start
+        return position.offset if gap is None else self._accept(place, gap)
 
     def keep_ends(self, ends: Mapping[Place, int], positions: Positions | None) -> bool:
-        """Keep positions behind which all was read; tell whether that was not refused.
+        """Keep positions before which nothing is to be read; tell whether that was not refused.
 
         Raises BrokerError or, from librdkafka, KafkaException where no answer came.
         """
@@ -188,6 +182,15 @@ class Starts:
         # An id that was not told at the assignment is learned by the first look that tells it.
         return sorted(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
 
+    def _accept(self, place: Place, gap: Gap) -> int:
+        """Return where to go on behind a gap. Raises OffsetsLostError unless gaps are accepted."""
+        self._metrics.offsets_lost.inc(max(1, gap.lost))  # how many is not always known
+        message = f"input: {place[0]}[{place[1]}]: {gap.reason}"
+        if not self._settings.accept_gap:
+            raise OffsetsLostError(f"{message}: expected every message, or --accept-gap")
+        LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
+        return gap.start
+
     def _begin_at_ends(self, places: Collection[Place], positions: Positions | None) -> None:
         """Keep the ends of the topics that were never read as positions in them.
 
@@ -239,13 +242,18 @@ class Starts:
         return kept | (self.log.recall(forgotten, stable=True) if self.log and forgotten else {})
 
     def _keep(self, starts: Mapping[Place, int]) -> None:
-        """Let the group keep where reading goes on."""
+        """Let the group keep where reading goes on, and then what remembers it."""
+        kept = {
+            place: Position(offset, self.topic_id(place[0])) for place, offset in starts.items()
+        }
         positions = [
-            TopicPartition(*place, offset, metadata=self.topic_id(place[0]) or "")
-            for place, offset in starts.items()
+            TopicPartition(*place, offset, metadata=topic_id or "")
+            for place, (offset, topic_id) in kept.items()
         ]
         if positions:
             self._consumer.commit(offsets=positions, asynchronous=False)
+            if self.log is not None:
+                self.log.keep(kept)
 
     def _extent(self, place: Place) -> Extent:
         partition = TopicPartition(*place)

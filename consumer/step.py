@@ -118,15 +118,20 @@ class Step:
         corrections = self._settings.corrections
         return self._judge_all([measure(alert, self._artifact, corrections) for alert in alerts])
 
-    def warm_up(self) -> None:
-        """Infer a few times in groups of every size, so that no alert waits for compilation."""
+    def warm_up(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Infer a few times in groups of every size, so that no alert waits for compilation.
+
+        `beat` is called after each of them.
+        """
         golden = self._artifact.golden
         flux, flux_err, redshift = (
             golden[name].numpy() for name in ("flux", "flux_err", "redshift")
         )
         photometry = Photometry("OK", (), flux[0], flux_err[0], float(redshift[0]))
-        for _ in range(N_WARM_UP):
-            self._infer([photometry] * (2 * MOST_TOGETHER - 1))
+        sizes = [1 << bit for bit in reversed(range(MOST_TOGETHER.bit_length()))]
+        for size in N_WARM_UP * sizes:
+            self._infer([photometry] * size)
+            beat()
 
     def _read(self, message: Message, now: datetime) -> _Read | DeadLetter:
         stage: Stage = "decode"

@@ -5,16 +5,21 @@ Kafka's own tools, the rights included; `check` compares it with the clusters as
 them. An error would stop the daemon or lose something; a warning is for a person to weigh.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from confluent_kafka import KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
 
-from consumer.connection import check_rights, describe_cluster, explain
+from consumer.connection import Need, check_rights, describe_cluster, explain
 from consumer.errors import BrokerError, SettingsError
-from consumer.kafka_client import BROKER_DEFAULT_BYTES, CALL_TIMEOUT_S, LOG
+from consumer.kafka_client import (
+    BROKER_DEFAULT_BYTES,
+    CALL_TIMEOUT_S,
+    LOG,
+    moves_for_another,
+)
 from consumer.letter_box import letter_group
 from consumer.sections import DATE, ClusterSettings
 from consumer.settings import Settings
@@ -119,11 +124,16 @@ def plan(settings: Settings, *, letters: bool = True) -> list[str]:
         if topic.section in ours and topic.name not in cluster.names:
             commands.append(_creation(topic, cluster))
         commands.append(_permission(settings, topic, cluster))
-    dated = (entry.partition(DATE)[0] for entry in settings.input.topics if DATE in entry)
+    dated = [_prefixed("topic", e.partition(DATE)[0]) for e in settings.input.topics if DATE in e]
+    group = f"--group {settings.input.group}"
+    commands += (_allow(settings, source, topics, READING) for topics in dated)
+    commands.append(_allow(settings, source, group, JOINING))
+    if moves_for_another(settings, apart=source.id != sink.id):
+        read = [*(f"--topic {name}" for name in settings.input.topics if DATE not in name), *dated]
+        commands += (_allow(settings, sink, topics, READING) for topics in read)
+        commands.append(_allow(settings, sink, group, JOINING))
     return [
         *commands,
-        *(_allow(settings, source, _prefixed("topic", begin), READING) for begin in dated),
-        _allow(settings, source, f"--group {settings.input.group}", JOINING),
         *(_letters_permissions(settings, sink) if letters else ()),
         _transactions_permission(settings, sink),
     ]
@@ -161,7 +171,10 @@ def check(settings: Settings) -> tuple[list[str], list[str]]:
             continue
         errors += (f"{topic.section}: {topic.name}: {text}" for text in _faults(topic, found))
         warnings += (f"{topic.section}: {topic.name}: {text}" for text in _doubts(topic, found))
-    errors += _group_faults(settings)
+    group, inputs = settings.input.group, [t for t in settings.input.topics if DATE not in t]
+    errors += _faults_of_rights("input", settings.input, (), group)
+    if moves_for_another(settings, apart=source.id != sink.id):
+        errors += _faults_of_rights("output", settings.output, inputs, group)
     if settings.output.delivery == "exactly-once":
         errors += _probe_transactions(settings, sink)
     return errors, warnings
@@ -255,9 +268,12 @@ def _bytes_of(config: Mapping[str, str]) -> int:
     return int(config.get("max.message.bytes", BROKER_DEFAULT_BYTES))
 
 
-def _group_faults(settings: Settings) -> list[str]:
+def _faults_of_rights(
+    section: Section, cluster: ClusterSettings, topics: Sequence[str], group: str
+) -> list[str]:
+    """What this user lacks to read topics as a member of the group."""
     try:
-        check_rights("input", settings.input, (), settings.input.group)
+        check_rights(section, cluster, [Need("READ", topics)], group)
     except BrokerError as error:
         return [str(error)]
     return []

@@ -143,7 +143,9 @@ class Worker:
 
         Raises SettingsError, ArtifactError or BrokerError.
         """
+        beat = self.health.beat
         artifact = load_served(self._settings.artifact)
+        beat()
         watch: Watch = self._metrics.time
         if self._traces is not None:
             watch = self._traces.watch(watch)
@@ -151,8 +153,8 @@ class Worker:
         self._metrics.set_artifact(artifact)
         check_clients(self._settings)
         self._step.summary_id = self._find_services()
-        self._step.warm_up()
-        self._answer = with_shadow(self._step, self._settings, self.registry, watch)
+        self._step.warm_up(beat)
+        self._answer = with_shadow(self._step, self._settings, self.registry, watch, beat)
         self.health.warmed = True
         LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import ConfigResource
 from prometheus_client import CollectorRegistry
 
 from consumer import kafka_client
@@ -28,11 +30,13 @@ from consumer.health import Health
 from consumer.in_hand import MAX_DEATHS, InHand
 from consumer.kafka_client import (
     BROKER_DEFAULT_BYTES,
+    Limits,
     call_within,
     check_topics,
     client_config,
-    find_letter_limit,
+    find_limits,
 )
+from consumer.kafka_sink import MIN_MESSAGE_BYTES, producer_config
 from consumer.message import DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.process import JsonFormatter, TextFormatter
@@ -151,6 +155,19 @@ def test_stop_within_a_large_window_publishes_what_was_stepped() -> None:
     assert tally.messages == len(sink.published) == source.committed == 2 * STEP_AT_ONCE
 
 
+def test_stop_before_the_first_answer_publishes_nothing() -> None:
+    """The slow lane may be told to stop while its window holds no answer yet."""
+    source, stop = make_source(), Event()
+    sink = MemorySink(source, aborts=1)
+
+    def stop_at_once(messages: Sequence[Message], **rest: object) -> Window:
+        stop.set()
+        return Window((), (), ())
+
+    assert run_through(source, sink, stop=stop, step=stop_at_once) == Tally()
+    assert sink.aborts == 1, "published"
+
+
 def test_a_large_window_is_kept_alive_and_given_up_when_its_partition_goes() -> None:
     source = make_source(3 * STEP_AT_ONCE)
     sink, kept = MemorySink(source), []
@@ -204,7 +221,7 @@ def test_rolled_back_windows_are_read_again() -> None:
 
 def test_gives_up_when_nothing_commits() -> None:
     source = make_source()
-    with pytest.raises(BrokerError, match="5 aborts in a row"):
+    with pytest.raises(BrokerError, match="5 aborts in a row: output: rebalance"):
         run_through(source, MemorySink(source, aborts=MAX_ABORTS_IN_A_ROW))
     assert source.committed == 0
 
@@ -343,32 +360,63 @@ def test_the_example_settings_load(monkeypatch: pytest.MonkeyPatch, shipped: Art
     }
 
 
-def answer_configs(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """Let the broker answer the question for settings of topics with an error."""
+Answer = Future[dict[str, SimpleNamespace]]
+
+
+def answer_configs(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], Answer]) -> None:
+    """Let the broker answer the question for settings of a topic."""
 
     class Admin:
         def __init__(self, config: object, **rest: object) -> None:
             pass
 
-        def describe_configs(self, wanted: Sequence[object], **rest: object) -> object:
-            failed: Future[object] = Future()
-            failed.set_exception(KafkaException(KafkaError(code)))
-            return dict.fromkeys(wanted, failed)
+        def describe_configs(
+            self, wanted: Sequence[ConfigResource], **rest: object
+        ) -> dict[ConfigResource, Answer]:
+            return {topic: answer(topic.name) for topic in wanted}
 
     monkeypatch.setattr(kafka_client, "AdminClient", Admin)
 
 
+def refused(code: int) -> Answer:
+    answer: Answer = Future()
+    answer.set_exception(KafkaException(KafkaError(code)))
+    return answer
+
+
+def told(n_bytes: int) -> Answer:
+    answer: Answer = Future()
+    answer.set_result({"max.message.bytes": SimpleNamespace(value=str(n_bytes))})
+    return answer
+
+
 def test_a_limit_that_may_not_be_seen_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer_configs(monkeypatch, KafkaError.TOPIC_AUTHORIZATION_FAILED)
-    assert find_letter_limit(Settings()) == BROKER_DEFAULT_BYTES
+    answer_configs(monkeypatch, lambda _: refused(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    assert find_limits(Settings()) == Limits(BROKER_DEFAULT_BYTES, BROKER_DEFAULT_BYTES)
 
 
 def test_a_limit_that_is_not_told_in_time_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer_configs(monkeypatch, KafkaError._TIMED_OUT)
-    with pytest.raises(BrokerError, match="size of dead letters"):
-        find_letter_limit(Settings())
+    answer_configs(monkeypatch, lambda _: refused(KafkaError._TIMED_OUT))
+    with pytest.raises(BrokerError, match="size of messages in"):
+        find_limits(Settings())
+
+
+@pytest.mark.parametrize(
+    ("summaries", "letters", "batch"), [(20_000, 2_000_000, 20_000), (2_000_000, 30_000, 30_000)]
+)
+def test_batches_fit_into_every_topic(
+    monkeypatch: pytest.MonkeyPatch, summaries: int, letters: int, batch: int
+) -> None:
+    settings = Settings.model_validate({"input": {"topics": ["hosts"]}})
+    sizes = {settings.output.topic: summaries, "hosts.sedflow.dlq": letters}
+    answer_configs(monkeypatch, lambda topic: told(sizes[topic]))
+    limits = find_limits(settings)
+    assert limits == Limits(letters, batch)
+    config = producer_config(settings, {}, limits)
+    assert config["batch.size"] == batch
+    assert config["message.max.bytes"] == max(letters, MIN_MESSAGE_BYTES)
 
 
 def test_no_topics_are_refused() -> None:

@@ -20,6 +20,16 @@ def test_earlier_days_are_those_before_the_last_ones() -> None:
     assert find_earlier(SETTINGS, DAY, present) == {"ztf_{date}_p1": topics(3, 6, 7)}
 
 
+def test_what_is_read_today_is_no_earlier_day() -> None:
+    """Neither a month that is not over, nor a topic that is named besides."""
+    monthly = InputSettings(topics=("ztf_{date}",), date_format="%Y%m")
+    months = ["ztf_202601", "ztf_202602", "ztf_202603"]
+    earlier = {date(2026, 1, 1): months[0], date(2026, 2, 1): months[1]}
+    assert find_earlier(monthly, DAY, months) == {"ztf_{date}": earlier}
+    named = InputSettings(topics=("ztf_{date}_p1", "ztf_20260303_p1"))
+    assert find_earlier(named, DAY, topics(3, 6).values()) == {"ztf_{date}_p1": topics(6)}
+
+
 @pytest.mark.parametrize(
     ("finished", "expected"),
     [

@@ -7,6 +7,7 @@ from confluent_kafka import KafkaError
 
 from consumer import kafka_sink
 from consumer.errors import WindowAbortedError
+from consumer.kafka_client import Limits
 from consumer.kafka_sink import PlainSink
 from consumer.message import Message, Result, Window
 from consumer.settings import Settings
@@ -59,7 +60,7 @@ def test_positions_are_remembered_after_they_were_committed(
     monkeypatch: pytest.MonkeyPatch, refused: str | None
 ) -> None:
     log: list[str] = []
-    monkeypatch.setattr(kafka_sink, "find_letter_limit", lambda _: 1_000_000)
+    monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(1_000_000, 1_000_000))
     monkeypatch.setattr(kafka_sink, "Producer", lambda *_, **__: FakeProducer(refused, log))
     settings = Settings.model_validate({"output": {"bootstrap": "b:1", "topic": "summaries"}})
     sink = PlainSink(settings, FakeSource(log))  # type: ignore[arg-type]

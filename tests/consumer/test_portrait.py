@@ -1,9 +1,12 @@
 """A galaxy in full: its posterior agrees with its summary, its fit with its photometry."""
 
+from contextlib import closing, suppress
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from consumer.portrait import CORNER, LEVELS, draw
+from consumer.portrait import CORNER, LEVELS, Artist, draw
 from sedflow_core import Artifact, Observation, estimate, simulate
 from sedflow_core.summary import quantiles
 from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
@@ -31,3 +34,20 @@ def test_it_agrees_with_the_summary(shipped: Artifact) -> None:
     assert fit.shape == (len(LEVELS), len(shipped.bands.names))
     distance = (fit[1] - inputs["flux"]) / inputs["fluxErr"]
     assert np.abs(distance[1:4]).max() < 3.0
+
+
+def test_a_process_that_died_is_replaced(tiny_path: Path, tiny: Artifact) -> None:
+    flux, flux_err = (njy_from_nanomaggy(tiny.golden[n].numpy()[0]) for n in ("flux", "flux_err"))
+    inputs = {
+        "bands": list(tiny.bands.names),
+        "flux": flux.tolist(),
+        "fluxErr": flux_err.tolist(),
+        "redshift": float(tiny.golden["redshift"][0]),
+    }
+    with closing(Artist(str(tiny_path))) as artist:
+        portrait = artist(inputs)
+        (process,) = artist._pool._processes.values()
+        process.kill()
+        with suppress(RuntimeError):  # its death may not be noticed yet
+            assert artist(inputs) == portrait
+        assert artist(inputs) == portrait

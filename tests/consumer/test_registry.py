@@ -93,6 +93,32 @@ def test_only_a_refusal_is_not_waited_for(
     assert isinstance(caught.value, SilentRegistryError) == may_pass
 
 
+UNKNOWN = b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>no backend</html>", b"[40403]", b'{"detail": "?"}'])
+def test_an_ingress_without_a_registry_is_waited_for(
+    serve: Callable[[bytes], tuple[str, list[bytes]]], sample_alert: Record, body: bytes
+) -> None:
+    url, _ = serve(UNKNOWN + body)
+    decoder = Decoder(registry=connect(url))
+    with pytest.raises(SilentRegistryError, match=f"expected an answer of {url}, got 404"):
+        decoder.decode(encode(sample_alert, "hostAlert", 4242))
+    with pytest.raises(SilentRegistryError):
+        connect(url).register("summaries", b"{}")
+
+
+def test_an_id_that_the_registry_does_not_know_is_undecodable(
+    serve: Callable[[bytes], tuple[str, list[bytes]]], sample_alert: Record
+) -> None:
+    url, requests = serve(UNKNOWN + b'{"error_code": 40403, "message": "Schema not found"}')
+    decoder = Decoder(registry=connect(url))
+    for _ in range(2):
+        with pytest.raises(DecodeError, match=r"schema id: expected one of .*got 4242"):
+            decoder.decode(encode(sample_alert, "hostAlert", 4242))
+    assert len(requests) == 1
+
+
 @pytest.mark.parametrize("url", ["http://nowhere.invalid", "http://127.0.0.1:port"])
 def test_a_wrong_address_is_not_waited_for(url: str) -> None:
     with pytest.raises(RegistryError, match=f"expected an answer of {url}, got") as caught:

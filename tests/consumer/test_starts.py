@@ -1,19 +1,24 @@
-"""Whether a topic was made anew is told by its id, as soon as the broker tells one."""
+"""Where reading begins: told by ids where a topic was made anew; a gap is accepted once."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from consumer import starts as starts_module
+from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
+from consumer.gaps import Position
 from consumer.health import Health
 from consumer.kafka import KafkaSource
+from consumer.message import Place
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 from consumer.starts import Starts
+
+PLACE = ("hosts", 0)
 
 
 class Described:
@@ -62,3 +67,104 @@ def test_a_topic_made_anew_is_found(
     starts._admin = FakeAdmin(ids)  # type: ignore[assignment]
     starts._learn_topic_ids({"hosts"})
     assert [starts.find_remade({"hosts"}) for _ in found] == found
+
+
+class Emptied:
+    """A consumer of a partition from which all was deleted, up to offset 20."""
+
+    def __init__(self) -> None:
+        self.kept = 10
+
+    def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [TopicPartition(*PLACE, self.kept)]
+
+    def commit(self, offsets: list[TopicPartition], *, asynchronous: bool) -> None:
+        (self.kept,) = (place.offset for place in offsets)
+
+    def get_watermark_offsets(self, place: TopicPartition, timeout: float) -> tuple[int, int]:
+        return 20, 20
+
+
+class FakePositions:
+    """Keeps positions with the output, as with two clusters; refuses to where it is `lost`."""
+
+    lost = False
+
+    def __init__(self, kept: Position) -> None:
+        self.kept = {PLACE: kept}
+
+    def take_over(self, places: Collection[Place]) -> None:
+        pass
+
+    def recall(self, places: Collection[Place]) -> Mapping[Place, Position]:
+        return self.kept
+
+    def recall_topics(self) -> Sequence[str]:
+        return ["hosts"]
+
+    def begin(self, ends: Mapping[Place, int]) -> None:
+        if self.lost:
+            raise WindowAbortedError("output: rolled back")
+        self.kept |= {place: Position(end, "a") for place, end in ends.items()}
+
+    def let_go(self, places: Collection[Place]) -> None:
+        pass
+
+
+@pytest.fixture
+def emptied(starts: Starts) -> Starts:
+    starts._admin = FakeAdmin(["a"] * 9)  # type: ignore[assignment]
+    starts._consumer = Emptied()
+    return starts
+
+
+def accept(starts: Starts, *, gaps: bool) -> None:
+    starts._settings = starts._settings.model_copy(update={"accept_gap": gaps})
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        (Position(10), "offsets 10 to 19 were deleted unread"),
+        (Position(20, "of before"), "the topic was made anew"),  # its offset stays the same
+    ],
+)
+def test_a_gap_between_two_clusters_is_accepted_once(
+    emptied: Starts, kept: Position, reason: str
+) -> None:
+    positions = FakePositions(kept)
+    with pytest.raises(OffsetsLostError, match=reason):
+        emptied.find_all([PLACE], positions)
+    accept(emptied, gaps=True)
+    assert emptied.find_all([PLACE], positions) == {PLACE: 20}
+    accept(emptied, gaps=False)
+    assert emptied.find_all([PLACE], positions) == {PLACE: 20}
+
+
+def test_an_accepted_gap_that_cannot_be_kept_is_named(emptied: Starts) -> None:
+    positions = FakePositions(Position(10))
+    positions.lost = True
+    accept(emptied, gaps=True)
+    with pytest.raises(BrokerError, match=r"expected .* kept as positions, got a refusal"):
+        emptied.find_all([PLACE], positions)
+
+
+class FakeLog:
+    """Remembers what the group may forget."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Place, Position] = {}
+
+    def keep(self, positions: Mapping[Place, Position]) -> None:
+        self.kept |= positions
+
+
+def test_what_a_group_keeps_is_remembered(emptied: Starts) -> None:
+    """Also where it leads to nothing, such as an accepted gap or an end behind markers."""
+    log = FakeLog()
+    emptied.log = log  # type: ignore[assignment]
+    accept(emptied, gaps=True)
+    emptied.find_all([PLACE], None)
+    assert log.kept == {PLACE: Position(20, "a")}
+    emptied.keep_ends({PLACE: 21}, None)
+    assert log.kept == {PLACE: Position(21, "a")}

@@ -1,15 +1,19 @@
 """A worker whose broker is away: at its start and later on."""
 
+from collections.abc import Callable
 from threading import Event
 from types import SimpleNamespace
 
 import pytest
 
 from consumer import connection
+from consumer import shadow as shadow_module
+from consumer import step as step_module
 from consumer import worker as worker_module
 from consumer.daemon import Tally
 from consumer.errors import BrokerError, NoAnswerError, SettingsError
 from consumer.files import NoSink
+from consumer.health import MAX_SILENCE_S
 from consumer.kafka_client import Clusters
 from consumer.message import Difference, Result, Window
 from consumer.refit import RefitMetrics
@@ -18,7 +22,8 @@ from consumer.registry import RegistryError, SilentRegistryError
 from consumer.sections import InputSettings
 from consumer.settings import Settings
 from consumer.shadow import Shadowed
-from consumer.worker import LONGEST_PAUSE_S, Worker, attend
+from consumer.worker import LONGEST_PAUSE_S, Worker, WorkerHealth, attend
+from sedflow_core import Artifact, estimate
 
 AWAY = BrokerError("output: expected an answer, got none")
 
@@ -83,6 +88,34 @@ def test_a_secret_that_is_gone_at_a_reconnect_is_waited_for(
 
 def test_pauses_begin_anew_after_partitions_were_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(pauses(monkeypatch, 20, served=True)) <= 1.0
+
+
+@pytest.mark.parametrize("shadow", [None, "another"])
+def test_a_worker_lives_while_slow_artifacts_are_loaded_and_warmed(
+    monkeypatch: pytest.MonkeyPatch, tiny: Artifact, shadow: str | None
+) -> None:
+    now_s = 0.0
+    artifact = {"shadow": shadow, "n_samples": 32}
+    worker = Worker(Settings.model_validate({"artifact": artifact}), Pauses(1))
+    worker.health = WorkerHealth(lambda: now_s)
+
+    def slowly(call: Callable[..., object]) -> Callable[..., object]:
+        def answer(*arguments: object, **more: object) -> object:
+            nonlocal now_s
+            now_s += 0.9 * MAX_SILENCE_S
+            assert worker.health.live()[0]
+            return call(*arguments, **more)
+
+        return answer
+
+    monkeypatch.setattr(worker_module, "load_served", slowly(lambda _: tiny))
+    monkeypatch.setattr(shadow_module, "load_artifact", slowly(lambda *_: tiny))
+    monkeypatch.setattr(step_module, "estimate", slowly(estimate))
+    monkeypatch.setattr(worker_module, "check_clients", lambda _: None)
+    monkeypatch.setattr(worker, "_find_services", lambda: 1)
+    worker.start()
+    assert worker.health.live()[0]
+    assert worker.health.warmed
 
 
 def test_a_broker_that_is_away_at_the_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from .broker import BrokerFiles, free_ports, running_broker
 
+USERS = ("sedflow", "writer")
+"""Who may log in with the password."""
 PASSWORD = "correct-horse-battery"  # noqa: S105
 PROPERTIES = """\
 listeners=PLAINTEXT://127.0.0.1:{open_port},SASL_SSL://127.0.0.1:{sasl_port},\
@@ -117,7 +119,7 @@ def secure_broker() -> Iterator[SecureBroker]:
                 strict=True,
             )
         )
-        scram = [f"SCRAM-SHA-512=[name=sedflow,password={PASSWORD}]"]
+        scram = [f"SCRAM-SHA-512=[name={name},password={PASSWORD}]" for name in USERS]
         files = BrokerFiles(
             folder, PROPERTIES.format(folder=folder, **ports), ports["controller_port"]
         )

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from prometheus_client import CollectorRegistry
 
-from consumer.message import ERROR_HEADER_PREFIX
+from consumer.kafka_sink import KafkaSink
+from consumer.message import ERROR_HEADER_PREFIX, Result, Window
+from consumer.metrics import Metrics
+from consumer.settings import Settings
 
 from .broker import create_topics
 from .conftest import Daemon, Topics
@@ -121,15 +125,31 @@ def test_a_wrong_stream_is_not_dead_lettered(
     assert len(read_committed(bootstrap, topics.dead_letters)) == 600
 
 
+def limit_messages(bootstrap: str, topic: str, n_bytes: int) -> None:
+    """Let a topic take batches of so many bytes at most."""
+    operation = AlterConfigOpType.SET
+    limit = ConfigEntry("max.message.bytes", str(n_bytes), incremental_operation=operation)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[limit])
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.incremental_alter_configs([resource])[resource].result()
+
+
+def test_an_output_that_takes_small_batches_is_given_no_larger_ones(
+    bootstrap: str, topics: Topics
+) -> None:
+    limit_messages(bootstrap, topics.summaries, 20_000)
+    source = {"bootstrap": bootstrap, "topics": [topics.alerts], "group": topics.alerts}
+    sink = {"bootstrap": bootstrap, "topic": topics.summaries}
+    settings = Settings.model_validate({"input": source, "output": sink})
+    results = tuple(Result(b"k", b"x" * 1_000, (), "OK", "ZTF") for _ in range(200))
+    KafkaSink(settings, Metrics(CollectorRegistry())).publish(Window((), results, ()))
+    assert len(read_committed(bootstrap, topics.summaries)) == 200
+
+
 def test_a_letter_too_large_leaves_a_stub(
     bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
 ) -> None:
-    limit = ConfigEntry("max.message.bytes", "20000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(
-        ConfigResource.Type.TOPIC, topics.dead_letters, incremental_configs=[limit]
-    )
-    client = AdminClient({"bootstrap.servers": bootstrap})
-    client.incremental_alter_configs([resource])[resource].result()
+    limit_messages(bootstrap, topics.dead_letters, 20_000)
     large = random.Random(5).randbytes(900_000)
     small = large[:10_000]
     sent = [Sent(b"large", large, [("h", b"1")], 1), Sent(b"small", small, [("h", b"1")], 1)]

@@ -1,27 +1,36 @@
-"""The topic of positions on a real broker: what is deleted is forgotten, what is foreign named."""
+"""The topic of positions on a real broker: deleted, foreign, and in more partitions than before."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, OffsetSpec
 
 from consumer.errors import BrokerError
 from consumer.gaps import Position
 from consumer.position_log import PositionLog
 from consumer.settings import Settings
 
-from .broker import create_topics
+from .broker import N_PARTITION, create_topics
 from .conftest import Topics
+from .test_daemon_process import wait_for
+from .traffic import Sent, produce
 
 PLACE = ("hosts", 1)
 
 
 @pytest.fixture
-def log(bootstrap: str, topics: Topics) -> Iterator[PositionLog]:
+def settings(bootstrap: str, topics: Topics) -> Settings:
     output = {"bootstrap": bootstrap, "topic": topics.summaries}
     settings = Settings.model_validate({"output": output})
     create_topics(bootstrap, [settings.output.positions_topic])
+    return settings
+
+
+@pytest.fixture
+def log(settings: Settings) -> Iterator[PositionLog]:
     with closing(PositionLog(settings, "cluster")) as log:
         yield log
 
@@ -45,3 +54,32 @@ def test_what_is_no_position_is_named(bootstrap: str, log: PositionLog, value: b
     write(bootstrap, log, b"key", value)
     with pytest.raises(BrokerError, match=r"sedflow\.offsets\[\d\] at 0: expected a position, got"):
         log.recall([PLACE])
+
+
+def can_be_read(bootstrap: str, topic: str, n: int) -> bool:
+    """Whether the broker serves so many partitions of a topic."""
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(n)}
+    return all(found.exception() is None for found in client.list_offsets(wanted).values())
+
+
+def test_a_key_that_moves_to_a_partition_added_later_is_recalled(
+    bootstrap: str, settings: Settings, log: PositionLog
+) -> None:
+    """By who read before, and by who begins to."""
+    places = [("hosts", partition) for partition in range(32)]
+
+    def write_all(offset: int) -> None:
+        now_ms = int(time.time() * 1e3)
+        records = [log.record(place, offset, None) for place in places]
+        produce(bootstrap, log.topic, [Sent(*record, [], now_ms) for record in records])
+        assert log.recall(places) == dict.fromkeys(places, Position(offset))
+
+    write_all(7)
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    more = NewPartitions(log.topic, 2 * N_PARTITION)
+    client.create_partitions([more])[log.topic].result()
+    wait_for(lambda: can_be_read(bootstrap, log.topic, 2 * N_PARTITION), "more partitions")
+    write_all(8)
+    with closing(PositionLog(settings, "cluster")) as fresh:
+        assert fresh.recall(places) == dict.fromkeys(places, Position(8))

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,21 +24,26 @@ from prometheus_client import CollectorRegistry
 
 from consumer.dead_letters import list_letters, replay_letters
 from consumer.errors import BrokerError
+from consumer.gaps import Position
+from consumer.health import Health
+from consumer.kafka import KafkaSource
 from consumer.kafka_client import check_output, check_topics
 from consumer.kafka_sink import KafkaSink
+from consumer.message import Message, Result, Window
 from consumer.metrics import Metrics
+from consumer.position_log import PositionLog
 from consumer.replay import set_apart
 from consumer.settings import Settings
 from consumer.topics import check, plan, plan_replay
 
 from .broker import BrokerUnavailableError, create_topics, free_ports
-from .secure_broker import PASSWORD, SecureBroker, secure_broker
+from .secure_broker import PASSWORD, USERS, SecureBroker, secure_broker
 from .test_topics import create_as_planned
 from .token_server import CLIENT, SECRET, token_server
-from .traffic import make_good, produce, read_committed
+from .traffic import Sent, make_good, produce, read_committed
 
 Options = dict[str, Any]
-USER = "sedflow"
+USER, WRITER = USERS
 WRONG = "wrong-horse-battery"
 N_GOOD = 40
 
@@ -292,8 +298,9 @@ def follow(broker: SecureBroker, commands: list[str]) -> None:
             for i, word in enumerate(words)
             if word == "--operation"
         ]
+        user = words[words.index("--allow-principal") + 1].removeprefix("User:")
         kind, name = words[-2].removeprefix("--").replace("-", "_").upper(), words[-1]
-        broker.allow(USER, kind, name, *operations, prefixed="prefixed" in words)
+        broker.allow(user, kind, name, *operations, prefixed="prefixed" in words)
 
 
 def test_what_is_planned_is_all_that_is_needed(broker: SecureBroker, tiny_path: Path) -> None:
@@ -308,12 +315,50 @@ def test_what_is_planned_is_all_that_is_needed(broker: SecureBroker, tiny_path: 
     wait_until(lambda: check(settings)[0] == [])
     assert check(settings) == ([], [])
     KafkaSink(settings, Metrics(CollectorRegistry()))
+    assert_positions_are_recalled(broker, settings)
     assert list(list_letters(settings, stage=None, limit=None)) == []
     assert replay_letters(settings, max_attempts=3).tally.messages == 0
     apart = set_apart(settings)
     follow(broker, plan_replay(apart))
     check_output(apart.output, [apart.output.topic, apart.output.dead_letter_topic_of("")])
     KafkaSink(apart, Metrics(CollectorRegistry()))
+
+
+def assert_positions_are_recalled(broker: SecureBroker, settings: Settings) -> None:
+    place = ("hosts", 1)
+    with closing(PositionLog(settings, "cluster")) as log:
+        key, value = log.record(place, 7, None)
+        produce(broker.open, log.topic, [Sent(key, value, [], int(time.time() * 1e3))])
+        assert log.recall([place]) == {place: Position(7)}
+
+
+def test_what_is_planned_for_two_users_is_all_that_is_needed(broker: SecureBroker) -> None:
+    """One reads the input, the other moves the positions in it."""
+    name = f"alerts-{uuid4().hex[:8]}"
+    settings = as_settings(scram(broker), [name, f"{name}.summaries"])
+    output = settings.output.model_copy(update={"username": WRITER})
+    settings = settings.model_copy(update={"output": output})
+    follow(broker, plan(settings))
+    wait_until(lambda: check(settings)[0] == [])
+    check_topics(settings)
+    produce(broker.open, name, list(make_good(1)))
+    publish_one(settings)
+    broker.deny(WRITER, "TOPIC", name, "READ")
+    told = f"output: expected the right READ on topic {name}, got "
+    wait_until(lambda: any(text.startswith(told) for text in check(settings)[0]))
+    with pytest.raises(BrokerError, match=told):
+        check_until_refused(settings)
+
+
+def publish_one(settings: Settings) -> None:
+    """Publish a message, as the daemon does."""
+    metrics, taken = Metrics(CollectorRegistry()), list[Message]()
+    with closing(KafkaSource(settings, metrics, Health())) as source:
+        sink = KafkaSink(settings, metrics, source)
+        source.subscribe()
+        wait_until(lambda: taken.extend(source.poll(1, 1.0)) or bool(taken))
+        results = tuple(Result(None, m.value or b"", (), "OK", "ZTF") for m in taken)
+        sink.publish(Window(tuple(taken), results, ()))
 
 
 def test_topics_check_warns_of_settings_that_it_may_not_see(broker: SecureBroker) -> None:

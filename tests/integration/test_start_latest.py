@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 
 from consumer.health import Health
 from consumer.kafka import KafkaSource
+from consumer.message import Place
 from consumer.metrics import Metrics
+from consumer.position_log import PositionLog
 from consumer.positions import TwoClusterSink
 from consumer.sections import DATE
 from consumer.settings import Settings
@@ -175,6 +178,42 @@ def test_days_that_were_not_finished_are_read_however_long_ago(
     sent |= send(bootstrap, begun, "left") | send(bootstrap, missed, "never seen")
     with running(now, two_clusters=two_clusters):
         expect(bootstrap, topics, sent)
+
+
+def test_a_month_that_was_begun_is_read_on(bootstrap: str, topics: Topics) -> None:
+    month = f"{topics.alerts}_{datetime.now(UTC):%Y%m}"
+    create_topics(bootstrap, [month])
+    dated = {"topics": [f"{topics.alerts}_{DATE}"], "date_format": "%Y%m", "start": "earliest"}
+    settings = make_settings(bootstrap, topics, more=dated)
+    sent = send(bootstrap, month, "read")
+    with running(settings):
+        expect(bootstrap, topics, sent)
+    sent |= send(bootstrap, month, "meanwhile")
+    with running(settings):
+        expect(bootstrap, topics, sent)
+
+
+def test_a_group_forgotten_before_its_first_alert_goes_on_where_it_began(
+    bootstrap: str, topics: Topics
+) -> None:
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    settings = make_settings(bootstrap, topics)
+    places = [(topics.alerts, partition) for partition in PARTITIONS]
+
+    def find() -> dict[Place, int]:
+        metrics = Metrics(CollectorRegistry())
+        with (
+            closing(KafkaSource(settings, metrics, Health())) as source,
+            closing(PositionLog(settings, "cluster")) as source.starts.log,
+        ):
+            return source.starts.find_all(places, None)
+
+    send(bootstrap, topics.alerts, "history")
+    assert find() == dict.fromkeys(places, 1)
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.delete_consumer_groups([topics.alerts])[topics.alerts].result()
+    send(bootstrap, topics.alerts, "while it was away")
+    assert find() == dict.fromkeys(places, 1)
 
 
 @pytest.mark.parametrize("two_clusters", [False, True])

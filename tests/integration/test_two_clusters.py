@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
@@ -18,12 +19,12 @@ from consumer.avro import decode_summary
 from consumer.errors import OffsetsLostError
 from consumer.health import Health
 from consumer.kafka import KafkaSource
-from consumer.message import Message, Result, Window
+from consumer.message import Message, Place, Result, Window
 from consumer.metrics import Metrics
 from consumer.positions import TwoClusterSink
 from consumer.settings import Settings
 
-from .broker import BrokerUnavailableError, create_topics, java_broker
+from .broker import N_PARTITION, BrokerUnavailableError, create_topics, java_broker
 from .conftest import Daemon, Topics
 from .test_daemon_process import READY_TIMEOUT_S, fetch, wait_for
 from .test_supervisor import worker_pids
@@ -66,6 +67,39 @@ def test_a_topic_made_anew(bootstrap: str, topics: Topics) -> None:
         read_and_publish(settings)
     source["accept_gap"] = True
     assert read_and_publish(Settings.model_validate({"input": source, "output": sink})) == 30
+
+
+def find_starts(settings: Settings) -> dict[Place, int]:
+    """Where a worker between two clusters begins that is assigned every partition."""
+    metrics = Metrics(CollectorRegistry())
+    with ExitStack() as open_ends:
+        source = open_ends.enter_context(closing(KafkaSource(settings, metrics, Health())))
+        sink = TwoClusterSink(settings, metrics, source, "elsewhere")
+        open_ends.enter_context(closing(sink))
+        (topic,) = settings.input.topics
+        return source.starts.find_all({(topic, p) for p in range(N_PARTITION)}, sink)
+
+
+def test_a_gap_is_accepted_once(bootstrap: str, topics: Topics) -> None:
+    """Also where no message comes before the next start."""
+    create_topics(bootstrap, [f"{topics.summaries}.sedflow.offsets"])
+    source = {"bootstrap": bootstrap, "topics": [topics.alerts], "group": topics.alerts}
+    sink = {"bootstrap": bootstrap, "topic": topics.summaries}
+    settings = Settings.model_validate({"input": source, "output": sink})
+    willing = Settings.model_validate({"input": source | {"accept_gap": True}, "output": sink})
+    sent = [Sent(b"%d" % i, b"%d" % i, [], int(time.time() * 1e3)) for i in range(40)]
+    produce(bootstrap, topics.alerts, sent)
+    assert read_and_publish(settings) == 40
+    produce(bootstrap, topics.alerts, sent)
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    everything = [TopicPartition(topics.alerts, p, -1) for p in range(N_PARTITION)]
+    for deleted in client.delete_records(everything).values():
+        deleted.result()
+    with pytest.raises(OffsetsLostError, match="were deleted unread"):
+        find_starts(settings)
+    starts = find_starts(willing)
+    assert sum(starts.values()) == 2 * len(sent)
+    assert find_starts(settings) == starts
 
 
 @pytest.fixture(scope="module")

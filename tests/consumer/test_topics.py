@@ -1,0 +1,60 @@
+"""What `topics plan` gives to whom."""
+
+import pytest
+
+from consumer import topics
+from consumer.sections import ClusterSettings
+from consumer.settings import Settings
+from consumer.topics import Section, plan
+
+
+class EmptyCluster:
+    """A cluster without topics; its id is its address."""
+
+    replication = 1
+    names = frozenset[str]()
+
+    def __init__(self, section: Section, settings: ClusterSettings) -> None:
+        self.section, self.bootstrap = section, settings.bootstrap
+        self.id = settings.bootstrap
+
+    def find(self, name: str) -> None:
+        return None
+
+
+def rights(monkeypatch: pytest.MonkeyPatch, **output: str) -> list[str]:
+    """What `writer` is to be given by the plan for these settings of [output]."""
+    monkeypatch.setattr(topics, "Cluster", EmptyCluster)
+    source = {"topics": ["hosts", "ztf_{date}"], "group": "g", "username": "reader"}
+    sink = {"topic": "summaries", "dead_letter_topic": "letters", "username": "writer"} | output
+    settings = Settings.model_validate({"input": source, "output": sink})
+    writers = (line for line in plan(settings) if "--allow-principal User:writer" in line)
+    return [line.partition(" --operation ")[2] for line in writers]
+
+
+MOVING = [
+    "Describe --operation Read --topic hosts",
+    "Describe --operation Read --resource-pattern-type prefixed --topic ztf_",
+    "Read --group g",
+]
+
+
+def test_who_moves_the_positions_of_another_may_read_what_that_one_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A transaction moves them as the user of the output."""
+    assert [line for line in rights(monkeypatch) if line in MOVING] == MOVING
+
+
+@pytest.mark.parametrize("output", [{"delivery": "at-least-once"}, {"bootstrap": "elsewhere:9092"}])
+def test_who_moves_no_positions_may_not(
+    monkeypatch: pytest.MonkeyPatch, output: dict[str, str]
+) -> None:
+    assert not set(rights(monkeypatch, **output)) & set(MOVING)
+
+
+def test_one_user_is_given_each_right_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "Cluster", EmptyCluster)
+    settings = Settings.model_validate({"input": {"topics": ["hosts"]}})
+    commands = plan(settings)
+    assert len(set(commands)) == len(commands)
