@@ -5,12 +5,10 @@ to a constant. It checkpoints after every epoch and resumes from there; the nois
 split depend on the seed and the epoch alone.
 """
 
-import functools
 import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from sedflow_core.batches import Batch, fit_scale, noisy_batches, split_rows
 from sedflow_core.errors import SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.gradients import Gradients
 from sedflow_core.muon import Muon, split_params
 from sedflow_core.noise import NoiseModel
 from sedflow_core.observation import ContextScale, to_context
@@ -151,11 +150,7 @@ class _Run:
         self.noise = NoiseModel(*(t.to(self.device) for t in noise))
         self.scale_there = ContextScale(*(t.to(self.device) for t in self.scale))
         self.flow = build_flow(config).to(self.device)
-        self.params = list(self.flow.parameters())
-        self.n_thread = torch.get_num_threads() if self.device.type == "cpu" else 1
-        self.threads = ThreadPoolExecutor(
-            self.n_thread, initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self.gradients = Gradients(self.flow, self.device)
         self.optimizers = build_optimizers(self.flow, config)
         self.full_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.history: list[Epoch] = []
@@ -178,36 +173,16 @@ class _Run:
         is_coarse = epoch < self.config.bfloat16_epochs
         for i, batch in enumerate(batches):
             share = schedule(self.config, epoch * self.steps_per_epoch + i, n_step)
-            loss = self._descend(batch, is_coarse)
-            norm = nn.utils.clip_grad_norm_(self.params, self.config.gradient_clip)
+            loss = self.gradients.set_for(batch, is_coarse)
+            norm = nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.gradient_clip)
             if norm < _OUTLIER * self.config.gradient_clip:  # not where it is NaN
-                with self._precision(is_coarse):
+                with self.gradients.precision(is_coarse):
                     self._step(share)
                 total += loss * len(batch.u)
                 n_rows += len(batch.u)
             on_step(len(batch.u), total / n_rows)
         rate = share * self.config.learning_rate
         return Epoch(epoch, float(total / n_rows), self.validation_loss(), rate)
-
-    def _precision(self, is_coarse: bool) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_coarse)
-
-    def _descend(self, batch: Batch, is_coarse: bool) -> Tensor:
-        """Set the gradients of the batch's mean loss, which is returned."""
-
-        def differentiate(part: tuple[Tensor, Tensor]) -> list[Tensor]:
-            with self._precision(is_coarse):
-                loss = -self.flow(*part).sum() / len(batch.u)
-            return [loss.detach(), *torch.autograd.grad(loss, self.params)]
-
-        # A thread for a part of the batch: threads that share each product wait for each other.
-        parts = zip(*(t.tensor_split(self.n_thread) for t in batch), strict=True)
-        terms = zip(*self.threads.map(differentiate, parts), strict=True)
-        loss: Tensor
-        loss, *grads = (functools.reduce(torch.add, term) for term in terms)
-        for param, grad in zip(self.params, grads, strict=True):
-            param.grad = grad
-        return loss
 
     def _step(self, share: float) -> None:
         for optimizer, rate in zip(self.optimizers, self.full_rates, strict=True):
