@@ -45,7 +45,7 @@ ALLOWED = {
     "nflows": {"nflows_bridge"},
     "opentelemetry": {"tracing"},
     "pyarrow": {"tables", "writers"},
-    "sbi": {"exactness", "nflows_bridge"},
+    "sbi": {"exactness", "local_c2st", "nflows_bridge"},
     "scipy": set(),
     "speclite": {"bands"},
     "tqdm": {"cli", "fit"},
