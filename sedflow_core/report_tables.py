@@ -32,7 +32,8 @@ def tables(document: dict[str, Any]) -> Iterator[str]:
         ("figure", "median", "from", "to", "limit"), list(_exact(document))
     )
     yield (
-        "<p>From and to: 16 and 84 % of the simulations, or the range where there are few. Weights "
+        "<p>From and to: 16 and 84 % of the simulations, or the range where there are few; of perfect "
+        "posteriors, of the classifiers that learned where there is nothing to tell. Weights "
         f"by the {document['importance_efficiency']['by']}, "
         f"{document['importance_efficiency']['n_samples']:,} independent draws each.</p>"
     )
@@ -137,7 +138,8 @@ def _exact(document: dict[str, Any]) -> Iterator[Row]:
             size = f" ({classified['n_simulations']} simulations)" if name == "exact" else ""
             yield (text + size, f"{part['median']:.3f}", f"{low:.3f}", f"{high:.3f}", "")
     if local := document.get("local_c2st"):
-        alone = f"share of {local['n_simulations']} that L-C2ST rejects at {local['level']:.0%}"
+        n, level = local["n_simulations"], local["level"]
+        alone = f"share of {n} galaxies that L-C2ST rejects at {level:.0%}"
         yield (alone, f"{local['flow']:.1%}", "", "", "")
         low, high = local["perfect_16_84"]
         yield ("the same of perfect posteriors", "", f"{low:.1%}", f"{high:.1%}", "")
