@@ -33,7 +33,7 @@ def tables(document: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         "<p>From and to: 16 and 84 % of the simulations, or the range where there are few; of "
-        "perfect posteriors, of the classifiers that learned where there is nothing to tell. Weights "
+        "perfect posteriors, of classifiers that learned where there is nothing to tell. Weights "
         f"by the {document['importance_efficiency']['by']}, "
         f"{document['importance_efficiency']['n_samples']:,} independent draws each.</p>"
     )
