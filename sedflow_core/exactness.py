@@ -83,8 +83,7 @@ def _quantiles(values: Array) -> dict[str, Any]:
 def median_error(values: Array) -> float:
     """Standard error of the median of values (n,): half of what lies within sqrt(n) / 2 places."""
     step = 0.5 / np.sqrt(len(values))
-    levels = np.clip([0.5 - step, 0.5 + step], 0.0, 1.0)
-    low, high = np.quantile(values, levels, method="nearest")
+    low, high = np.quantile(values, [0.5 - step, 0.5 + step], method="nearest")
     return float(0.5 * (high - low)) if low < high else 0.0
 
 
