@@ -105,7 +105,7 @@ def run_simulate(args: argparse.Namespace) -> int:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    from sedflow_core.train import PRESETS
+    from sedflow_core.train_config import PRESETS
 
     parser.add_argument("training_set", type=Path)
     parser.add_argument("out", type=Path, help="folder of the run; resumed if it exists")
@@ -137,7 +137,8 @@ def run_train(args: argparse.Namespace) -> int:
     from sedflow_core.noise import load_noise
     from sedflow_core.resampling import reweigh
     from sedflow_core.simulation import load_training_set
-    from sedflow_core.train import PRESETS, Epoch, fit
+    from sedflow_core.train import Epoch, fit
+    from sedflow_core.train_config import PRESETS
 
     training_set = load_training_set(args.training_set, args.n_rows)
     if args.prior is not None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext, Modulation, hidden_ends
+from sedflow_core.whitening import Whitening
 from sedflow_core.workspace import PANEL, make_workspace
 
 EMBEDDING_WIDTH = 256
@@ -43,6 +44,7 @@ class FlowConfig(NamedTuple):
             such network, and the context enters the first layer alone, as in nflows.
         n_u, n_context: dimensions of u and of the context.
         seed: of the initial weights.
+        is_whitened: a line in the context is taken out of u first, see `sedflow_core.whitening`.
     """
 
     n_block: int
@@ -52,6 +54,7 @@ class FlowConfig(NamedTuple):
     n_u: int = 11
     n_context: int = 11
     seed: int = 0
+    is_whitened: bool = False
 
 
 class Embedding(nn.Module):
@@ -102,6 +105,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 MADE(config.n_u, config.n_hidden, _context_layer(config), config.activation)
                 for _ in range(config.n_block)
             )
+        self.whitening = Whitening(config.n_u, config.n_context) if config.is_whitened else None
         self.n_u = config.n_u
         self.n_together = N_TOGETHER
         self.ends = hidden_ends(config.n_hidden, config.n_u)
@@ -127,6 +131,8 @@ class MaskedAutoregressiveFlow(nn.Module):
         """The base points z (n, n_u) of u, and ln |dz/du| (n,). Posterior samples have normal z."""
         features = self.embedding(context)
         z, log_det = u, torch.zeros_like(u[:, 0])
+        if self.whitening is not None:
+            z, log_det = self.whitening(u, context.expand(len(u), -1))
         for k, block in enumerate(self.blocks):
             z, block_log_det = block(z[:, self.permutations[k]], features)
             log_det = log_det + block_log_det
@@ -164,6 +170,8 @@ class MaskedAutoregressiveFlow(nn.Module):
                 log_prob[i] += workspace.scale.log().sum(dim=0)
                 torch.index_select(workspace.u, 0, orders[k], out=workspace.z)
             samples[i] = workspace.z
+        if self.whitening is not None:
+            return self.whitening.undo(samples, log_prob, context)
         return samples, log_prob
 
     def _modulate(self, context: Tensor) -> list[Modulation]:

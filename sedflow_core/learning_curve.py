@@ -22,7 +22,8 @@ from sedflow_core.noise import NoiseModel, load_noise
 from sedflow_core.observation import to_context
 from sedflow_core.options import count
 from sedflow_core.simulation import TrainingSet, load_training_set, stream_generator
-from sedflow_core.train import TrainConfig, TrainedFlow, fit
+from sedflow_core.train import TrainedFlow, fit
+from sedflow_core.train_config import TrainConfig
 
 SIZES = (50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000)
 SMALL = TrainConfig(FlowConfig(4, 64, "hardswish", n_embedding=32), warm_up_steps=100)

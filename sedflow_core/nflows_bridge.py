@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sedflow_core.errors import MissingExtraError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.made import MADE, FirstLayerContext, Modulation
+from sedflow_core.whitening import Whitening
 
 
 class SbiFlow(nn.Module):
@@ -131,7 +132,7 @@ def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig, context: Tenso
     }
     # In an array of the inverse's shape: another shape would round otherwise.
     features = flow.embedding(context.expand(flow.n_together, -1))
-    steps = []
+    steps = [] if flow.whitening is None else [_whitening_step(flow.whitening, context)]
     inverse = _degree_order(config.n_hidden, config.n_u).argsort()
     for k, block in enumerate(flow.blocks):
         assert isinstance(block, MADE)
@@ -145,6 +146,16 @@ def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig, context: Tenso
         _fill_nflows(step.autoregressive_net, _layers(block, features), inverse)
         steps += [transforms.Permutation(flow.permutations[k]), step]
     return transforms.CompositeTransform(steps).to(flow.permutations.device)
+
+
+def _whitening_step(whitening: Whitening, context: Tensor) -> Any:
+    from nflows import transforms
+
+    center, spread = whitening.locate(context)
+    step = transforms.NaiveLinear(center.shape[1], orthogonal_initialization=False).to(context)
+    step._weight.copy_(whitening.inverse / spread)
+    step.bias.copy_(-step._weight @ center[0])
+    return step
 
 
 def _layers(block: MADE, features: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -49,6 +49,8 @@ def sample_together(flow: Any, base: Tensor, context: Tensor) -> tuple[Tensor, T
         layers = _make_layers(block, block.context_layer(features), (inputs, *hidden))
         log_prob += _invert(block, layers, flow.ends, z)
         z = inputs[:, 1:][:, flow.permutations[k].argsort()]
+    if flow.whitening is not None:
+        z, log_prob = flow.whitening.undo(z, log_prob, context)
     return z, log_prob
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,65 +24,12 @@ from sedflow_core.muon import Muon, split_params
 from sedflow_core.noise import NoiseModel
 from sedflow_core.observation import ContextScale, to_context
 from sedflow_core.simulation import TrainingSet, stream_generator
+from sedflow_core.train_config import TrainConfig
 
 _CHECKPOINT = "checkpoint.pt"
+_N_WHITENING_ROWS = 1 << 17
 _OUTLIER = 100.0
 """Of `gradient_clip`: a steeper batch is left out, for a single row far outside makes it so."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """How to train: network, optimiser, schedule.
-
-    Attributes:
-        flow: size of the network; `library` "sbi" builds it through sbi's `posterior_nn`.
-        learning_rate: of Adam, which trains everything but what Muon trains.
-        hidden_learning_rate: of Muon, which trains the square matrices; None: Adam trains all.
-        batch_size, gradient_clip: of both.
-        warm_up_steps, cosine: linear warm-up, then cosine decay over `max_epochs`, or constant.
-        bfloat16_epochs: so many epochs, the first ones, multiply matrices in bfloat16. The last
-            should not: they settle what its eight bits cannot tell apart.
-        max_epochs, patience: stop early after `patience` epochs without a better validation loss.
-        validation_fraction: share of the rows held out.
-        seed: of the split, the order and the noise.
-    """
-
-    flow: FlowConfig
-    library: str = "sedflow"
-    learning_rate: float = 2e-3
-    hidden_learning_rate: float | None = 0.01
-    batch_size: int = 1024
-    gradient_clip: float = 5.0
-    warm_up_steps: int = 500
-    cosine: bool = True
-    bfloat16_epochs: int = 0
-    max_epochs: int = 20
-    patience: int = 20
-    validation_fraction: float = 0.02
-    seed: int = 0
-
-
-PRESETS: dict[str, TrainConfig] = {
-    "streaming": TrainConfig(
-        FlowConfig(5, 160, "hardswish", n_embedding=64),
-        batch_size=4096,
-        warm_up_steps=300,
-        max_epochs=30,
-    ),
-    "paper": TrainConfig(
-        FlowConfig(15, 500, "tanh"),
-        library="sbi",
-        learning_rate=5e-4,
-        hidden_learning_rate=None,
-        batch_size=50,
-        warm_up_steps=0,
-        cosine=False,
-        max_epochs=1000,
-        patience=20,
-        validation_fraction=0.1,
-    ),
-}
-"""Named configurations: "paper" is Hahn & Melchior (2022), Sec. 3.3."""
 
 
 class Epoch(NamedTuple):
@@ -150,6 +97,7 @@ class _Run:
         self.noise = NoiseModel(*(t.to(self.device) for t in noise))
         self.scale_there = ContextScale(*(t.to(self.device) for t in self.scale))
         self.flow = build_flow(config).to(self.device)
+        self._whiten()
         self.gradients = Gradients(self.flow, self.device)
         self.optimizers = build_optimizers(self.flow, config)
         self.full_rates = [o.param_groups[0]["lr"] for o in self.optimizers]
@@ -163,6 +111,11 @@ class _Run:
     def batches(self, rows: TrainingSet, stream: int, size: int) -> Iterator[Batch]:
         generator = stream_generator(self.config.seed, stream, self.device)
         return noisy_batches(rows, self.noise, generator, self._encode, size)
+
+    def _whiten(self) -> None:
+        flow = self.flow
+        if isinstance(flow, MaskedAutoregressiveFlow) and flow.whitening is not None:
+            flow.whitening.fit(*next(self.batches(self.training, 0, _N_WHITENING_ROWS)))
 
     def train_epoch(self, epoch: int, on_step: Callable[[int, Tensor], None]) -> Epoch:
         self.flow.train()

@@ -14,7 +14,7 @@ import torch
 from sedflow_core import Artifact, Observation, estimate, load_artifact
 from sedflow_core.artifact import read_artifact, write_artifact
 from sedflow_core.flow import MaskedAutoregressiveFlow
-from sedflow_core.train import PRESETS
+from sedflow_core.train_config import PRESETS
 from tests.bench.report import identify, write_report
 from tests.bench.timing import describe_machine, median_seconds
 

@@ -9,7 +9,7 @@ from sedflow_core import Artifact
 from sedflow_core.artifact import compile_flow
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.nflows_bridge import to_nflows
-from sedflow_core.train import PRESETS
+from sedflow_core.train_config import PRESETS
 from tests.bench.timing import gemm_peak, median_seconds
 
 NFLOWS_BATCHES = (100, 500, 2_000)

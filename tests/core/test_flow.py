@@ -13,7 +13,7 @@ from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext
 from sedflow_core.nflows_bridge import SbiFlow, to_nflows
 from sedflow_core.observation import to_context
 from sedflow_core.prior import U_NAMES
-from sedflow_core.train import PRESETS
+from sedflow_core.train_config import PRESETS
 
 N_CONTEXT = 100
 N_BASE = 100
@@ -23,6 +23,7 @@ RANDOM_NETS = [
     FlowConfig(4, 64, "tanh", seed=2),
     FlowConfig(3, 40, "hardswish", n_embedding=8, seed=4),
     FlowConfig(2, 10, "relu", n_u=4, n_context=3, seed=3),
+    FlowConfig(2, 20, "hardswish", n_embedding=8, seed=5, is_whitened=True),
 ]
 
 
@@ -37,6 +38,7 @@ def random_flow(config: FlowConfig) -> MaskedAutoregressiveFlow:
                 noise = torch.randn(weight.shape, generator=generator)
                 weight.copy_(noise / weight.shape[1] ** 0.5)
     draw_orders(flow, generator)
+    whiten(flow, generator)
     flow.apply_masks()
     return flow.eval()
 
@@ -45,6 +47,16 @@ def draw_orders(flow: MaskedAutoregressiveFlow, generator: torch.Generator) -> N
     """Orders of the parameters as networks of sbi have them, which no reversal undoes."""
     for permutation in flow.permutations:
         permutation.copy_(torch.randperm(len(permutation), generator=generator))
+
+
+def whiten(flow: MaskedAutoregressiveFlow, generator: torch.Generator) -> None:
+    """Fit the whitening, if there is one, to parameters that depend on the context."""
+    if flow.whitening is not None:
+        n_u, n_context = flow.whitening.weight.shape
+        context = torch.randn((1_000, n_context), generator=generator)
+        mixing = torch.randn((n_u + n_context, n_u), generator=generator) / n_u**0.5
+        noise = torch.randn((1_000, n_u), generator=generator)
+        flow.whitening.fit(torch.cat([noise, context], dim=1) @ mixing, context)
 
 
 def random_context(config: FlowConfig) -> torch.Tensor:

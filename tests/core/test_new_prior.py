@@ -29,7 +29,8 @@ from sedflow_core.simulation import (
     stream_generator,
     write_training_set,
 )
-from sedflow_core.train import TrainConfig, TrainedFlow, fit, load_run
+from sedflow_core.train import TrainedFlow, fit, load_run
+from sedflow_core.train_config import TrainConfig
 
 from .conftest import SYNTHETIC, PriorDraws
 

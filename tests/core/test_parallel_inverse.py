@@ -6,13 +6,14 @@ import torch
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.parallel_inverse import sample_together
 
-from .test_flow import draw_orders
+from .test_flow import draw_orders, whiten
 
 CONFIGS = [
     FlowConfig(3, 40, "hardswish", n_embedding=8),
     FlowConfig(2, 33, "tanh"),
     FlowConfig(2, 10, "relu", n_embedding=4, n_u=4),
     FlowConfig(1, 8, "silu", n_u=2),
+    FlowConfig(2, 20, "hardswish", n_embedding=8, is_whitened=True),
 ]
 
 
@@ -25,6 +26,7 @@ def random_flow(config: FlowConfig) -> MaskedAutoregressiveFlow:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(0.1 * noise)
     draw_orders(flow, generator)
+    whiten(flow, generator)
     flow.apply_masks()
     return flow.eval().requires_grad_(False)
 

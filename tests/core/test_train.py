@@ -16,14 +16,13 @@ from sedflow_core.noise import NoiseModel, in_mag_range
 from sedflow_core.simulation import ForwardModel, TrainingSet
 from sedflow_core.threads import torch_threads
 from sedflow_core.train import (
-    PRESETS,
     Epoch,
-    TrainConfig,
     TrainedFlow,
     fit,
     load_run,
     schedule,
 )
+from sedflow_core.train_config import PRESETS, TrainConfig
 
 PRIOR_LOSS = 0.5 * 11 * (1.0 + math.log(2.0 * math.pi))
 """-ln of the prior's density in u, averaged over the prior."""
