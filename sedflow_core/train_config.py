@@ -40,6 +40,7 @@ class TrainConfig:
 PRESETS: dict[str, TrainConfig] = {
     "streaming": TrainConfig(
         FlowConfig(5, 160, "hardswish", n_embedding=64, is_whitened=True),
+        learning_rate=3e-3,
         batch_size=4096,
         warm_up_steps=300,
         max_epochs=30,
