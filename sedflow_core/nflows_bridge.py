@@ -149,12 +149,16 @@ def to_nflows(flow: MaskedAutoregressiveFlow, config: FlowConfig, context: Tenso
 
 
 def _whitening_step(whitening: Whitening, context: Tensor) -> Any:
+    """The whitening for one galaxy, which is linear."""
     from nflows import transforms
 
     center, spread = whitening.locate(context)
-    step = transforms.NaiveLinear(center.shape[1], orthogonal_initialization=False).to(context)
-    step._weight.copy_(whitening.inverse / spread)
-    step.bias.copy_(-step._weight @ center[0])
+    weight = whitening.inverse / spread
+    step = transforms.NaiveLinear(len(weight), False, using_cache=True).to(context).eval()
+    step.bias.copy_(-weight @ center[0])
+    # nflows would fill its cache by solvers that torch no longer has.
+    step.cache.weight, step.cache.inverse = weight, torch.linalg.inv(weight)
+    step.cache.logabsdet = torch.linalg.slogdet(weight).logabsdet
     return step
 
 
