@@ -232,6 +232,7 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
     add("--n-samples", type=count, default=sizes.n_samples)
     add("--n-published", type=count, default=sizes.n_published, help="ranked in the Sobol sets too")
     add("--n-importance", type=count, default=sizes.n_importance, help="weighed, 10,000 draws each")
+    add("--n-gap", type=count, default=sizes.n_gap, help="compared with the exact density")
     add(
         "--n-classifier",
         type=count_from_zero,

@@ -126,6 +126,9 @@ def _exact(document: dict[str, Any]) -> Iterator[Row]:
         low, high = part["quantiles_16_84"]
         median = f"{part['median']:.3f} ± {part['median_error']:.3f}"
         yield (text, median, f"{low:.3f}", f"{high:.3f}", passes)
+    if gap := document.get("gap"):
+        text = f"mean ln p - ln q of the truth, p exact ({gap['n_simulations']:,} simulations)"
+        yield (text, f"{gap['mean']:.3f} ± {gap['error']:.3f}", "", "", "")
     share = weights["pareto_k"]["above_0.7"]
     yield ("share with Pareto k above 0.7", f"{share:.1%}", "", "", "")
     if mcmc := document.get("mcmc"):

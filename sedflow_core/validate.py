@@ -27,6 +27,7 @@ from sedflow_core.diagnostics import (
 from sedflow_core.estimation import estimate
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import classify, distances, summarise
+from sedflow_core.gap import measure_gaps, summarise_gaps
 from sedflow_core.importance import weigh
 from sedflow_core.local_c2st import classify_locally, rejection_rates
 from sedflow_core.new_prior import log_prior_weight
@@ -58,6 +59,7 @@ class Sizes(NamedTuple):
         n_simulations: fresh simulations for the ranks; n_samples: independent draws for each.
         n_published: of them, ranked among the published Sobol points as well.
         n_importance: of them, weighed against the exact posterior with 10,000 draws each.
+        n_gap: of them, whose truth's density in the exact posterior is compared with the flow's.
         n_classifier: of them, told from the exact posterior by classifiers.
         n_local: of them, tested alone by classifiers that learn from all others.
         n_mcmc: of them, sampled by MCMC.
@@ -67,6 +69,7 @@ class Sizes(NamedTuple):
     n_samples: int = 1_000
     n_published: int = 5_000
     n_importance: int = 200
+    n_gap: int = 2_000
     n_classifier: int = 8
     n_local: int = 200
     n_mcmc: int = 0
@@ -160,7 +163,10 @@ def _exact(
         classify(artifact, observation.rows(slice(i, i + 1)), seed=i)
         for i in range(sizes.n_classifier)
     ]
-    document: dict[str, Any] = {"importance_efficiency": distances(weighted)}
+    document: dict[str, Any] = {
+        "importance_efficiency": distances(weighted),
+        "gap": summarise_gaps(measure_gaps(artifact, model, first(simulations, sizes.n_gap))),
+    }
     ranks = {"exact, by weights": weighted_ranks(artifact, simulations, weighted)}
     if tests:
         document["c2st"] = summarise(tests)

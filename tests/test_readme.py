@@ -44,7 +44,7 @@ SMALLER = {
     "--out compared.csv": "--out compared.csv --n-galaxies 1 --n-mcmc 1",
     "--out support": "--out support --n 1 --n-clean 50",
     "--record": "--record --n-simulations 20 --n-samples 50 --n-importance 2 --n-classifier 0"
-    " --n-local 0",
+    " --n-local 0 --n-gap 5",
 }
 """What the README asks for -> a size that a test can wait for."""
 

@@ -7,6 +7,7 @@ import pytest
 
 from sedflow_core import load_artifact
 from sedflow_core.cli import main
+from sedflow_core.flow import FlowConfig
 from sedflow_core.version import __version__
 
 
@@ -26,10 +27,13 @@ def test_from_simulations_to_a_validated_artifact(
     assert (built.name, built.version, built.n_samples) == ("small", "7", 32)
     training = built.manifest["provenance"]["training"]
     assert training["training_set"]["seed"] == 3
-    assert training["config"]["seed"] == training["config"]["flow"][-1] == 5
+    config = FlowConfig(*training["config"]["flow"])
+    assert training["config"]["seed"] == config.seed == 5
+    assert config.is_whitened
     assert len(training["losses"]) == 1
     sizes = ["--n-simulations", "30", "--n-samples", "40", "--n-importance", "2"]
-    sizes += ["--n-published", "20", "--n-classifier", "0", "--n-local", "0", "--record"]
+    sizes += ["--n-published", "20", "--n-classifier", "0", "--n-local", "0", "--n-gap", "3"]
+    sizes += ["--record"]
     shown = ["--galaxies", str(real_galaxies(tmp_path)), "--flux-columns", "flux_{band}"]
     shown += ["--err-columns", "flux_err_{band}", "--redshift-column", "z"]
     shown += ["--learning-curve", str(learning_curve(rows, tmp_path / "curve"))]
@@ -55,6 +59,8 @@ def test_from_simulations_to_a_validated_artifact(
     published = document["published_bias_and_width"]
     assert list(published) == list(built.param_names + built.derived_names)
     assert "As published" in page
+    assert document["gap"]["n_simulations"] == 3
+    assert document["gap"]["mean"] > 0
 
 
 def test_numbers_out_of_range_are_named_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:

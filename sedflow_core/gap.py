@@ -1,0 +1,65 @@
+"""What a better network could gain: the loss of the flow less that of the exact posterior.
+
+The mean of ln p - ln q over true parameters is the mean Kullback-Leibler divergence of the flow q
+from the exact posterior p. No network has a smaller loss than that of p, so it bounds what more
+training, more simulations or more parameters could bring. The density of p needs its evidence, the
+mean weight of flow samples; of few samples it comes out too small, and the gap too large.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sedflow_core.artifact import Artifact
+from sedflow_core.calibration import draw
+from sedflow_core.importance import log_posteriors
+from sedflow_core.prior import N_U, to_u
+from sedflow_core.simulated import Simulations
+from sedflow_core.simulation import ForwardModel, stream_generator
+from sedflow_core.units import Array
+
+N_SAMPLES = 1_000
+
+
+def measure_gaps(
+    artifact: Artifact, model: ForwardModel, simulations: Simulations, *, seed: int = 0
+) -> Array:
+    """ln p - ln q of the truth of n simulations, (n,), by the simulator.
+
+    Args:
+        artifact: see `load_artifact`.
+        model: its forward model, see `sedflow_core.simulated.forward_model`.
+        simulations: of that model.
+        seed: of the samples that give the evidence.
+    """
+    truth, gaps = to_u(torch.tensor(simulations.theta)), np.empty(len(simulations.theta))
+    generator = stream_generator(seed, 0)
+    for i in range(len(gaps)):
+        row = simulations.observation.rows(slice(i, i + 1))
+        base = torch.randn((N_U, N_SAMPLES), generator=generator)
+        with torch.inference_mode():
+            u, log_q, context = draw(artifact, row, base)
+            u = torch.cat([truth[i : i + 1], u.double()])
+            log_q = torch.cat([artifact.flow(u[:1].float(), context), log_q]).double()
+            log_p, _ = log_posteriors(model, u, row)
+        gaps[i] = gap(log_p - log_q)
+    return gaps
+
+
+def gap(log_weight: Tensor) -> float:
+    """ln p - ln q of the first of n points from ln p - ln q + const (n,); the others follow q."""
+    log_evidence = log_weight[1:].nan_to_num(-torch.inf).logsumexp(dim=0)
+    return float(log_weight[0] - log_evidence + np.log(len(log_weight) - 1))
+
+
+def summarise_gaps(gaps: Array) -> dict[str, Any]:
+    """Their mean and its error, for the manifest."""
+    return {
+        "n_simulations": len(gaps),
+        "n_samples": N_SAMPLES,
+        "by": "simulator",
+        "mean": float(gaps.mean()),
+        "error": float(gaps.std() / len(gaps) ** 0.5),
+    }
