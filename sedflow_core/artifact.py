@@ -29,7 +29,7 @@ from sedflow_core.support import SupportTables, flag_names
 from sedflow_core.trust import TrustTables, join_tables, split_tables
 from sedflow_core.units import Array
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
 SHIPPED = Path(__file__).parent / "artifacts"
@@ -187,7 +187,7 @@ def write_artifact(
         "bands": bands.name,
         "system": bands.system,
         "parameters": prior_table(),
-        "prior_sha256": prior_digest(),
+        "parameters_sha256": prior_digest(),
         "derived": _derived_table(derived_names),
         "flow": flow_config._asdict(),
         "n_samples": n_samples,
@@ -284,9 +284,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     actual = artifact_digest(folder, manifest)
     if actual != digest:
         raise ArtifactError(f"{folder}: expected sha256 {digest}, got {actual}")
-    if manifest["prior_sha256"] != prior_digest():
+    if manifest["parameters_sha256"] != prior_digest():
         raise ArtifactError(
-            f"{folder}: expected the prior {prior_digest()}, got {manifest['prior_sha256']}"
+            f"{folder}: expected the parameters {prior_digest()}, "
+            f"got {manifest['parameters_sha256']}"
         )
     unknown = {d["name"] for d in manifest["derived"]} - set(DERIVED_NAMES)
     if unknown:

@@ -16,6 +16,8 @@ from sedflow_core.errors import SimulationError
 
 EDGE = 0.02
 """Least distance of the fitted CDF from 0 and 1."""
+LARGEST = 7.0
+"""Of u, which is standard normal under the prior."""
 
 
 class Whitening(nn.Module):
@@ -43,9 +45,13 @@ class Whitening(nn.Module):
     def fit(self, u: Tensor, context: Tensor) -> None:
         """Fit to u (n, n_u) and context (n, n_context) of a training set.
 
+        Rows that no prior draws are left out: one of them would move the lines.
+
         Raises:
             SimulationError: there are too few rows.
         """
+        likely = (u.abs() < LARGEST).all(dim=1)
+        u, context = u[likely], context[likely]
         if len(u) <= context.shape[1] + u.shape[1]:
             raise SimulationError(f"training set: expected more rows, got {len(u)} for a batch")
         u, ones = u.double(), context.new_ones((len(context), 1))

@@ -66,8 +66,8 @@ def test_the_manifest_says_what_a_user_must_know(tiny: Artifact) -> None:
 def test_artifacts_of_another_prior_have_another_digest_of_it(
     tiny: Artifact, shipped: Artifact
 ) -> None:
-    assert tiny.manifest["prior_sha256"] == shipped.manifest["prior_sha256"]
-    assert tiny.assumptions["prior_sha256"] == tiny.manifest["prior_sha256"]
+    assert tiny.manifest["parameters_sha256"] == shipped.manifest["parameters_sha256"]
+    assert tiny.assumptions["prior_sha256"] == tiny.manifest["parameters_sha256"]
     assert shipped.prior
     assert shipped.assumptions["prior_sha256"] != tiny.assumptions["prior_sha256"]
 
@@ -146,8 +146,8 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "expected format 3, got 2"),
-        ({"prior_sha256": "f00"}, "expected the prior .*, got f00"),
+        ({"format": 2}, "expected format 4, got 2"),
+        ({"parameters_sha256": "f00"}, "expected the parameters .*, got f00"),
         ({"derived": [{"name": "log_zest"}]}, r"expected derived .*, got \['log_zest'\]"),
     ],
     ids=["format", "prior", "derived"],

@@ -27,7 +27,7 @@ from sedflow_core.train_config import PRESETS, TrainConfig
 PRIOR_LOSS = 0.5 * 11 * (1.0 + math.log(2.0 * math.pi))
 """-ln of the prior's density in u, averaged over the prior."""
 CONFIG = TrainConfig(
-    FlowConfig(2, 24, "silu", n_embedding=4),
+    FlowConfig(2, 24, "silu", n_embedding=4, is_whitened=True),
     learning_rate=5e-3,
     batch_size=64,
     warm_up_steps=10,
@@ -189,7 +189,7 @@ def test_the_best_epoch_is_kept_not_the_last(
     # The rate grows without end, so that the loss falls first and rises later.
     config = replace(
         CONFIG,
-        learning_rate=0.3,
+        learning_rate=0.6,
         hidden_learning_rate=None,
         warm_up_steps=10_000,
         max_epochs=5,
