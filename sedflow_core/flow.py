@@ -5,7 +5,7 @@ z_d = scale_d u_d + shift_d, where scale and shift depend on u_1..u_{d-1} and th
 (Papamakarios et al. 2017); a fixed permutation precedes each block. The first block takes the
 parameters from last to first, and each next block in the reverse order: given all else, the mass is
 little but the amplitude of the fluxes, so it is easiest taken last. Networks of sbi keep orders of
-their own.
+their own. Before the first block u may be whitened (`sedflow_core.whitening`).
 
 The context enters each block as a `Modulation`: what it adds to the layers and by how much it
 scales them. It is computed once per galaxy, so its network may be as large as training affords. For

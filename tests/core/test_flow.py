@@ -248,10 +248,12 @@ def test_jacobian_is_triangular_and_gives_the_log_determinant(
     torch.testing.assert_close(jacobian.diagonal().log().sum(), log_det[0])
 
 
-def test_samples_do_not_depend_on_the_batch() -> None:
-    config = FlowConfig(3, 40, "silu", n_embedding=8)
+@pytest.mark.parametrize("n_sample", [128, 1024])
+@pytest.mark.parametrize("is_whitened", [False, True])
+def test_samples_do_not_depend_on_the_batch(is_whitened: bool, n_sample: int) -> None:
+    config = FlowConfig(3, 40, "silu", n_embedding=8, is_whitened=is_whitened)
     flow = compile_flow(random_flow(config))
-    base, context = torch.randn(11, 128), torch.randn(9, 11)
+    base, context = torch.randn(11, n_sample), torch.randn(9, 11)
     together, _ = flow.sample_u(base, context)
     alone = torch.cat([flow.sample_u(base, context[i : i + 1])[0] for i in range(9)])
     assert torch.equal(together, alone)
