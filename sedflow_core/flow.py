@@ -30,6 +30,8 @@ from sedflow_core.workspace import PANEL, make_workspace
 
 EMBEDDING_WIDTH = 256
 EMBEDDING_DEPTH = 2
+LIMIT = 1e6
+"""Of what a block's inverse gives: far outside the training set it may grow past all numbers."""
 N_TOGETHER = 8
 """Galaxies that go together, in arrays of this many rows whatever their number."""
 
@@ -110,6 +112,7 @@ class MaskedAutoregressiveFlow(nn.Module):
         self.n_together = N_TOGETHER
         self.ends = hidden_ends(config.n_hidden, config.n_u)
         self.panel = PANEL
+        self.limit = LIMIT
         self.log_norm = 0.5 * config.n_u * math.log(2.0 * math.pi)
         reverse = torch.arange(config.n_u).flip(0)
         self.register_buffer("permutations", reverse.repeat(config.n_block, 1))
@@ -169,6 +172,7 @@ class MaskedAutoregressiveFlow(nn.Module):
                 block.invert(workspace)  # type: ignore[operator]
                 log_prob[i] += workspace.scale.log().sum(dim=0)
                 torch.index_select(workspace.u, 0, orders[k], out=workspace.z)
+                workspace.z.clamp_(-self.limit, self.limit)
             samples[i] = workspace.z
         if self.whitening is not None:
             return self.whitening.undo(samples, log_prob, context)

@@ -48,7 +48,7 @@ def sample_together(flow: Any, base: Tensor, context: Tensor) -> tuple[Tensor, T
         block = flow.blocks[k]
         layers = _make_layers(block, block.context_layer(features), (inputs, *hidden))
         log_prob += _invert(block, layers, flow.ends, z)
-        z = inputs[:, 1:][:, flow.permutations[k].argsort()]
+        z = inputs[:, 1:][:, flow.permutations[k].argsort()].clamp(-flow.limit, flow.limit)
     if flow.whitening is not None:
         z, log_prob = flow.whitening.undo(z, log_prob, context)
     return z, log_prob

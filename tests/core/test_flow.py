@@ -1,5 +1,6 @@
 """The flow against nflows, sbi and the calculus of densities."""
 
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext
 from sedflow_core.nflows_bridge import SbiFlow, to_nflows
 from sedflow_core.observation import to_context
+from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import U_NAMES
 from sedflow_core.train_config import PRESETS
 
@@ -271,3 +273,18 @@ def test_samples_come_with_their_density(config: FlowConfig) -> None:
         torch.testing.assert_close(log_prob[0], expected)
         torch.testing.assert_close(flow(samples[0].T, context), expected)
         torch.testing.assert_close(flow.to_base(samples[0].T, context)[0], base.T)
+
+
+@pytest.mark.parametrize("is_whitened", [False, True])
+def test_an_inverse_that_grows_past_all_numbers_stays_finite(is_whitened: bool) -> None:
+    config = FlowConfig(6, 40, "hardswish", n_embedding=8, is_whitened=is_whitened)
+    flow = random_flow(config)
+    with torch.no_grad():
+        for block in flow.blocks:
+            block.output_layer.weight *= 100.0
+    base, context = torch.randn(3, 11, 500), torch.randn(3, 11)
+    for sample in (compile_flow(flow).sample_u, partial(sample_together, flow)):
+        u, log_prob = sample(base, context)
+        assert u.isfinite().all()
+        assert log_prob.isfinite().all()
+        assert u.abs().max() > 1e4
