@@ -45,7 +45,7 @@ def config(bootstrap: str, topics: Topics, tiny_path: Path, tmp_path: Path) -> P
 
 
 @pytest.fixture
-def originals(config: Path, topics: Topics, tiny: Artifact) -> list[Message]:
+def originals(bootstrap: str, config: Path, topics: Topics, tiny: Artifact) -> list[Message]:
     """Messages that the daemon's own step and sink have put among the dead letters."""
     bodies = [UNKNOWN + encode_body(make_alert(i), "hostAlert") for i in range(N_UNKNOWN)]
     rubbish = [b"\xff%d" % i for i in range(N_RUBBISH)]
@@ -59,6 +59,8 @@ def originals(config: Path, topics: Topics, tiny: Artifact) -> list[Message]:
     deadly = DeadLetter(messages[0], "crash", "Crash", "killed twice", datetime.now(UTC))
     window = Window((*messages, deadly.message), (), (*window.rejected, deadly))
     KafkaSink(settings, Metrics(CollectorRegistry())).publish(window)
+    # A commit is answered before every partition shows it.
+    read_committed(bootstrap, topics.dead_letters, at_least=len(window.rejected))
     return messages
 
 
@@ -110,14 +112,16 @@ def test_list_show_and_replay(
     assert f"{n} dead letters replayed" in report
     assert f"dead again, decode: {n}" in report
     assert "not tried, it kills the process: 1" in report
-    letters = read_committed(bootstrap, topics.dead_letters)
+    letters = read_committed(bootstrap, topics.dead_letters, at_least=2 * n + 1)
     assert by_stage(letters) == {("decode", "0"): n, ("decode", "1"): n, ("crash", "0"): 1}
 
     (config.parent / "ids" / "4242.avsc").write_bytes(schema_text("hostAlert"))
     report = dlq("replay")
     assert f"dead again, decode: {N_RUBBISH}\n" in report + "\n"
+    read_committed(bootstrap, topics.dead_letters, at_least=2 * n + 1 + N_RUBBISH)
     summaries = [
-        decode_summary(m.value() or b"") for m in read_committed(bootstrap, topics.summaries)
+        decode_summary(m.value() or b"")
+        for m in read_committed(bootstrap, topics.summaries, at_least=N_UNKNOWN)
     ]
     assert Counter(s["alertId"] for s in summaries) == Counter(range(N_UNKNOWN))
     assert all(s["replay"] for s in summaries)
