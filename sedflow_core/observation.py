@@ -98,5 +98,12 @@ def to_context(flux: Tensor, flux_err: Tensor, redshift: Tensor, scale: ContextS
         scale: constants fitted by `fit_context_scale`.
     """
     raw = raw_context(flux, flux_err, redshift, scale.softening) - scale.mean
-    # Row by row, not as one matrix product: a row's bits must not depend on its batch.
-    return (raw[:, None, :] * scale.whiten).sum(dim=-1).float()
+    return multiply_rows(raw, scale.whiten).float()
+
+
+def multiply_rows(rows: Tensor, matrix: Tensor) -> Tensor:
+    """matrix @ row for each of rows (n, n_in), (n, n_out).
+
+    Not as one product of matrices: a row's bits must not depend on its batch.
+    """
+    return (rows.unsqueeze(1) * matrix).sum(dim=-1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sedflow_core.errors import SimulationError
+from sedflow_core.observation import multiply_rows
 
 EDGE = 0.02
 """Least distance of the fitted CDF from 0 and 1."""
@@ -52,8 +53,9 @@ class Whitening(nn.Module):
         """
         likely = (u.abs() < LARGEST).all(dim=1)
         u, context = u[likely], context[likely]
-        if len(u) <= context.shape[1] + u.shape[1]:
-            raise SimulationError(f"training set: expected more rows, got {len(u)} for a batch")
+        least = context.shape[1] + u.shape[1] + 1
+        if len(u) < least:
+            raise SimulationError(f"training set: expected at least {least} rows, got {len(u)}")
         u, ones = u.double(), context.new_ones((len(context), 1))
         design = torch.cat([context, ones], dim=1).double()
         line = torch.linalg.lstsq(design, torch.special.ndtr(u)).solution.T
@@ -68,14 +70,14 @@ class Whitening(nn.Module):
     @torch.jit.export
     def locate(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Where u lies by the lines, and what it changes by with the CDF; (n, n_u) each."""
-        cdf = _by_row(context, self.weight) + self.bias
+        cdf = multiply_rows(context, self.weight) + self.bias
         center = torch.special.ndtri(cdf.clamp(self.edge, 1.0 - self.edge))
         return center, self.root * torch.exp(0.5 * center.square())
 
     def forward(self, u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """y (n, n_u) of u (n, n_u), and ln |det dy/du| (n,)."""
         center, spread = self.locate(context)
-        return _by_row((u - center) / spread, self.inverse), self._log_det(spread)
+        return multiply_rows((u - center) / spread, self.inverse), self._log_det(spread)
 
     @torch.jit.export
     def undo(self, y: Tensor, log_prob: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +90,3 @@ class Whitening(nn.Module):
 
     def _log_det(self, spread: Tensor) -> Tensor:
         return self.inverse.diagonal().log().sum() - spread.log().sum(dim=1)
-
-
-def _by_row(x: Tensor, matrix: Tensor) -> Tensor:
-    """matrix @ x of each row, (n, n_out): a row's bits must not depend on its batch."""
-    return (x.unsqueeze(1) * matrix).sum(dim=-1)

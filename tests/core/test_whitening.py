@@ -64,5 +64,5 @@ def test_a_galaxy_beyond_every_line_still_has_a_place(whitening: Whitening) -> N
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(SimulationError, match="expected more rows, got 12"):
+    with pytest.raises(SimulationError, match="expected at least 23 rows, got 12"):
         Whitening(11, 11).fit(torch.randn(12, 11), torch.randn(12, 11))
