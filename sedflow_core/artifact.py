@@ -29,7 +29,7 @@ from sedflow_core.support import SupportTables, flag_names
 from sedflow_core.trust import TrustTables, join_tables, split_tables
 from sedflow_core.units import Array
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.safetensors"
 SHIPPED = Path(__file__).parent / "artifacts"

@@ -16,6 +16,9 @@ from sedflow_core.errors import BandError
 from sedflow_core.interpolate import interpolate_rows
 from sedflow_core.units import NANOMAGGY_ZERO_POINT, POGSON
 
+MIN_SPREAD = 0.2
+FLOOR_SHARE = 0.5
+
 
 class NoiseModel(NamedTuple):
     """Magnitude errors per band, all float64.
@@ -41,12 +44,17 @@ class MagError(NamedTuple):
     width: Tensor
 
 
-def load_noise(bands: tuple[str, ...], survey: str = "nsa") -> NoiseModel:
+def load_noise(bands: tuple[str, ...], survey: str = "nsa-wide") -> NoiseModel:
     """The shipped noise figures of a survey for the named bands.
+
+    Args:
+        bands: their names.
+        survey: "nsa" as the atlas has them, or "nsa-wide", see `widen`.
 
     Raises:
         BandError: the figures lack a band.
     """
+    survey, _, is_wide = survey.partition("-")
     text = resources.files("sedflow_core").joinpath(f"data/noise_{survey}.json").read_text()
     figures = json.loads(text)["bands"]
     missing = [band for band in bands if band not in figures]
@@ -63,12 +71,25 @@ def load_noise(bands: tuple[str, ...], survey: str = "nsa") -> NoiseModel:
         ]
         return torch.tensor(rows, dtype=torch.float64)
 
-    return NoiseModel(
+    noise = NoiseModel(
         mag=stack("mag", 1.0),
         mean=stack("sigma_median", 0.0),
         width=stack("sigma_std", 0.0),
         floor=torch.tensor([f["floor"] for f in per_band], dtype=torch.float64),
         mag_range=torch.tensor([f["mag_range"] for f in per_band], dtype=torch.float64),
+    )
+    return widen(noise) if is_wide else noise
+
+
+def widen(noise: NoiseModel) -> NoiseModel:
+    """The noise model with errors that spread by `MIN_SPREAD` of their mean at least.
+
+    The errors of bright galaxies are hardly more than the calibration floor, within a thousandth of
+    it in some bins. As an error is relative to the noiseless flux, it would tell that flux far
+    better than the observed flux does, and the posterior would end where the error meets the floor.
+    """
+    return noise._replace(
+        width=torch.maximum(noise.width, MIN_SPREAD * noise.mean), floor=FLOOR_SHARE * noise.floor
     )
 
 

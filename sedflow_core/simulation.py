@@ -53,7 +53,7 @@ class ForwardConfig(NamedTuple):
 
     bands: str = "sdss2010-ugriz"
     ssp: str = "bc03-miles"
-    noise: str = "nsa"
+    noise: str = "nsa-wide"
     redshift_low: float = 0.001
     redshift_high: float = 0.2
     birth_cloud_age_gyr: float = 0.1

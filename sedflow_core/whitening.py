@@ -1,10 +1,11 @@
 """What a line in the context tells of u, taken out before the blocks of the flow see it.
 
 The photometry fixes some directions of u to a hundredth of the prior's width, most of all the mass,
-and a network that has to find them learns as slowly as the steepest of them demands. A parameter of
-uniform prior is nearly linear in magnitudes and log redshift where it is known at all: so its CDF
-under the prior is fitted by a line, and what is left of u is divided by a triangular factor of its
-covariance, the first parameter given all others. All of it is fitted once and then stands.
+and a network that has to find them learns as slowly as the steepest of them demands. So u is fitted
+by a line, and what is left of it is divided by a triangular factor of its covariance, the mass,
+which is the first parameter, given all others. The log mass is linear in magnitudes and log
+redshift and its prior is uniform: of the mass it is not u that is fitted but its CDF under the
+prior. All of it is fitted once and then stands.
 """
 
 import math
@@ -25,7 +26,7 @@ class Whitening(nn.Module):
     """y = inverse @ ((u - center) / spread), with center and spread from the context.
 
     Attributes:
-        weight: (n_u, n_context), bias: (n_u,) of the lines for the CDF of the parameters.
+        weight: (n_u, n_context), bias: (n_u,) of the lines for u, and for the CDF of the first.
         inverse: (n_u, n_u) of a triangular factor of the covariance; itself upper triangular.
     """
 
@@ -39,7 +40,7 @@ class Whitening(nn.Module):
         self.edge = EDGE  # TorchScript reads attributes, not globals
         self.root = math.sqrt(2.0 * math.pi)
         self.register_buffer("weight", torch.zeros(n_u, n_context))
-        self.register_buffer("bias", torch.full((n_u,), 0.5))
+        self.register_buffer("bias", torch.cat([torch.full((1,), 0.5), torch.zeros(n_u - 1)]))
         self.register_buffer("inverse", torch.eye(n_u))
 
     @torch.no_grad()
@@ -58,7 +59,8 @@ class Whitening(nn.Module):
             raise SimulationError(f"training set: expected at least {least} rows, got {len(u)}")
         u, ones = u.double(), context.new_ones((len(context), 1))
         design = torch.cat([context, ones], dim=1).double()
-        line = torch.linalg.lstsq(design, torch.special.ndtr(u)).solution.T
+        fitted = torch.cat([torch.special.ndtr(u[:, :1]), u[:, 1:]], dim=1)
+        line = torch.linalg.lstsq(design, fitted).solution.T
         self.weight.copy_(line[:, :-1])
         self.bias.copy_(line[:, -1])
         center, spread = self.locate(context)
@@ -69,10 +71,12 @@ class Whitening(nn.Module):
 
     @torch.jit.export
     def locate(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Where u lies by the lines, and what it changes by with the CDF; (n, n_u) each."""
-        cdf = multiply_rows(context, self.weight) + self.bias
-        center = torch.special.ndtri(cdf.clamp(self.edge, 1.0 - self.edge))
-        return center, self.root * torch.exp(0.5 * center.square())
+        """Where u lies by the lines, and what it changes by with what they fit; (n, n_u) each."""
+        line = multiply_rows(context, self.weight) + self.bias
+        mass = torch.special.ndtri(line[:, :1].clamp(self.edge, 1.0 - self.edge))
+        spread = torch.ones_like(line)
+        spread[:, :1] = self.root * torch.exp(0.5 * mass.square())
+        return torch.cat([mass, line[:, 1:]], dim=1), spread
 
     def forward(self, u: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """y (n, n_u) of u (n, n_u), and ln |det dy/du| (n,)."""
