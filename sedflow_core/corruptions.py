@@ -15,7 +15,7 @@ from sedflow_core.artifact import Artifact
 from sedflow_core.bands import FILTER_SYSTEMS, BandSet
 from sedflow_core.corrections import EXTINCTION_PER_EBV
 from sedflow_core.galaxy import calc_band_flux
-from sedflow_core.noise import draw_noise
+from sedflow_core.noise import draw_noise, load_noise
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u
 from sedflow_core.simulated import forward_model
@@ -102,9 +102,10 @@ def _with_noise(factor: float) -> Corruption:
 
 
 def _without_floor(rows: NoisySimulations, setting: Setting) -> Photometry:
-    """Errors without the calibration floor, and noise to match."""
+    """Errors without the calibration floor of the atlas, and noise to match."""
     sigma = POGSON * rows.flux_err / rows.noiseless_flux
-    left = (sigma**2 - setting.model.noise.floor**2).clamp_min(MIN_SIGMA_MAG**2).sqrt()
+    floor = load_noise(setting.bands.names, "nsa").floor
+    left = (sigma**2 - floor**2).clamp_min(MIN_SIGMA_MAG**2).sqrt()
     flux_err = left * rows.noiseless_flux / POGSON
     return rows.noiseless_flux + flux_err * _normal(rows, setting), flux_err, rows.redshift
 

@@ -6,6 +6,7 @@ training, more simulations or more parameters could bring. The density of p need
 mean weight of flow samples; of few samples it comes out too small, and the gap too large.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sedflow_core.simulation import ForwardModel, stream_generator
 from sedflow_core.units import Array
 
 N_SAMPLES = 1_000
+N_SLICE = 5
 
 
 def measure_gaps(
@@ -54,12 +56,21 @@ def gap(log_weight: Tensor) -> float:
     return float(log_weight[0] - log_evidence + np.log(len(log_weight) - 1))
 
 
-def summarise_gaps(gaps: Array) -> dict[str, Any]:
-    """Their mean and its error, for the manifest."""
+def summarise_gaps(gaps: Array, by: dict[str, Array]) -> dict[str, Any]:
+    """Their mean (n,) and its error, over all and in slices of each quantity (n,)."""
     return {
-        "n_simulations": len(gaps),
         "n_samples": N_SAMPLES,
         "by": "simulator",
-        "mean": float(gaps.mean()),
-        "error": float(gaps.std() / len(gaps) ** 0.5),
+        **_mean(gaps),
+        "slices": {quantity: list(_slices(gaps, values)) for quantity, values in by.items()},
     }
+
+
+def _slices(gaps: Array, values: Array) -> Iterator[dict[str, Any]]:
+    for rows in np.array_split(np.argsort(values), min(N_SLICE, len(values))):
+        yield {"range": [float(values[rows[0]]), float(values[rows[-1]])], **_mean(gaps[rows])}
+
+
+def _mean(gaps: Array) -> dict[str, Any]:
+    error = float(gaps.std() / len(gaps) ** 0.5)
+    return {"n_simulations": len(gaps), "mean": float(gaps.mean()), "error": error}

@@ -12,12 +12,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sedflow_core.errors import BandError
+from sedflow_core.errors import BandError, SimulationError
 from sedflow_core.interpolate import interpolate_rows
 from sedflow_core.units import NANOMAGGY_ZERO_POINT, POGSON
 
 MIN_SPREAD = 0.2
+"""Of the widened errors: least width over mean."""
 FLOOR_SHARE = 0.5
+"""Floor of the widened errors over that of the survey."""
 
 
 class NoiseModel(NamedTuple):
@@ -49,13 +51,15 @@ def load_noise(bands: tuple[str, ...], survey: str = "nsa-wide") -> NoiseModel:
 
     Args:
         bands: their names.
-        survey: "nsa" as the atlas has them, or "nsa-wide", see `widen`.
+        survey: "nsa" as the NASA-Sloan Atlas has them, or "nsa-wide", see `widen`.
 
     Raises:
+        SimulationError: there are no such figures.
         BandError: the figures lack a band.
     """
-    survey, _, is_wide = survey.partition("-")
-    text = resources.files("sedflow_core").joinpath(f"data/noise_{survey}.json").read_text()
+    if survey not in ("nsa", "nsa-wide"):
+        raise SimulationError(f"noise: expected nsa or nsa-wide, got {survey!r}")
+    text = resources.files("sedflow_core").joinpath("data/noise_nsa.json").read_text()
     figures = json.loads(text)["bands"]
     missing = [band for band in bands if band not in figures]
     if missing:
@@ -78,14 +82,14 @@ def load_noise(bands: tuple[str, ...], survey: str = "nsa-wide") -> NoiseModel:
         floor=torch.tensor([f["floor"] for f in per_band], dtype=torch.float64),
         mag_range=torch.tensor([f["mag_range"] for f in per_band], dtype=torch.float64),
     )
-    return widen(noise) if is_wide else noise
+    return widen(noise) if survey == "nsa-wide" else noise
 
 
 def widen(noise: NoiseModel) -> NoiseModel:
     """The noise model with errors that spread by `MIN_SPREAD` of their mean at least.
 
-    The errors of bright galaxies are hardly more than the calibration floor, within a thousandth of
-    it in some bins. As an error is relative to the noiseless flux, it would tell that flux far
+    The errors of bright galaxies are hardly more than the calibration floor, in some bins within a
+    thousandth of it. As an error is relative to the noiseless flux, it would tell that flux far
     better than the observed flux does, and the posterior would end where the error meets the floor.
     """
     return noise._replace(

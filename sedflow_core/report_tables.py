@@ -129,6 +129,11 @@ def _exact(document: dict[str, Any]) -> Iterator[Row]:
     if gap := document.get("gap"):
         text = f"mean ln p - ln q of the truth, p exact ({gap['n_simulations']:,} simulations)"
         yield (text, f"{gap['mean']:.3f} ± {gap['error']:.3f}", "", "", "")
+        for quantity, parts in gap["slices"].items():
+            for part in parts:
+                low, high = part["range"]
+                mean = f"{part['mean']:.3f} ± {part['error']:.3f}"
+                yield (f"the same, {quantity} from {low:.4g} to {high:.4g}", mean, "", "", "")
     share = weights["pareto_k"]["above_0.7"]
     yield ("share with Pareto k above 0.7", f"{share:.1%}", "", "", "")
     if mcmc := document.get("mcmc"):

@@ -18,9 +18,19 @@ def test_the_gap_between_two_normals_is_their_divergence() -> None:
     x[:, 1:] += 0.5
     log_weight = -0.5 * x.square() + 0.5 * (x - 0.5).square() + 7.0
     gaps = np.array([gap(row) for row in log_weight])
-    found = summarise_gaps(gaps)
+    truth = x[:, 0].numpy()
+    found = summarise_gaps(gaps, {"x": truth})
     assert found["mean"] == pytest.approx(0.125, abs=0.03)
     assert found["error"] == pytest.approx(0.5 / 4_000**0.5, rel=0.1)
+    # ln p - ln q at x is 1/8 - x/2: a slice knows where its truths lie.
+    parts = found["slices"]["x"]
+    assert [part["n_simulations"] for part in parts] == [800] * 5
+    assert parts[0]["range"][0] == truth.min()
+    assert parts[-1]["range"][1] == truth.max()
+    for part in parts:
+        low, high = part["range"]
+        mean = truth[(truth >= low) & (truth <= high)].mean()
+        assert part["mean"] == pytest.approx(0.125 - 0.5 * mean, abs=0.03)
 
 
 def test_samples_where_there_is_no_posterior_count_as_none() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sedflow_core.errors import BandError
+from sedflow_core.errors import BandError, SimulationError
 from sedflow_core.noise import (
     NoiseModel,
     draw_noise,
@@ -20,14 +20,15 @@ from sedflow_core.noise import (
     mag_from_flux,
 )
 
+UGRIZ = tuple("ugriz")
 N = 100_000
 POGSON = 2.5 / np.log(10.0)
 MAGS = torch.tensor([19.3, 18.1, 17.4, 17.0, 16.8], dtype=torch.float64)
 
 
-@pytest.fixture(scope="module")
-def noise() -> NoiseModel:
-    return load_noise(tuple("ugriz"))
+@pytest.fixture(params=["nsa", "nsa-wide"], scope="module")
+def noise(request: pytest.FixtureRequest) -> NoiseModel:
+    return load_noise(UGRIZ, request.param)
 
 
 def flux_of(mag: torch.Tensor) -> torch.Tensor:
@@ -134,7 +135,8 @@ def test_magnitude_range_needs_every_band_inside(noise: NoiseModel) -> None:
     assert not in_mag_range(torch.tensor([[1.0, 1.0, 0.0, 1.0, -1.0]]), noise).item()
 
 
-def test_shipped_figures_are_those_of_the_nsa_galaxies(noise, shared_data: Path) -> None:
+def test_shipped_figures_are_those_of_the_nsa_galaxies(shared_data: Path) -> None:
+    noise = load_noise(UGRIZ, "nsa")
     document = json.loads((shared_data / "nsa_noise.json").read_text())
     figures, floor = document["bands"], document["error_floor_mag"]
     for b, name in enumerate("ugriz"):
@@ -151,6 +153,36 @@ def test_shipped_figures_are_those_of_the_nsa_galaxies(noise, shared_data: Path)
             np.testing.assert_allclose(ours[b, :n].numpy(), expected, rtol=1e-3)
 
 
+def test_widened_errors_spread_by_a_fifth_of_their_mean_and_are_else_the_surveys() -> None:
+    atlas, wide = load_noise(UGRIZ, "nsa"), load_noise(UGRIZ, "nsa-wide")
+    narrow = atlas.width < 0.2 * atlas.mean
+    assert 0.2 < narrow.double().mean() < 0.8
+    assert torch.equal(wide.width[~narrow], atlas.width[~narrow])
+    torch.testing.assert_close(wide.width[narrow], 0.2 * atlas.mean[narrow])
+    torch.testing.assert_close(wide.floor, 0.5 * atlas.floor)
+    for name in ("mag", "mean", "mag_range"):
+        assert torch.equal(getattr(wide, name), getattr(atlas, name))
+
+
+def test_a_bright_galaxy_with_the_floor_for_its_error_lies_at_no_edge() -> None:
+    """Catalogues have such galaxies. By the atlas, none can be brighter than it is observed."""
+    atlas, wide = load_noise(UGRIZ, "nsa"), load_noise(UGRIZ, "nsa-wide")
+    flux = flux_of(wide.mag_range[:, 0] + 1.0)
+    flux_err = atlas.floor * flux / POGSON
+    brighter, fainter = (
+        [float(log_likelihood(flux, flux_err, factor * flux, noise)) for noise in (atlas, wide)]
+        for factor in (1.01, 0.99)
+    )
+    assert brighter[0] == -np.inf
+    assert np.isfinite(fainter[0])
+    assert abs(brighter[1] - fainter[1]) < 1.0
+
+
 def test_bands_without_figures_are_named() -> None:
     with pytest.raises(BandError, match=r"got \['y'\]"):
         load_noise(("u", "y"))
+
+
+def test_surveys_without_figures_are_named() -> None:
+    with pytest.raises(SimulationError, match="got 'sdss-wide'"):
+        load_noise(UGRIZ, "sdss-wide")
