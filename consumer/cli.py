@@ -1,4 +1,4 @@
-"""The command line: `sedflow-consumer run | refit | replay | topics | dlq | check-config`."""
+"""The command line: `sedflow-consumer run | refit | replay | dlq | topics | top | check-config`."""
 
 import argparse
 import json

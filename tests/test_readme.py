@@ -1,4 +1,7 @@
-"""Every command of the README runs, here or where the table below says."""
+"""What the README says of commands, options and quantities holds.
+
+Every command of its code blocks runs, here or where `ELSEWHERE` says.
+"""
 
 import json
 import os
@@ -13,9 +16,14 @@ import fastavro
 import pytest
 
 from consumer.avro import Decoder, encode, own_schema, schemas_path
+from sedflow_core.new_prior import read_prior_file
+from sedflow_core.prior import PARAMETERS
+from sedflow_core.sfh import DERIVED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+HANDBOOK = (ROOT / "deploy" / "README.md").read_text()
+HISTORY = (ROOT / "sedflow_core" / "artifacts" / "README.md").read_text()
 
 ELSEWHERE = {
     "make demo": "tests/consumer/test_demo.py runs its command",
@@ -99,6 +107,49 @@ def test_every_command_runs_in_order(folder: Path) -> None:
 
 def test_no_command_is_excused_that_is_not_there() -> None:
     assert set(ELSEWHERE) <= set(commands("sh"))
+
+
+def test_what_runs_elsewhere_names_files_that_are_there() -> None:
+    for place in ELSEWHERE.values():
+        if place.startswith("tests"):
+            assert (ROOT / place.split()[0]).exists(), place
+
+
+@pytest.mark.parametrize("text", [README, HANDBOOK, HISTORY], ids=["root", "deploy", "artifacts"])
+def test_every_target_and_option_that_is_named_exists(text: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    sources = [p for folder in ("consumer", "sedflow_core") for p in (ROOT / folder).glob("*.py")]
+    sources.append(ROOT / "tests" / "bench" / "stream.py")
+    known = {o for p in sources for o in re.findall(r'"(--[a-z0-9-]+)"', p.read_text())}
+    named = set(re.findall(r"(?<![\w-])--[a-z0-9-]+", text))
+    assert named - known <= {"--build", "--build-arg", "--now", "--version"}  # of docker, systemctl
+
+
+def test_the_way_leads_to_files_that_are_there() -> None:
+    _, table = README.split("| to change | look in |\n|---|---|\n")
+    for row in table.split("\n\n")[0].splitlines():
+        first, *others = (Path(name) for name in re.findall(r"`([^`]+)`", row))
+        beside = [p if (ROOT / p).exists() else first.parent / p for p in others]
+        for path in (first, *beside):
+            assert (ROOT / path).exists(), path
+
+
+def test_the_prior_that_is_shown_can_be_read(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "prior.toml").write_text(example)
+    assert set(read_prior_file(tmp_path / "prior.toml")) == {"tau_ism", "n_dust", "log_ssfr_1gyr"}
+
+
+def test_the_table_of_quantities_is_that_of_the_code() -> None:
+    kinds = {"uniform": "uniform", "log_uniform": "log-uniform", "flat_dirichlet": "flat Dirichlet"}
+    priors = {p.name: f"{kinds[p.kind]}, {p.low:g} to {p.high:g}" for p in PARAMETERS}
+    expected = [
+        (f"`{q.name}`", q.unit, priors.get(q.name, ""), q.meaning) for q in (*PARAMETERS, *DERIVED)
+    ]
+    _, table = README.split("| quantity | unit | prior | meaning |\n|---|---|---|---|\n")
+    rows = table.split("\n\n")[0].splitlines()
+    assert [tuple(cell.strip() for cell in row.split("|")[1:-1]) for row in rows] == expected
 
 
 def test_the_python_example_runs(folder: Path) -> None:
