@@ -146,7 +146,7 @@ def test_a_manifest_that_is_none_is_refused(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "expected format 4, got 2"),
+        ({"format": 2}, "expected format 5, got 2"),
         ({"parameters_sha256": "f00"}, "expected the parameters .*, got f00"),
         ({"derived": [{"name": "log_zest"}]}, r"expected derived .*, got \['log_zest'\]"),
     ],
