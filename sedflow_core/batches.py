@@ -75,12 +75,22 @@ def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingS
 
 
 def fit_scale(rows: TrainingSet, noise: NoiseModel, seed: int) -> tuple[ContextScale, float]:
-    """Context constants, and the fraction of rows whose noisy photometry passes the cuts."""
+    """Context constants, and the fraction of rows whose noisy photometry passes the cuts.
+
+    Raises:
+        SimulationError: too few pass for the constants.
+    """
     generator = torch.Generator().manual_seed(seed)
     some = torch.arange(len(rows.u)) if rows.weight is None else draw_order(rows, generator)
     some = some[:_N_SCALE_ROWS]
     flux, flux_err = draw_noise(rows.flux[some].double(), noise, generator)
     keep = in_mag_range(flux, noise)
+    least = 2 * flux.shape[1] + 2
+    if keep.sum() < least:
+        raise SimulationError(
+            f"training set: expected at least {least} rows inside the magnitude range, "
+            f"got {int(keep.sum())} of {len(keep)}"
+        )
     redshift = rows.redshift[some][keep].double()
     scale = fit_context_scale(flux[keep], flux_err[keep], redshift, asinh_softening(noise))
     return scale, float(keep.double().mean())

@@ -99,15 +99,8 @@ def calibrate(
         if path is not None and path.exists():
             part = _load(path)
         else:
-            few = Simulations(
-                simulations.theta[rows],
-                simulations.derived[rows],
-                simulations.noiseless_flux[rows],
-                simulations.observation.rows(rows),
-            )
-            part = _compare_part(
-                artifact, few, n_samples, independent, stream_generator(seed, start)
-            )
+            few, generator = simulations.rows(rows), stream_generator(seed, start)
+            part = _compare_part(artifact, few, n_samples, independent, generator)
             _save(path, part)
         parts.append(part)
         progress(stop - start)
@@ -157,8 +150,9 @@ def _compare_part(
                     else choose_base(observation, i, n_samples, 0)
                 )
                 drawn.append(_draw(artifact, observation, i, base, u_truth[i]))
-            samples = _quantities(artifact, torch.stack([d.u for d in drawn]), observation, rows)
-        part = slice(rows.start, rows.stop)
+            part = slice(rows.start, rows.stop)
+            redshift = torch.tensor(observation.redshift[part])
+            samples = quantities(artifact, torch.stack([d.u for d in drawn]), redshift)
         parts.append(_compare(samples, truth[part], points[part], drawn))
     return _join(parts)
 
@@ -210,10 +204,15 @@ def draw(
     return u[0].T, log_q[0], context
 
 
-def _quantities(artifact: Artifact, u: Tensor, observation: Observation, rows: range) -> Tensor:
-    """u and derived quantities (n, n_sample, n_name), float64, of samples u (n, n_sample, n_u)."""
-    redshift = torch.tensor(observation.redshift[rows.start : rows.stop])
-    derived = calc_derived(from_u(u), redshift, artifact.tables, artifact.derived_names)
+def quantities(artifact: Artifact, u: Tensor, redshift: Tensor) -> Tensor:
+    """u and derived quantities (n, n_sample, n_name), float64, of samples u (n, n_sample, n_u).
+
+    Args:
+        artifact: see `load_artifact`.
+        u: samples of n galaxies; redshift: (n,).
+    """
+    theta = from_u(u.float())
+    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
     return torch.cat([u.double(), derived.double()], dim=-1)
 
 

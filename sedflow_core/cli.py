@@ -269,7 +269,7 @@ def run_validate(args: argparse.Namespace) -> int:
     artifact = load_artifact(args.artifact)
     galaxies = _real_galaxies(args, artifact.bands)
     curve = _read_curve(args.learning_curve)
-    sizes = Sizes(*(getattr(args, name) for name in Sizes._fields))
+    sizes = Sizes(*(getattr(args, name) for name in Sizes._fields)).up_to(args.n_simulations)
     args.out.mkdir(parents=True, exist_ok=True)
     with progress_bar(sizes.n_simulations + sizes.n_published, "posteriors") as bar:
         report = validate(artifact, sizes, folder=args.out / "parts", progress=bar.update)
@@ -294,9 +294,12 @@ def _read_curve(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        return dict(json.loads(path.read_text()))
+        curve = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SimulationError(f"--learning-curve: expected a JSON file, got {error}") from None
+    if not isinstance(curve, dict) or not curve.get("points"):
+        raise SimulationError(f"--learning-curve: expected points of a learning curve in {path}")
+    return curve
 
 
 def _real_galaxies(args: argparse.Namespace, bands: Any) -> Any:

@@ -28,7 +28,7 @@ from sedflow_core.units import Array
 
 BOUNDS = {name: 0.1 if name == "log_mstar" else 0.15 for name in PARAM_NAMES}
 """Largest accepted median of |difference of medians| [posterior sigma]."""
-MIN_EFFICIENCY = 0.01
+LOW_EFFICIENCY = 0.01
 FAR = 0.3
 """A difference of medians that calls for a reason [posterior sigma]."""
 
@@ -72,7 +72,7 @@ class Difference(NamedTuple):
                 f"walkers not converged: R-hat {self.r_hat:.3f}, {self.ess:.0f} effective samples, "
                 f"efficiency of the emulator's correction {self.correction:.2f}"
             )
-        if self.efficiency < MIN_EFFICIENCY:
+        if self.efficiency < LOW_EFFICIENCY:
             return f"the flow misses the posterior: efficiency {self.efficiency:.4f}"
         if self.pareto_k > HEAVY_TAIL:
             return f"weights with a heavy tail: Pareto k {self.pareto_k:.2f}"

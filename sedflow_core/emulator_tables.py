@@ -20,7 +20,7 @@ _N_CURVE = 2_000
 _RCOND = 1e-7
 
 
-class Dust(NamedTuple):
+class DustParameters(NamedTuple):
     """Dust parameters (n_curve,) of an ensemble, as `sedflow_core.prior` names them."""
 
     tau_bc: Tensor
@@ -70,7 +70,9 @@ def _ssp_at(model: GalaxyModel, age_gyr: Tensor) -> Tensor:
     return flux
 
 
-def _dust_nodes(model: GalaxyModel, photometry: Tensor, redshift: Tensor, dust: Dust) -> Tensor:
+def _dust_nodes(
+    model: GalaxyModel, photometry: Tensor, redshift: Tensor, dust: DustParameters
+) -> Tensor:
     """Observed wavelengths (n_band, n_node), each where the earlier ones say least (greedy).
 
     Where the dust is thick even a filter's red leak gets a node.
@@ -90,23 +92,25 @@ def _dust_nodes(model: GalaxyModel, photometry: Tensor, redshift: Tensor, dust: 
     return torch.stack(nodes)
 
 
-def _draw_dust() -> Dust:
+def _draw_dust() -> DustParameters:
     """Dust from the prior, half of it without birth clouds."""
     theta = from_u(draw_u(_N_CURVE, torch.Generator().manual_seed(0)))
     in_cloud = (torch.arange(_N_CURVE) % 2).double()
-    return Dust(*(column(theta, n) for n in Dust._fields))._replace(
+    return DustParameters(*(column(theta, n) for n in DustParameters._fields))._replace(
         tau_bc=column(theta, "tau_bc") * in_cloud
     )
 
 
-def _transmission(dust: Dust, wave_rest: Tensor) -> Tensor:
+def _transmission(dust: DustParameters, wave_rest: Tensor) -> Tensor:
     """Fraction of light (n_curve, n_wave) that passes each dust of the ensemble."""
     tau_bc, tau_ism, n_dust = (values[:, None] for values in dust)
     diffuse = tau_ism * attenuation_curve(wave_rest, n_dust)
     return torch.exp(-tau_bc * birth_cloud_curve(wave_rest) - diffuse)
 
 
-def _node_weights(model: GalaxyModel, photometry: Tensor, nodes: Tensor, dust: Dust) -> Tensor:
+def _node_weights(
+    model: GalaxyModel, photometry: Tensor, nodes: Tensor, dust: DustParameters
+) -> Tensor:
     """Weights (n_wave, n_band, n_node): transmission ~ sum over nodes of weight * value there."""
     everywhere = _transmission(dust, model.wave.double())
     weights = []

@@ -108,9 +108,10 @@ def estimate(
         A `Summary`; rows outside the support are NaN and their flags say why.
 
     Raises:
-        ObservationError: the number of bands is not the artifact's.
+        ObservationError: the number of bands is not the artifact's, or there are to be no samples.
     """
     n_samples = artifact.n_samples if n_samples is None else n_samples
+    _check_n_samples(n_samples)
     photometry = _tensors(artifact, observation)
     flags = check_support(*photometry, artifact.support, artifact.bands)
     names = artifact.param_names + artifact.derived_names
@@ -132,6 +133,11 @@ def estimate(
             bases = [choose_base(observation, i, n_samples, seed) for i in rows.tolist()]
             _fill(artifact, summary, rows, photometry, torch.stack(bases).to(artifact.device))
     return summary
+
+
+def _check_n_samples(n_samples: int) -> None:
+    if n_samples < 1:
+        raise ObservationError(f"n_samples: expected 1 or more, got {n_samples}")
 
 
 def find_flags(artifact: Artifact, observation: Observation) -> NDArray[np.int64]:
@@ -232,8 +238,9 @@ def sample(
         float32; NaN for rows whose flux, error or redshift cannot be encoded.
 
     Raises:
-        ObservationError: the number of bands is not the artifact's.
+        ObservationError: the number of bands is not the artifact's, or there are to be no samples.
     """
+    _check_n_samples(n_samples)
     flux, flux_err, redshift = _tensors(artifact, observation)
     wanted = can_encode(flux, flux_err, redshift).nonzero().flatten()
     theta = np.full((n_samples, len(flux), len(artifact.param_names)), np.nan, dtype=np.float32)

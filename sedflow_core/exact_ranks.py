@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
+from sedflow_core.calibration import quantities
 from sedflow_core.chains import MIN_ESS
 from sedflow_core.importance import Weighted
 from sedflow_core.mcmc import sample_exact
-from sedflow_core.prior import from_u, to_u
-from sedflow_core.sfh import calc_derived
+from sedflow_core.prior import to_u
 from sedflow_core.simulated import Simulations
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array
@@ -35,14 +35,6 @@ class McmcRanks(NamedTuple):
     n_converged: int
 
 
-def quantities(artifact: Artifact, u: Tensor, redshift: float) -> Array:
-    """u and derived quantities (n, n_name) of samples u (n, n_u) of one galaxy."""
-    z = torch.tensor([redshift], dtype=torch.float64)
-    theta = from_u(u.double()).float()
-    derived = calc_derived(theta[None], z, artifact.tables, artifact.derived_names)[0]
-    return torch.cat([u.double(), derived.double()], dim=-1).numpy()
-
-
 def weighted_ranks(artifact: Artifact, simulations: Simulations, weighted: Weighted) -> Array:
     """Ranks (n, n_name) of the truth in weighted samples of the first n simulations.
 
@@ -54,7 +46,7 @@ def weighted_ranks(artifact: Artifact, simulations: Simulations, weighted: Weigh
     ranks = []
     for i, weights in enumerate(weighted.weights.T):
         u = to_u(torch.tensor(weighted.theta[:, i]).double())
-        samples = quantities(artifact, u, simulations.observation.redshift[i])
+        samples = _quantities(artifact, u, simulations, i)
         ranks.append(_rank(samples, weights, _truth(simulations, i)))
     return np.array(ranks)
 
@@ -73,7 +65,7 @@ def mcmc_ranks(
     for i in range(len(simulations.observation)):
         u, converged = mcmc_samples(artifact, model, simulations, i, folder)
         n_converged += converged
-        samples = quantities(artifact, torch.tensor(u), simulations.observation.redshift[i])
+        samples = _quantities(artifact, torch.tensor(u), simulations, i)
         weights = np.full(len(samples), 1.0 / len(samples))
         ranks.append(_rank(samples, weights, _truth(simulations, i)))
     return McmcRanks(np.array(ranks), n_converged)
@@ -103,6 +95,12 @@ def mcmc_samples(
             np.savez(stream, **samples._asdict())
         partial.replace(path)
     return samples
+
+
+def _quantities(artifact: Artifact, u: Tensor, simulations: Simulations, i: int) -> Array:
+    """Those (n, n_name) of samples u (n, n_u) of simulation i."""
+    redshift = torch.tensor(simulations.observation.redshift[i : i + 1])
+    return quantities(artifact, u[None], redshift)[0].numpy()
 
 
 def _truth(simulations: Simulations, i: int) -> Array:

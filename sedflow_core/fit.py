@@ -219,6 +219,8 @@ def column_map(args: argparse.Namespace) -> ColumnMap:
         "quality": tuple(args.quality_columns.split(",")) if args.quality_columns else None,
     }
     said = {name: value for name, value in said.items() if value is not None}
+    for name, other in (("flux_err", "ivar"), ("ebv", "extinction")):
+        _drop_other(said, name, other)
     if args.layout == "sdss":
         return replace(sdss_columns(args.flux_columns), **said)
     if args.layout == "nsa":
@@ -229,6 +231,14 @@ def column_map(args: argparse.Namespace) -> ColumnMap:
             name = option.replace("_", "-")
             raise CatalogError(f"--{name}: expected a column name with --layout columns, got none")
     return ColumnMap(flux=args.flux_columns, **said)
+
+
+def _drop_other(said: dict[str, Any], name: str, other: str) -> None:
+    """Where one of two was said, a layout's default of the other does not hold."""
+    if name in said and other not in said:
+        said[other] = None
+    elif other in said and name not in said:
+        said[name] = None
 
 
 _STATUS_OF_REASON = (

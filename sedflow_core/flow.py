@@ -24,7 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext, Modulation, hidden_ends
+from sedflow_core.made import (
+    ACTIVATIONS,
+    MADE,
+    EveryLayerContext,
+    FirstLayerContext,
+    Modulation,
+    hidden_ends,
+)
 from sedflow_core.whitening import Whitening
 from sedflow_core.workspace import PANEL, make_workspace
 
@@ -86,7 +93,11 @@ def _context_layer(config: FlowConfig) -> nn.Module:
 
 
 class MaskedAutoregressiveFlow(nn.Module):
-    """p(u | context): log density forward, exact cached samples backward."""
+    """p(u | context): log density forward, exact cached samples backward.
+
+    Raises:
+        ValueError: the activation is not known.
+    """
 
     n_u: int
     n_together: int
@@ -96,6 +107,10 @@ class MaskedAutoregressiveFlow(nn.Module):
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
+        if config.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation: expected one of {', '.join(ACTIVATIONS)}, got {config.activation!r}"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.embedding: nn.Module = (

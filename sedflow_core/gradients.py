@@ -41,7 +41,8 @@ class Gradients:
                 loss = -self._flow(*part).sum() / len(batch.u)
             return [loss.detach(), *torch.autograd.grad(loss, self._params)]
 
-        parts = zip(*(t.tensor_split(self._n_thread) for t in batch), strict=True)
+        n_part = min(self._n_thread, len(batch.u))
+        parts = zip(*(t.tensor_split(n_part) for t in batch), strict=True)
         terms = zip(*self._threads.map(differentiate, parts), strict=True)
         loss: Tensor
         loss, *grads = (functools.reduce(torch.add, term) for term in terms)

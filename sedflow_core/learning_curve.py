@@ -8,7 +8,7 @@ Sec. 6.1, see a threshold at 500,000). All are measured on the same rows, which 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def learning_curve(
     points = []
     for size in sorted(sizes):
         epochs = n_pass * (max(sizes) // size)
-        run = TrainConfig(**{**_fields(config), "max_epochs": epochs, "patience": epochs})
+        run = replace(config, max_epochs=epochs, patience=epochs)
         subset = rows.map(itemgetter(slice(size)))
         trained = fit(subset, noise, config=run, folder=folder / f"run-{size}")
         points.append(
@@ -103,10 +103,6 @@ def _check(sizes: Sequence[int], n_rows: int) -> None:
     for size in sizes:
         if max(sizes) % size:
             raise SimulationError(f"sizes: expected divisors of {max(sizes)}, got {size}")
-
-
-def _fields(config: TrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
 @torch.no_grad()

@@ -13,6 +13,9 @@ _SCALE_ONE = 0.5403
 """softplus(0.5403) + 1e-3 = 1: blocks start near the identity."""
 
 
+ACTIVATIONS = ("relu", "hardswish", "silu", "tanh")
+
+
 def activate_(x: Tensor, activation: str) -> Tensor:
     """Apply an activation by name, in place."""
     if activation == "relu":

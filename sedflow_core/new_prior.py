@@ -150,7 +150,8 @@ def tabulate_prior(
         tables: of the galaxy model.
 
     Raises:
-        PriorError: a distribution lies outside the range that its quantity takes.
+        PriorError: a distribution lies outside the range that its quantity takes, or no draw is
+            likely under all of them.
     """
     document: list[dict[str, Any]] = [
         {"name": name, **_tabulate(name, wanted, values), "wanted": dict(wanted)}
@@ -162,6 +163,11 @@ def tabulate_prior(
     ]
     log_weight = log_prior_weight(load_factors(document), theta, redshift, tables)
     mean = float(log_weight.exp().mean())
+    if not mean > 0.0:
+        raise PriorError(
+            f"prior: expected distributions that a draw satisfies together, got "
+            f"{', '.join(distributions)}"
+        )
     document[-1]["weight"] = [weight / mean for weight in document[-1]["weight"]]
     return document
 

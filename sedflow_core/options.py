@@ -31,4 +31,5 @@ def _number(text: str, kind: type[int] | type[float]) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise ArgumentTypeError(f"expected a number, got {text!r}") from None
+        expected = "a whole number" if kind is int else "a number"
+        raise ArgumentTypeError(f"expected {expected}, got {text!r}") from None

@@ -29,6 +29,15 @@ class Simulations(NamedTuple):
     noiseless_flux: Array
     observation: Observation
 
+    def rows(self, rows: slice) -> "Simulations":
+        """Some of them."""
+        return Simulations(
+            self.theta[rows],
+            self.derived[rows],
+            self.noiseless_flux[rows],
+            self.observation.rows(rows),
+        )
+
 
 def forward_model(artifact: Artifact) -> "ForwardModel":
     """The forward model that an artifact was trained on.

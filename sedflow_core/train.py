@@ -27,6 +27,7 @@ from sedflow_core.simulation import TrainingSet, stream_generator
 from sedflow_core.train_config import TrainConfig
 
 _CHECKPOINT = "checkpoint.pt"
+_FORMAT = 2  # of the checkpoint; raise it when what is stored changes its meaning
 _N_WHITENING_ROWS = 1 << 17
 _OUTLIER = 100.0
 """Of `gradient_clip`: a steeper batch is left out, for a single row far outside makes it so."""
@@ -50,11 +51,17 @@ class TrainedFlow(NamedTuple):
 
 
 def build_flow(config: TrainConfig) -> nn.Module:
-    """The untrained network: a module that maps (u, context) to ln q."""
+    """The untrained network: a module that maps (u, context) to ln q.
+
+    Raises:
+        SimulationError: the library is not known.
+    """
     if config.library == "sbi":
         from sedflow_core.nflows_bridge import SbiFlow
 
         return SbiFlow(config.flow)
+    if config.library != "sedflow":
+        raise SimulationError(f"library: expected sedflow or sbi, got {config.library!r}")
     return MaskedAutoregressiveFlow(config.flow)
 
 
@@ -149,24 +156,32 @@ class _Run:
         for batch in self.batches(self.validation, 1, 4096):
             total -= float(self.flow(batch.u, batch.context).sum())
             n_rows += len(batch.u)
+        if not n_rows:
+            raise SimulationError(
+                f"validation: expected rows inside the magnitude range, got none of "
+                f"{len(self.validation.u)}"
+            )
         return total / n_rows
 
     def record(self, epoch: Epoch) -> None:
-        best = min((e.validation_loss for e in self.history), default=math.inf)
-        if epoch.validation_loss < best:
+        if epoch.validation_loss < self._best_loss():
             self.best = {k: v.detach().cpu().clone() for k, v in self.flow.state_dict().items()}
         self.history.append(epoch)
         self._save()
 
+    def _best_loss(self) -> float:
+        losses = [e.validation_loss for e in self.history]
+        return min(filter(math.isfinite, losses), default=math.inf)
+
     def should_stop(self) -> bool:
         losses = [e.validation_loss for e in self.history]
-        if not losses:
-            return False
-        since_best = len(losses) - 1 - losses.index(min(losses))
+        best = self._best_loss()
+        since_best = losses[::-1].index(best) if best in losses else len(losses)
         return len(losses) >= self.config.max_epochs or since_best >= self.config.patience
 
     def _save(self) -> None:
         state = {
+            "format": _FORMAT,
             "flow": self.flow.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "best": self.best,
@@ -185,7 +200,7 @@ class _Run:
         path = self.folder / _CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = _read_checkpoint(path, self.device)
         if state["config"] != _plain(self.config):
             raise SimulationError(
                 f"{path}: expected a checkpoint of the configuration {_plain(self.config)}, "
@@ -208,11 +223,24 @@ class _Run:
                 )
 
     def result(self) -> TrainedFlow:
-        if not self.best:
-            losses = [e.validation_loss for e in self.history]
-            raise SimulationError(f"training: expected a finite validation loss, got {losses}")
+        _check_best(self.best, self.history)
         self.flow.load_state_dict(self.best)
         return TrainedFlow(self.flow.cpu().eval(), self.scale, self.history)
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    if state.get("format") != _FORMAT:
+        raise SimulationError(
+            f"{path}: expected a checkpoint of format {_FORMAT}, got {state.get('format')}"
+        )
+    return state
+
+
+def _check_best(best: dict[str, Tensor], history: list[Epoch]) -> None:
+    if not best:
+        losses = [epoch.validation_loss for epoch in history]
+        raise SimulationError(f"training: expected a finite validation loss, got {losses}")
 
 
 def _facts(training_set: dict[str, Any]) -> dict[str, Any]:
@@ -245,12 +273,15 @@ def load_run(folder: Path) -> FinishedRun:
     """The best flow so far of a training run, ready for an artifact.
 
     Raises:
-        SimulationError: the folder holds no checkpoint.
+        SimulationError: the folder holds no checkpoint, one of another format, or one without a
+            finite loss.
     """
     path = folder / _CHECKPOINT
     if not path.exists():
         raise SimulationError(f"{folder}: expected a training run with {_CHECKPOINT}, got none")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _read_checkpoint(path, torch.device("cpu"))
+    history = [Epoch(*e) for e in state["history"]]
+    _check_best(state["best"], history)
     document = state["config"]
     config = TrainConfig(**{**document, "flow": FlowConfig(*document["flow"])})
     flow = build_flow(config)
@@ -262,7 +293,7 @@ def load_run(folder: Path) -> FinishedRun:
         provenance={
             "training_set": state["training_set"],
             "config": document,
-            "losses": [Epoch(*e)._asdict() for e in state["history"]],
+            "losses": [epoch._asdict() for epoch in history],
         },
     )
 
@@ -288,8 +319,8 @@ def fit(
         on_epoch: called with each finished epoch.
 
     Raises:
-        SimulationError: the folder holds a checkpoint of another configuration, or the loss is not
-            finite in any epoch.
+        SimulationError: the folder holds a checkpoint of another configuration or format, the loss
+            is not finite in any epoch, or too few rows are inside the magnitude range.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(training_set, noise, config, folder)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.calibration import Calibration, calibrate
+from sedflow_core.calibration import N_CONTROL, Calibration, calibrate
 from sedflow_core.diagnostics import (
     bias_and_width,
     central_levels,
@@ -24,6 +24,7 @@ from sedflow_core.diagnostics import (
     pooled,
     slices,
 )
+from sedflow_core.errors import SimulationError
 from sedflow_core.estimation import estimate
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import classify, distances, summarise
@@ -53,8 +54,12 @@ N_JUDGED = 20_000
 """The fewest that can pass. In slices of fewer a distance may be larger by its noise."""
 
 
+LEAST = 12
+"""Simulations, half of which teach a classifier that judges the others."""
+
+
 class Sizes(NamedTuple):
-    """How much `validate` measures.
+    """How much `validate` measures: at least `LEAST` simulations, `N_CONTROL` samples of each.
 
     Attributes:
         n_simulations: fresh simulations for the ranks; n_samples: independent draws for each.
@@ -76,7 +81,17 @@ class Sizes(NamedTuple):
     n_mcmc: int = 0
 
     def up_to(self, n: int) -> "Sizes":
-        """No more than n simulations for anything, and half of them to test the others with."""
+        """No more than n simulations for anything, and half of them to test the others with.
+
+        Raises:
+            SimulationError: nothing can be measured with so few.
+        """
+        for name, size, smallest in (
+            ("n_simulations", n, LEAST),
+            ("n_samples", self.n_samples, N_CONTROL),
+        ):
+            if size < smallest:
+                raise SimulationError(f"{name}: expected at least {smallest}, got {size}")
         least = Sizes(n, self.n_samples, *(min(size, n) for size in self[2:]))
         return least._replace(n_local=min(self.n_local, n // 2))
 
@@ -121,9 +136,10 @@ def validate(
         folder=kept,
         progress=progress,
     )
+    few = simulations.rows(slice(sizes.n_published))
     published = calibrate(
         artifact,
-        first(simulations, sizes.n_published),
+        few,
         n_samples=artifact.n_samples,
         independent=False,
         folder=kept,
@@ -140,7 +156,7 @@ def validate(
         **exact.document,
         **_calibration_document(artifact, independent, simulations.observation),
         "ks_distance_published_sobol": _ks_of(published.ranks, published.names),
-        "published_bias_and_width": _published(artifact, first(simulations, sizes.n_published)),
+        "published_bias_and_width": _published(artifact, few),
         "n_published": sizes.n_published,
     }
     reasons = failures(document)
@@ -166,7 +182,7 @@ def _exact(
     ]
     document: dict[str, Any] = {
         "importance_efficiency": distances(weighted),
-        "gap": _gap(artifact, model, first(simulations, sizes.n_gap)),
+        "gap": _gap(artifact, model, simulations.rows(slice(sizes.n_gap))),
     }
     ranks = {"exact, by weights": weighted_ranks(artifact, simulations, weighted)}
     if tests:
@@ -176,7 +192,7 @@ def _exact(
             classify_locally(artifact, simulations, sizes.n_local)
         )
     if sizes.n_mcmc:
-        few = first(simulations, sizes.n_mcmc)
+        few = simulations.rows(slice(sizes.n_mcmc))
         ranks["MCMC"], n_converged = mcmc_ranks(artifact, model, few, folder)
         document["mcmc"] = {"n_simulations": sizes.n_mcmc, "n_converged": n_converged}
     return _Exact(document, ranks)
@@ -188,16 +204,6 @@ def _gap(artifact: Artifact, model: ForwardModel, simulations: Simulations) -> d
     middle = len(artifact.bands.names) // 2
     mag = mag_from_nanomaggy(simulations.observation.flux)[:, middle]
     return summarise_gaps(gaps, {f"mag_{artifact.bands.names[middle]}": mag})
-
-
-def first(simulations: Simulations, n: int) -> Simulations:
-    """The first n simulations."""
-    return Simulations(
-        simulations.theta[:n],
-        simulations.derived[:n],
-        simulations.noiseless_flux[:n],
-        simulations.observation.rows(slice(0, n)),
-    )
 
 
 def _published(artifact: Artifact, simulations: Simulations) -> dict[str, dict[str, float]]:

@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from sedflow_core import Artifact
 from sedflow_core.artifact import compile_flow
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
-from sedflow_core.nflows_bridge import to_nflows
 from sedflow_core.train_config import PRESETS
 from tests.bench.timing import gemm_peak, median_seconds
+from tests.nflows_reference import to_nflows
 
 NFLOWS_BATCHES = (100, 500, 2_000)
 N_SAMPLES = 1_024

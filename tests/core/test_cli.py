@@ -73,7 +73,7 @@ def test_numbers_out_of_range_are_named_at_the_start(capsys: pytest.CaptureFixtu
         (["validate", "x", "--out", "y", "--n-mcmc", "-1"], "--n-mcmc: expected 0 or more, got -1"),
         (["compare", "--out", "x", "--seed", "-1"], "--seed: expected 0 or more, got -1"),
         (["simulate", "x", "--redshift-max", "-1"], "--redshift-max: expected a number above 0"),
-        (["fit", "x.csv", "--out", "y.csv", "--threads", "many"], "--threads: expected a number"),
+        (["fit", "x.csv", "--out", "y.csv", "--threads", "many"], "--threads: expected a whole"),
     ):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -83,6 +83,16 @@ def test_numbers_out_of_range_are_named_at_the_start(capsys: pytest.CaptureFixtu
     missing = ["--out", "x", "--learning-curve", "none.json"]
     assert main(["validate", "sdss-ugriz", *missing]) == 2
     assert "--learning-curve: expected a JSON file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"points": []}'])
+def test_a_file_that_is_no_learning_curve_is_told_before_anything_is_measured(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "curve.json").write_text(text)
+    options = ["--out", str(tmp_path), "--learning-curve", str(tmp_path / "curve.json")]
+    assert main(["validate", str(tiny_path), *options]) == 2
+    assert "--learning-curve: expected points of a learning curve" in capsys.readouterr().err
 
 
 def real_galaxies(folder: Path) -> Path:

@@ -243,6 +243,9 @@ def test_wrong_numbers_of_bands_and_galaxies_are_refused(tiny: Artifact) -> None
     for call in (estimate, sample):
         with pytest.raises(ObservationError, match="expected 5 bands ugriz, got 4"):
             call(tiny, four)
+    for call in (estimate, sample):
+        with pytest.raises(ObservationError, match="n_samples: expected 1 or more, got 0"):
+            call(tiny, five, n_samples=0)
     for shape in ((3, 12), (7, 3, 12), (7, 2, 11)):
         with pytest.raises(ObservationError, match=r"expected shape \(n_samples, 2, 12\), got"):
             log_prob(tiny, np.ones(shape, dtype=np.float32), five)

@@ -15,7 +15,7 @@ from astropy.table import Table as AstropyTable
 from sedflow_core import estimate
 from sedflow_core.catalog import read_catalog, sdss_columns
 from sedflow_core.errors import CatalogError
-from sedflow_core.fit import LEVEL_NAMES, add_fit_arguments, row_status, run_fit
+from sedflow_core.fit import LEVEL_NAMES, add_fit_arguments, column_map, row_status, run_fit
 from sedflow_core.summary import quantiles
 from sedflow_core.threads import torch_threads
 from sedflow_core.trust import MIN_EFFICIENCY, MIN_P_VALUE
@@ -188,6 +188,24 @@ def test_worst_status_wins(reasons, status):
 
 
 @pytest.mark.parametrize(
+    ("option", "column", "given", "dropped"),
+    [
+        ("--err-columns", "E", "flux_err", "ivar"),
+        ("--ivar-columns", "I", "ivar", "flux_err"),
+        ("--ebv-column", "EBV", "ebv", "extinction"),
+        ("--extinction-columns", "A", "extinction", "ebv"),
+    ],
+)
+def test_what_is_said_takes_the_place_of_a_layouts_column(option, column, given, dropped):
+    parser = argparse.ArgumentParser()
+    add_fit_arguments(parser)
+    arguments = ["a.fits", "--out", "b.fits", "--layout", "sdss", option, column]
+    columns = column_map(parser.parse_args(arguments))
+    assert getattr(columns, given) == column
+    assert getattr(columns, dropped) is None
+
+
+@pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("fit.fits", [], "--flux-columns: expected a column name"),
@@ -200,7 +218,11 @@ def test_worst_status_wins(reasons, status):
             "--samples: expected an exist",
         ),
         ("fit.fits", ["--layout", "nsa", "--flux-columns", "NMGY"], "'NMGY'"),
-        ("fit.fits", ["--layout", "sdss", "--ebv-column", "Z"], "got both"),
+        (
+            "fit.fits",
+            ["--layout", "sdss", "--ebv-column", "Z", "--extinction-columns", "A"],
+            "got both",
+        ),
         ("fit.fits", ["--layout", "sdss", "--flux-columns", "u=A,g"], "got none for g, r, i, z"),
     ],
 )

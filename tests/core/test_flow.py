@@ -11,11 +11,12 @@ from sedflow_core import Artifact, simulate
 from sedflow_core.artifact import compile_flow
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.made import MADE, EveryLayerContext, FirstLayerContext
-from sedflow_core.nflows_bridge import SbiFlow, to_nflows
+from sedflow_core.nflows_bridge import SbiFlow
 from sedflow_core.observation import to_context
 from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import U_NAMES
 from sedflow_core.train_config import PRESETS
+from tests.nflows_reference import to_nflows
 
 N_CONTEXT = 100
 N_BASE = 100
@@ -199,6 +200,19 @@ def test_blocks_take_the_parameters_in_turn_and_the_first_the_mass_last() -> Non
         taken.append([U_NAMES[i] for i in order])
     assert taken[0][-1] == "log_mstar"
     assert all(later == earlier[::-1] for earlier, later in pairwise(taken))
+
+
+@pytest.mark.parametrize(
+    "change", [{"activation": "relu"}, {"n_embedding": 4}, {"is_whitened": True}], ids=str
+)
+def test_a_network_that_sbi_has_not_is_refused(change: dict) -> None:
+    with pytest.raises(ValueError, match="no embedding, no whitening for sbi's maf, got"):
+        SbiFlow(FlowConfig(3, 50, "tanh")._replace(**change))
+
+
+def test_an_unknown_activation_is_named() -> None:
+    with pytest.raises(ValueError, match=r"activation: expected one of relu, .* got 'gelu'"):
+        MaskedAutoregressiveFlow(FlowConfig(2, 20, "gelu"))
 
 
 @pytest.mark.parametrize(("use_batch_norm", "n_parameter"), [(False, 7_860_330), (True, 7_890_330)])

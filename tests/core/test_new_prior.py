@@ -314,6 +314,12 @@ def test_priors_that_cannot_be_met(forward: ForwardModel, old_rows, tmp_path: Pa
     path.write_text("[log_mstar]\ndistribution = 'uniform'\nlow = 7.0\nhigh = 7.05")
     with pytest.raises(PriorError, match="leaves 1000 effective rows"):
         reweigh(old_rows, path)
+    path.write_text(
+        "[log_mstar]\ndistribution = 'uniform'\nlow = 7\nhigh = 8\n"
+        "[log_mstar_surviving]\ndistribution = 'uniform'\nlow = 11\nhigh = 12"
+    )
+    with pytest.raises(PriorError, match="satisfies together, got log_mstar, log_mstar_surviving"):
+        new_prior(forward, path)
     path.write_text(DUST)
     with pytest.raises(PriorError, match="expected rows of the table's prior"):
         reweigh(reweigh(old_rows, path), path)

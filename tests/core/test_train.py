@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from sedflow_core.batches import noisy_batches, split_rows
+from sedflow_core.batches import Batch, noisy_batches, split_rows
 from sedflow_core.errors import SimulationError
-from sedflow_core.flow import FlowConfig
+from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
+from sedflow_core.gradients import Gradients
+from sedflow_core.nflows_bridge import SbiFlow
 from sedflow_core.noise import NoiseModel, in_mag_range
 from sedflow_core.simulation import ForwardModel, TrainingSet
 from sedflow_core.threads import torch_threads
 from sedflow_core.train import (
     Epoch,
     TrainedFlow,
+    build_flow,
     fit,
     load_run,
     schedule,
@@ -217,6 +220,61 @@ def test_a_loss_that_is_never_finite_is_an_error(
     )
     with pytest.raises(SimulationError, match=r"expected a finite validation loss, got \[nan\]"):
         fit(training_set, noise, config=config, folder=tmp_path)
+
+
+def test_an_epoch_without_a_finite_loss_is_not_the_best(
+    training_set: TrainingSet, noise: NoiseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([math.nan, 7.0, 8.0])
+    monkeypatch.setattr("sedflow_core.train._Run.validation_loss", lambda _: next(losses))
+    flows = []
+    result = fit(
+        training_set,
+        noise,
+        config=replace(CONFIG, max_epochs=5, patience=1),
+        folder=tmp_path,
+        on_epoch=lambda epoch: flows.append(torch.load(tmp_path / "checkpoint.pt")["flow"]),
+    )
+    assert len(flows) == 3
+    state = result.flow.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in flows[1].items())
+
+
+def test_a_checkpoint_of_another_format_is_refused(
+    trained, training_set, noise, folder: Path, tmp_path: Path
+) -> None:
+    state = torch.load(folder / "checkpoint.pt")
+    del state["format"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    told = "expected a checkpoint of format 2, got None"
+    with pytest.raises(SimulationError, match=told):
+        load_run(tmp_path)
+    with pytest.raises(SimulationError, match=told):
+        fit(training_set, noise, config=CONFIG, folder=tmp_path)
+
+
+def test_rows_outside_the_magnitudes_are_too_few_to_train_on(
+    training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
+) -> None:
+    bright = training_set._replace(flux=1e9 * training_set.flux)
+    with pytest.raises(SimulationError, match="at least 12 rows inside the magnitude range, got 0"):
+        fit(bright, noise, config=CONFIG, folder=tmp_path)
+
+
+def test_an_unknown_library_is_named() -> None:
+    with pytest.raises(SimulationError, match="library: expected sedflow or sbi, got 'SBI'"):
+        build_flow(replace(CONFIG, library="SBI"))
+
+
+@pytest.mark.parametrize("config", [CONFIG.flow, FlowConfig(2, 20, "tanh")], ids=["ours", "sbi"])
+def test_a_batch_may_have_fewer_rows_than_there_are_threads(config: FlowConfig) -> None:
+    flow = SbiFlow(config) if config.activation == "tanh" else MaskedAutoregressiveFlow(config)
+    u, context = torch.randn((2, 1, 11), generator=torch.Generator().manual_seed(3))
+    with torch_threads(3):
+        gradients = Gradients(flow, torch.device("cpu"))
+    loss = gradients.set_for(Batch(u, context), is_coarse=False)
+    with torch.no_grad():
+        torch.testing.assert_close(loss, -flow(u, context)[0])
 
 
 def test_a_run_can_be_loaded_with_what_it_was_trained_on(

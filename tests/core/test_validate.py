@@ -10,11 +10,12 @@ from scipy import stats
 
 from sedflow_core import Artifact, estimate, sample
 from sedflow_core.diagnostics import noise_bound
+from sedflow_core.errors import SimulationError
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import distances
 from sedflow_core.importance import weigh
 from sedflow_core.simulated import forward_model, simulate
-from sedflow_core.validate import LIMITS, N_JUDGED, failures, limit
+from sedflow_core.validate import LIMITS, N_JUDGED, Sizes, failures, limit
 
 Document = dict[str, Any]
 
@@ -132,6 +133,19 @@ def test_a_slice_is_judged_by_its_own_number(recorded: Document) -> None:
     part["ks_distance"]["tau_ism"] = largest + 0.001
     (reason,) = failures(recorded)
     assert reason.startswith("ks_distance of tau_ism for redshift")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (Sizes(n_simulations=11), "n_simulations: expected at least 12, got 11"),
+        (Sizes(n_samples=3), "n_samples: expected at least 4, got 3"),
+    ],
+    ids=["simulations", "samples"],
+)
+def test_too_little_to_measure_anything_is_refused(sizes: Sizes, message: str) -> None:
+    with pytest.raises(SimulationError, match=message):
+        sizes.up_to(sizes.n_simulations)
 
 
 def test_few_simulations_blur_a_distance() -> None:
