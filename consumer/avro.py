@@ -63,20 +63,23 @@ class Decoder:
 
     `schema_file` is the writer schema (.avsc) of bare bodies; `schema_folder` holds writer schemas
     by Confluent id, `<id>.avsc` or `<id>.json`, for ids that `registry` does not know. `record` is
-    which of our own records to expect under our own ids. Raises SettingsError when a schema cannot
-    be used.
+    which of our own records to expect under our own ids; where `resolved`, wire bytes are read as
+    our current version of it, whichever wrote them. Raises SettingsError when a schema cannot be
+    used.
     """
 
     def __init__(
         self,
         *,
         record: RecordName = "hostAlert",
+        resolved: bool = False,
         schema_file: Path | None = None,
         schema_folder: Path | None = None,
         registry: SchemaSource | None = None,
     ) -> None:
         self._registry = registry
-        self._bare = _load_foreign(schema_file) if schema_file else None
+        self._reader = own_schema(record) if resolved else None
+        self._bare = _load_foreign("input.schema_file", schema_file) if schema_file else None
         major, latest = VERSION
         self._by_id = {
             100 * major + minor: foreign_schema(schema_text(record, minor))
@@ -124,7 +127,7 @@ class Decoder:
                 f"schema id: expected one of {sorted(self._by_id)}, got {schema_id}; "
                 "name a folder with its schema in [input] schema_folder"
             )
-        return _read_body(value[_WIRE.size :], schema)
+        return _read_body(value[_WIRE.size :], schema, self._reader)
 
 
 def encode(record: Record, name: RecordName, schema_id: int = WIRE_ID) -> bytes:
@@ -203,7 +206,7 @@ def split_container(stream: BinaryIO) -> Iterator[tuple[bytes, bytes | None]]:
 
     What comes after the last good block, or all of it, is yielded as it is where the container
     breaks, without a schema, up to MAX_BYTES: it does not decode, and so nothing is lost in
-    silence. Raises MissingExtraError where its codec needs a package that is not installed.
+    silence.
     """
     good = stream.tell()
     try:
@@ -324,11 +327,11 @@ def _read_body(body: bytes, writer: WriterSchema, reader: Schema | None = None) 
     return Decoded(record, name)
 
 
-def _load_foreign(path: Path) -> WriterSchema:
+def _load_foreign(key: str, path: Path) -> WriterSchema:
     try:
         return foreign_schema(path.read_bytes())
     except (OSError, ConsumerError) as error:
-        raise SettingsError(f"schema file {path}: {error}") from None
+        raise SettingsError(f"{key}: expected a writer schema, got {path}: {error}") from None
 
 
 def _load_folder(folder: Path) -> Iterator[tuple[int, WriterSchema]]:
@@ -338,7 +341,7 @@ def _load_folder(folder: Path) -> Iterator[tuple[int, WriterSchema]]:
     for path in sorted(paths):
         if not path.stem.isdecimal():
             raise SettingsError(f"input.schema_folder: expected <id>.avsc, got {path.name}")
-        yield int(path.stem), _load_foreign(path)
+        yield int(path.stem), _load_foreign("input.schema_folder", path)
 
 
 def _describe(error: Exception) -> str:

@@ -17,12 +17,14 @@ from consumer.sections import ClusterSettings
 ANSWER_WITHIN_S = 8.0
 ATTEMPT_S = 0.5
 
-DECISIVE: Mapping[int, str] = {
+ADVICE: Mapping[int, str] = {
     KafkaError._AUTHENTICATION: "check username, password or token, and sasl.mechanism",
     KafkaError._SSL: "check the certificates, and the host name in bootstrap",
     KafkaError._RESOLVE: "check the host name in bootstrap",
 }
-"""Errors that waiting does not mend, and what to look at."""
+"""What to look at."""
+REFUSALS = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+"""Errors that waiting does not mend; a name server may be away for a while."""
 
 RIGHTS: Mapping[int, str] = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "READ on the input topics, WRITE on the output topics",
@@ -50,7 +52,8 @@ def explain(error: KafkaError) -> str:
 def describe_cluster(section: str, cluster: ClusterSettings) -> Any:
     """Return the cluster's id, brokers and topics.
 
-    Raises NoAnswerError when it does not answer, BrokerError when it refuses, naming the cause.
+    Raises NoAnswerError when it does not answer, BrokerError when it refuses, naming the cause:
+    after the time given, for one broker may be gone or refuse where another answers.
     """
     seen: list[KafkaError] = []
     client = _open(section, cluster, seen)
@@ -61,11 +64,10 @@ def describe_cluster(section: str, cluster: ClusterSettings) -> Any:
         except KafkaException as error:
             last = error.args[0]
         client.poll(0)
-        decisive = next((e for e in seen if e.code() in DECISIVE), None)
-        if decisive is not None:
-            raise BrokerError(_tell(section, cluster, decisive))
         if time.monotonic() > deadline:
-            raise NoAnswerError(_tell(section, cluster, _most_telling(seen, last)))
+            cause = _most_telling(seen, last)
+            failed = BrokerError if cause.code() in REFUSALS else NoAnswerError
+            raise failed(_tell(section, cluster, cause))
 
 
 def check_rights(
@@ -115,11 +117,12 @@ def _open(section: str, cluster: ClusterSettings, seen: list[KafkaError]) -> Adm
 
 
 def _tell(section: str, cluster: ClusterSettings, error: KafkaError) -> str:
-    advice = DECISIVE.get(error.code())
+    advice = ADVICE.get(error.code())
     told = f"{section}: expected the cluster at {cluster.bootstrap} to answer, got: {error.str()}"
     return told if advice is None else f"{told} ({advice})"
 
 
 def _most_telling(seen: list[KafkaError], last: KafkaError) -> KafkaError:
     telling = [e for e in seen if e.code() != KafkaError._ALL_BROKERS_DOWN]
-    return telling[-1] if telling else last
+    refusals = [e for e in telling if e.code() in REFUSALS]
+    return [last, *telling, *refusals][-1]

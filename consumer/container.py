@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from cramjam import DecompressionError, snappy
+
 from consumer.errors import DecodeError
-from sedflow_core.errors import MissingExtraError
 
 MAGIC = b"Obj\x01"
 SYNC_SIZE = 16
@@ -92,11 +93,7 @@ def make_block(records: list[bytes], sync: bytes, codec: str = "deflate") -> byt
 
 
 def decompress(data: bytes, codec: str) -> bytes:
-    """Return a block's records.
-
-    Raises DecodeError above MAX_BYTES or for an unknown codec, MissingExtraError for Snappy without
-    the package cramjam.
-    """
+    """Return a block's records. Raises DecodeError above MAX_BYTES or for an unknown codec."""
     if codec == "null":
         return data
     if codec == "deflate":
@@ -115,10 +112,6 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _unsnap(data: bytes) -> bytes:
-    try:
-        from cramjam import DecompressionError, snappy
-    except ImportError:
-        raise MissingExtraError("cramjam", "tables") from None
     body = data[:-4]  # a CRC-32 of the records ends the block
     try:
         if snappy.decompress_raw_len(body) > MAX_BYTES:

@@ -22,12 +22,14 @@ from prometheus_client import CollectorRegistry
 from consumer.daemon import Tally
 from consumer.errors import SettingsError
 from consumer.files import describe_message
+from consumer.kafka import next_offsets
 from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
 from consumer.letter_box import Letter, LetterBox, letter_group
 from consumer.message import Message, Window
 from consumer.metrics import Metrics
 from consumer.registry import register_summaries
+from consumer.sections import InputSettings
 from consumer.settings import Settings
 from consumer.step import Step
 from consumer.worker import load_served
@@ -99,7 +101,7 @@ def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
     step, transactions = _start(settings)
     with closing(LetterBox(settings, from_beginning=False)) as box:
         while letters := box.read(settings.batch.max_size):
-            messages = list(_choose(letters, max_attempts, outcome.left))
+            messages = list(_choose(letters, settings.input, max_attempts, outcome.left))
             window = step(messages, replay=True, now=lambda: datetime.now(UTC))
             transactions.publish(window, _Positions(box, letters))
             outcome.tally.add(window)
@@ -117,7 +119,7 @@ def replay_places(settings: Settings, places: Collection[str]) -> Outcome:
         found = {letter.place: letter for letter in box if letter.place in places}
         for place in sorted(set(places) - found.keys()):
             raise SettingsError(_no_letter(box, place))
-    messages = list(_choose(list(found.values()), None, outcome.left))
+    messages = list(_choose(list(found.values()), settings.input, None, outcome.left))
     window = step(messages, replay=True, now=lambda: datetime.now(UTC))
     transactions.publish(window, lambda *_: None)
     outcome.tally.add(window)
@@ -141,8 +143,7 @@ class _Positions:
 
     def __init__(self, box: LetterBox, letters: Sequence[Letter]) -> None:
         self._group_metadata = box.group_metadata
-        messages = [letter.message for letter in letters]
-        self._next = {(m.topic, m.partition): m.offset + 1 for m in messages}
+        self._next = next_offsets(letter.message for letter in letters)
 
     def __call__(self, transactions: Transactions, _: Window) -> None:
         positions = [TopicPartition(*place, offset) for place, offset in self._next.items()]
@@ -150,21 +151,21 @@ class _Positions:
 
 
 def _choose(
-    letters: Sequence[Letter], max_attempts: int | None, left: Counter[str]
+    letters: Sequence[Letter], source: InputSettings, max_attempts: int | None, left: Counter[str]
 ) -> Iterator[Message]:
     """Yield the original messages of the letters to try; count the others by reason.
 
     Without `max_attempts` all that can be tried are.
     """
     for letter in letters:
-        reason = _reason_to_leave(letter, max_attempts)
+        reason = _reason_to_leave(letter, source, max_attempts)
         if reason is None:
             yield letter.restore()
         else:
             left[reason] += 1
 
 
-def _reason_to_leave(letter: Letter, max_attempts: int | None) -> str | None:
+def _reason_to_leave(letter: Letter, source: InputSettings, max_attempts: int | None) -> str | None:
     errors = letter.errors
     if max_attempts is not None:
         if letter.attempts >= max_attempts:
@@ -175,4 +176,6 @@ def _reason_to_leave(letter: Letter, max_attempts: int | None) -> str | None:
         return "a stub without its bytes"
     if not all(errors.get(name, "").isdecimal() for name in ("partition", "offset")):
         return "not ours"
+    if source.entry_of(errors.get("topic", "")) not in source.topics:
+        return "its topic is none of input.topics"
     return None

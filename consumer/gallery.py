@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from consumer.health import Verdicts
 
 MAX_KEPT = 2000
+MAX_DIGITS = 18
 
 
 class Kept(NamedTuple):
@@ -119,7 +120,12 @@ def unpack(body: bytes) -> list[Kept]:
     return kept
 
 
-def after_of(query: Mapping[str, Sequence[str]]) -> int:
-    """Return the number that `?after=` names; 0 where it is none."""
+def after_of(query: Mapping[str, Sequence[str]]) -> int | None:
+    """Return the number that `?after=` names, 0 without it; None where it is no number."""
     (text, *_) = query.get("after", ["0"])
-    return int(text) if text.isdecimal() else 0
+    return number_of(text)
+
+
+def number_of(text: str) -> int | None:
+    """Return the number that a request names; None where it is none of `MAX_DIGITS` at most."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None

@@ -4,13 +4,15 @@ Live: the loop polled its source within the last minute; a stuck process is not 
 artifact has answered once and the broker has assigned partitions to this process.
 """
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
@@ -18,7 +20,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.errors import SettingsError
-from consumer.gallery import Gallery, after_of, pack
+from consumer.gallery import MAX_DIGITS, Gallery, after_of, pack
+
+LOG = logging.getLogger("sedflow.health")
 
 MAX_SILENCE_S = 60.0
 REQUEST_TIMEOUT_S = 5.0
@@ -77,6 +81,17 @@ class Health(Collector):
         yield GaugeMetricFamily("sedflow_ready", "1 while alerts are answered", self.ready()[0])
 
 
+class Server(ThreadingHTTPServer):
+    """A server whose trouble goes to the log."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Log what a request raised, unless its client went away."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            LOG.exception("http trouble")
+
+
 @contextmanager
 def serve(
     health: Verdicts,
@@ -101,12 +116,11 @@ def listen(
 ) -> Iterator[int]:
     """Serve an endpoint while the body runs; yields the port. Raises SettingsError as `serve`."""
     try:
-        server = ThreadingHTTPServer((host, port), endpoint)
+        server = Server((host, port), endpoint)
     except OSError as error:
         raise SettingsError(
             f"{section}: expected a free address, got {host}:{port}: {error}"
         ) from error
-    server.daemon_threads = True
     thread = Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
     try:
@@ -145,8 +159,11 @@ def _answer(
     url = urlsplit(path)
     match url.path:
         case "/summaries" if gallery is not None:
-            kept = gallery.since(after_of(parse_qs(url.query)))
-            return HTTPStatus.OK, BYTES, pack(kept)
+            after = after_of(parse_qs(url.query))
+            if after is None:
+                reason = f"after: expected a number of at most {MAX_DIGITS} digits\n"
+                return HTTPStatus.BAD_REQUEST, TEXT, reason.encode()
+            return HTTPStatus.OK, BYTES, pack(gallery.since(after))
         case "/metrics":
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry)
         case "/livez":

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
 from consumer.health import Health
-from consumer.kafka_client import LOG, consumer_config, foreign_errors
+from consumer.kafka_client import LOG, consumer_config, foreign_errors, to_message
 from consumer.message import Message, Place, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -325,20 +325,6 @@ def next_offsets(messages: Iterable[Message]) -> dict[Place, int]:
 def places_of(partitions: Iterable[TopicPartition]) -> set[Place]:
     """Return topic and partition of each."""
     return {(p.topic, p.partition) for p in partitions}
-
-
-def to_message(message: Any) -> Message:
-    """Return a message of librdkafka as ours."""
-    kind, stamp = message.timestamp()
-    return Message(
-        value=message.value(),
-        key=message.key(),
-        headers=tuple(message.headers() or ()),
-        topic=message.topic(),
-        partition=message.partition(),
-        offset=message.offset(),
-        timestamp_ms=stamp if kind else None,
-    )
 
 
 def _as_ours(error: KafkaException | ConsumerError) -> ConsumerError:

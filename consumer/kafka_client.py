@@ -1,4 +1,4 @@
-"""What every Kafka client here shares: its configuration, start-up checks, and its errors.
+"""What every Kafka client here shares: configuration, start-up checks, messages and errors.
 
 An exception of librdkafka ends here, or in `kafka.py`, as `BrokerError`.
 """
@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource
 
 from consumer.connection import Need, check_rights, describe_cluster, explain
 from consumer.errors import BrokerError, SettingsError, WorkerLostError
+from consumer.message import Headers, Message
 from consumer.sections import DATE, ClientOption, ClusterSettings, OutputSettings
 from consumer.settings import Settings
 
@@ -153,8 +154,9 @@ def find_limits(settings: Settings) -> Limits:
     letters = {output.dead_letter_topic_of(topic) for topic in settings.input.topics or ("",)}
     names = sorted({output.topic, *letters})
     wanted = {ConfigResource(ConfigResource.Type.TOPIC, name): name for name in names}
-    client = AdminClient({**output.client_config(), "log_level": 3}, logger=LOG)
-    answers = client.describe_configs(list(wanted), request_timeout=CALL_TIMEOUT_S)
+    with foreign_errors("output: size of messages"):
+        client = AdminClient({**output.client_config(), "log_level": 3}, logger=LOG)
+        answers = client.describe_configs(list(wanted), request_timeout=CALL_TIMEOUT_S)
     sizes = {wanted[topic]: _find_size(wanted[topic], answers[topic]) for topic in wanted}
     return Limits(min(sizes[name] for name in letters), min(sizes.values()))
 
@@ -177,6 +179,35 @@ def _require(section: str, cluster: Any, topics: Collection[str]) -> None:
             f"{section}: expected the topics {missing}, got none of these names "
             "that this user may DESCRIBE"
         )
+
+
+def to_message(message: Any) -> Message:
+    """Return a message of librdkafka as ours."""
+    kind, stamp = message.timestamp()
+    return Message(
+        value=message.value(),
+        key=message.key(),
+        headers=_find_headers(message),
+        topic=message.topic(),
+        partition=message.partition(),
+        offset=message.offset(),
+        timestamp_ms=stamp if kind else None,
+    )
+
+
+def _find_headers(message: Any) -> Headers:
+    """Return the headers; none where a name is no UTF-8."""
+    try:
+        return tuple(message.headers() or ())
+    except (SystemError, UnicodeDecodeError) as error:  # asked again, it would give null pointers
+        fields = {
+            "topic": message.topic(),
+            "partition": message.partition(),
+            "offset": message.offset(),
+            "error": str(error.__cause__ or error),
+        }
+        LOG.warning("headers left out", extra={"fields": fields})
+        return ()
 
 
 def call_within(limit_s: float, call: Callable[..., Any], *arguments: object) -> None:

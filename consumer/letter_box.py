@@ -12,8 +12,13 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError
-from consumer.kafka import to_message
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG, client_config, foreign_errors
+from consumer.kafka_client import (
+    CALL_TIMEOUT_S,
+    LOG,
+    client_config,
+    foreign_errors,
+    to_message,
+)
 from consumer.message import ERROR_HEADER_PREFIX, Message, Place
 from consumer.sections import ClientOption
 from consumer.settings import Settings

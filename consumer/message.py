@@ -140,7 +140,8 @@ def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
 class Window:
     """Everything one batch of messages leads to; published as one unit.
 
-    `len(results) + len(rejected) == len(consumed)`, each in the order of `consumed`.
+    In the order of `consumed`. Of alerts, each leads to one result or one dead letter; of summaries
+    in the slow lane, those that ask for nothing lead to nothing.
     """
 
     consumed: tuple[Message, ...]
@@ -148,7 +149,7 @@ class Window:
     rejected: tuple[DeadLetter, ...]
 
     def outcomes(self) -> Iterator[tuple[Message, Result | DeadLetter]]:
-        """Yield each message with what became of it."""
+        """Yield each message of a window of alerts with what became of it."""
         results, letters = iter(self.results), iter(self.rejected)
         letter = next(letters, None)
         for message in self.consumed:
@@ -166,8 +167,11 @@ class Source(Protocol):
     def exhausted(self) -> bool:
         """True when no message will ever follow: archives end, Kafka never does."""
 
-    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Message]:
-        """Return at most `max_messages`, waiting at most `timeout_s` for the first."""
+    def poll(self, max_messages: int, max_delay_s: float) -> Sequence[Message]:
+        """Return at most `max_messages`; the first of them waits at most `max_delay_s` for others.
+
+        For a first one each source waits as long as suits it, and returns nothing without one.
+        """
 
     def rewind(self, window: Window) -> None:
         """Hand the messages of `window`, the last one polled, out again: it was rolled back."""

@@ -1,12 +1,13 @@
 """The metrics of one process for Prometheus, all with the prefix `sedflow_`.
 
-Labels are bounded: topics, partitions, surveys, statuses, stages, flags and bands, never an id.
+Labels are bounded: topics, partitions, surveys, statuses, stages, flags and bands, never an id. The
+topics of all days count as one, by their entry of `input.topics`; lag goes with its partition.
 Several processes behind one address are gathered by `consumer.gather`. What has no sample yet would
 be missing from a query, so labels that are known beforehand start at 0.
 """
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import perf_counter, time
@@ -41,11 +42,16 @@ Lag = Mapping[Place, int]
 class Metrics:
     """Every metric of one process, registered in `registry`.
 
+    `entry_of` names the topic that a topic is counted as; each counts as itself without it.
+
     Raises ValueError when `registry` already holds metrics of the same names.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, entry_of: Callable[[str], str] = lambda topic: topic
+    ) -> None:
         self.registry = registry
+        self._entry_of = entry_of
         self._read_up_to: dict[Place, float] = {}
         disable_created_metrics()
         ProcessCollector(namespace="sedflow", registry=registry)
@@ -157,7 +163,8 @@ class Metrics:
         """Count a window that was published at `now`."""
         self.batch_size.observe(len(window.consumed))
         results = window.results
-        _add(self.consumed, ((message.topic,) for message in window.consumed))
+        for topic, n in Tally(message.topic for message in window.consumed).items():
+            self.consumed.labels(self._entry_of(topic)).inc(n)
         _add(self.processed, ((result.survey, result.status) for result in results))
         _add(self.support_flags, ((flag,) for result in results for flag in result.flags))
         _add(self.missing_bands, ((band,) for result in results for band in result.missing_bands))
@@ -194,8 +201,9 @@ class Metrics:
             del self._read_up_to[topic, partition]
             with suppress(KeyError):  # it may have gone before its lag was ever known
                 self.lag_messages.remove(topic, str(partition))
+        for topic in {topic for topic, _ in lag}:
+            self.consumed.labels(self._entry_of(topic))
         for (topic, partition), behind in lag.items():
-            self.consumed.labels(topic)
             self.lag_messages.labels(topic, str(partition)).set(behind)
             if behind == 0:
                 self._read_up_to[topic, partition] = now_s

@@ -28,7 +28,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.avro import Record, decode_summary
-from consumer.gallery import MAX_KEPT, Follower, Gallery, Recent
+from consumer.gallery import MAX_KEPT, Follower, Gallery, Recent, number_of
 from consumer.health import REQUEST_TIMEOUT_S, TEXT, Verdicts, listen
 from consumer.metrics import Metrics
 from consumer.portrait import Artist
@@ -259,7 +259,7 @@ def endpoint(page: Page, portray: Portray) -> type[BaseHTTPRequestHandler]:
                 name, content_type = FILES[path]
                 self._send((STATIC / name).read_bytes(), content_type)
             elif path.startswith("/galaxies/"):
-                self._send_galaxy(path.removeprefix("/galaxies/"))
+                self._send_galaxy(number_of(path.removeprefix("/galaxies/")))
             else:
                 self._send(b"not here\n", TEXT, HTTPStatus.NOT_FOUND)
 
@@ -274,8 +274,8 @@ def endpoint(page: Page, portray: Portray) -> type[BaseHTTPRequestHandler]:
             except OSError:  # the browser left
                 self.close_connection = True
 
-        def _send_galaxy(self, number: str) -> None:
-            inputs = page.inputs_of(int(number)) if number.isdecimal() else None
+        def _send_galaxy(self, number: int | None) -> None:
+            inputs = None if number is None else page.inputs_of(number)
             if inputs is None:
                 self._send_json({"error": "This galaxy is no longer kept."}, HTTPStatus.NOT_FOUND)
                 return

@@ -139,7 +139,7 @@ class RefitStep:
         self._quota = Quota(self._settings.max_per_hour)
         self._known: Known = OrderedDict()
         self._decoder = Decoder(
-            record="posteriorSummary", registry=open_registry(settings.registry)
+            record="posteriorSummary", resolved=True, registry=open_registry(settings.registry)
         )
         self.summary_id = WIRE_ID
         self.keep_alive: Callable[[Sequence[Message]], None] = lambda _: None

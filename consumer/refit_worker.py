@@ -42,7 +42,7 @@ def run_refit(settings: Settings) -> int:
     os.nice(settings.refit.niceness)
     torch.set_num_threads(1)
     slow = slow_settings(settings)
-    return attend(RefitWorker(slow, stop), slow, lambda _: None)
+    return attend(RefitWorker(slow, stop), slow)
 
 
 class RefitWorker(Worker):

@@ -9,7 +9,6 @@ skipped, reading stops until it answers.
 
 import base64
 import json
-import socket
 import ssl
 import time
 import urllib.error
@@ -161,9 +160,9 @@ def register_summaries(settings: Settings) -> int:
 
 
 def _is_decisive(error: OSError | HTTPException) -> bool:
-    """Whether waiting does not mend it: a certificate, the name of the host, the address."""
+    """Whether waiting does not mend it: a certificate, an address that is none."""
     reason = getattr(error, "reason", error)
-    return isinstance(reason, ssl.SSLCertVerificationError | socket.gaierror | InvalidURL)
+    return isinstance(reason, ssl.SSLCertVerificationError | InvalidURL)
 
 
 def _is_of_registry(text: str) -> bool:

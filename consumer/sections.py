@@ -3,7 +3,7 @@
 import re
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
@@ -52,6 +52,8 @@ class ArtifactSettings(Section):
 class ClusterSettings(Section):
     """How to reach one Kafka cluster. `kafka` goes to librdkafka as it is."""
 
+    section: ClassVar[str]
+    """Its name among the settings."""
     bootstrap: str = "localhost:9092"
     username: str | None = None
     password: SecretStr | None = None
@@ -75,8 +77,14 @@ class ClusterSettings(Section):
         named = {
             "bootstrap.servers": self.bootstrap,
             "sasl.username": self.username,
-            "sasl.password": _read_secret(self.password, self.password_file),
-            "ssl.key.password": _read_secret(self.ssl_key_password, self.ssl_key_password_file),
+            "sasl.password": _read_secret(
+                f"{self.section}.password_file", self.password, self.password_file
+            ),
+            "ssl.key.password": _read_secret(
+                f"{self.section}.ssl_key_password_file",
+                self.ssl_key_password,
+                self.ssl_key_password_file,
+            ),
         }
         return {key: value for key, value in named.items() if value is not None} | self.kafka
 
@@ -84,6 +92,7 @@ class ClusterSettings(Section):
 class InputSettings(ClusterSettings):
     """The broker the alerts come from."""
 
+    section = "input"
     topics: Names = ()
     """Names; `{date}` in one stands for each of the last days, see `days`."""
     days: int = Field(default=2, ge=1, le=366)
@@ -144,9 +153,10 @@ class InputSettings(ClusterSettings):
 class OutputSettings(ClusterSettings):
     """The cluster that summaries and dead letters go to; it may be another than the input's."""
 
+    section = "output"
     topic: str = "sedflow.v1_0.posteriorSummary"
     dead_letter_topic: str | None = None
-    """`<input topic>.sedflow.dlq` when absent."""
+    """`<input topic>.sedflow.dlq` when absent, and for the slow lane always."""
     offsets_topic: str | None = None
     """Where positions in the input are kept if it is another cluster, and remembered if it is the
     same; `<topic>.sedflow.offsets` when absent.
@@ -244,7 +254,7 @@ class RegistrySettings(Section):
 
     def read_password(self) -> str | None:
         """Return the password in clear: never print it. Raises SettingsError."""
-        return _read_secret(self.password, self.password_file)
+        return _read_secret("registry.password_file", self.password, self.password_file)
 
 
 class StateSettings(Section):
@@ -285,10 +295,10 @@ class LogSettings(Section):
     format: Literal["json", "text"] = "json"
 
 
-def _read_secret(value: SecretStr | None, path: Path | None) -> str | None:
+def _read_secret(key: str, value: SecretStr | None, path: Path | None) -> str | None:
     if path is None:
         return value.get_secret_value() if value else None
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"secret file: expected a readable file, got {path}: {error}") from None
+        raise SettingsError(f"{key}: expected a readable file, got {path}: {error}") from None

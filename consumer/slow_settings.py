@@ -12,10 +12,11 @@ def slow_settings(settings: Settings) -> Settings:
     output, refit = settings.output, settings.refit
     batch = settings.batch.model_copy(update={"max_size": refit.window, "max_delay_s": GATHER_S})
     topic = refit.topic or f"{output.topic}.refit"
+    own = {"topic": topic, "dead_letter_topic": None, "offsets_topic": None}
     return settings.model_copy(
         update={
             "input": _read_summaries(settings),
-            "output": output.model_copy(update={"topic": topic, "offsets_topic": None}),
+            "output": output.model_copy(update=own),
             "batch": batch,
             "registry": _registry_of_summaries(settings.registry),
             "http": settings.http.model_copy(update={"port": refit.http_port}),

@@ -87,7 +87,8 @@ class Starts:
         self._settings = settings
         self._metrics = metrics
         self._consumer = consumer
-        self._admin = AdminClient({**settings.client_config(), "log_level": 3}, logger=LOG)
+        with foreign_errors("input: topics"):
+            self._admin = AdminClient({**settings.client_config(), "log_level": 3}, logger=LOG)
         self._absent = absent
         self._topic_ids: dict[str, str] = {}
         self._asked: Mapping[str, Future[Any]] = {}

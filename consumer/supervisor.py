@@ -8,6 +8,8 @@ transactional id outlives it. What happens to a worker is decided here and nowhe
 - It does not say that it lives for `HANGS_AFTER_S`, or has no address `STARTS_WITHIN_S` after its
   start: it is killed, and started again as above.
 - It says that its settings or its artifact cannot be used: all stop, for a restart changes nothing.
+  Once any worker has been ready they could be used: what is wrong with them since, such as a secret
+  in exchange, may pass, and it is started again as above.
 - The supervisor is told to stop: so are the workers, which finish the batch in hand. What has not
   left after `GRACE_S` is killed. A second signal kills all at once.
 - The supervisor itself dies: each worker notices, finishes the batch in hand and leaves.
@@ -65,7 +67,8 @@ UNUSABLE = 2
 def run_workers(settings: Settings, n_workers: int) -> int:
     """Run `n_workers` workers until SIGTERM or SIGINT; return the exit code.
 
-    0: every worker left as asked. 1: one did not. 2: the settings cannot be used.
+    0: every worker left as asked. 1: one did not. 2: the settings or the artifact cannot be used.
+    3: one had halted, as of a single process.
     """
     start_logging(settings.log)
     registry = CollectorRegistry()
@@ -127,6 +130,11 @@ class Slot:
 
 class Crew(Gathered):
     """The workers and, as one, what they say of themselves."""
+
+    _served = False
+    """Whether any worker has been ready yet."""
+    _unusable = False
+    """Whether it stopped because settings or artifact cannot be used."""
 
     def __init__(self, settings: Settings, n_workers: int, registry: CollectorRegistry) -> None:
         super().__init__(self.find_ports)
@@ -200,6 +208,7 @@ class Crew(Gathered):
             slot.asked_s = now
             if fetch(slot.port, "/livez")[0] == HTTPStatus.OK:
                 slot.alive_s = now
+            self._served = self._served or fetch(slot.port, "/readyz")[0] == HTTPStatus.OK
         return now - slot.alive_s > HANGS_AFTER_S
 
     def _bury(self, slot: Slot) -> None:
@@ -212,7 +221,8 @@ class Crew(Gathered):
         self._restarts.labels(slot.name).inc()
         fields = {"slot": slot.name, "exit_code": code, "deaths_in_a_row": slot.deaths}
         LOG.error("worker died", extra={"fields": fields})
-        if code == UNUSABLE:
+        if code == UNUSABLE and not self._served:
+            self._unusable = True
             self.stop.set()
 
     def _drain(self) -> int:
@@ -232,9 +242,10 @@ class Crew(Gathered):
         self.kill()
         for slot in self._slots.values():
             slot.process.join()
+        if self._unusable:
+            return UNUSABLE
+        left = [slot.process for slot in self._slots.values() if slot.due_s is None]
         # A worker that had not come up yet leaves by the signal itself.
-        slots = self._slots.values()
-        left = [s.process for s in slots if s.due_s is None or s.process.exitcode == UNUSABLE]
         codes = {process.exitcode or 0 for process in left} - {-signal.SIGTERM}
         killed = any(code < 0 for code in codes)
         return max(codes | {int(killed)})

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
-from urllib.error import URLError
+from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -63,9 +63,9 @@ def fetch(url: str) -> Reading:
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=TIMEOUT_S) as answer:  # noqa: S310
             text = answer.read().decode()
-    except (URLError, OSError, ValueError) as error:
+        return read(text_string_to_metric_families(text), time.time())
+    except (HTTPException, OSError, ValueError) as error:
         raise BrokerError(f"{url}: expected a daemon's /metrics, got {error}") from None
-    return read(text_string_to_metric_families(text), time.time())
 
 
 def draw(readings: deque[Reading], url: str, trouble: str = "") -> RenderableType:

@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from threading import Event
 
 import torch
@@ -66,11 +67,13 @@ def run_kafka(settings: Settings) -> int:
     """
     stop = Event()
     stop_on_signals(stop)
-    return run_worker(settings, stop, lambda _: None)
+    return run_worker(settings, stop)
 
 
-def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]) -> int:
-    """Run the daemon until `stop` is set; tell the port it answers at; return the exit code.
+def run_worker(
+    settings: Settings, stop: Event, tell_port: Callable[[int], None] | None = None
+) -> int:
+    """Run the daemon until `stop` is set; tell a parent the port; return the exit code.
 
     Raises as `run_kafka` does.
     """
@@ -83,12 +86,18 @@ def run_worker(settings: Settings, stop: Event, tell_port: Callable[[int], None]
             return attend(worker, settings, tell_port)
 
 
-def attend(worker: "Worker", settings: Settings, tell_port: Callable[[int], None]) -> int:
-    """Answer over HTTP while the worker starts and works; return its exit code."""
-    http = settings.http
-    with serve(worker.health, worker.registry, http.host, http.port, worker.gallery) as port:
+def attend(
+    worker: "Worker", settings: Settings, tell_port: Callable[[int], None] | None = None
+) -> int:
+    """Answer over HTTP while the worker starts and works; return its exit code.
+
+    A parent, who is told the port, can read the latest summaries there; without one nobody can.
+    """
+    http, gallery = settings.http, worker.gallery if tell_port else None
+    with serve(worker.health, worker.registry, http.host, http.port, gallery) as port:
         LOG.info("started", extra={"fields": {"http_port": port, "slot": settings.output.slot}})
-        tell_port(port)
+        if tell_port is not None:
+            tell_port(port)
         try:
             worker.start()
             worker.work()
@@ -129,7 +138,7 @@ class Worker:
         self.health = WorkerHealth()
         self.gallery = Gallery()
         self.published = 0
-        self._metrics = Metrics(self.registry)
+        self._metrics = Metrics(self.registry, settings.input.entry_of)
         self.registry.register(self.health)
         self._settings = settings
         self._stop = stop
@@ -183,8 +192,7 @@ class Worker:
     def halt(self, error: HaltedError) -> None:
         """Do nothing but say so until told to stop."""
         LOG.critical("halted", extra={"fields": {"error": str(error)}})
-        self.health.assigned = False
-        self.health.trouble = f"halted: {error}"
+        self._hold_nothing(f"halted: {error}")
         self._metrics.halted.set(1)
         while not self._stop.wait(1.0):
             self.health.beat()
@@ -267,12 +275,17 @@ class Worker:
         target = "registry" if isinstance(error, RegistryError) else "broker"
         LOG.error(f"{target} trouble", extra={"fields": fields})
         self._metrics.retries.labels(target).inc()
-        self.health.assigned = False
-        self.health.trouble = str(error)
+        self._hold_nothing(str(error))
         self.health.beat()
         self._stop.wait(pause_s)
         self.health.beat()
         self.health.trouble = None
+
+    def _hold_nothing(self, trouble: str) -> None:
+        """Be not ready; what is unread of its partitions is told by whoever gets them."""
+        self.health.assigned = False
+        self.health.trouble = trouble
+        self._metrics.set_lag({}, datetime.now(UTC))
 
 
 def load_served(settings: ArtifactSettings) -> Artifact:

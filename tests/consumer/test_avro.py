@@ -108,7 +108,7 @@ def test_schema_folder(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("seven.avsc", '"x"', r"expected <id>.avsc, got seven.avsc"),
-        ("7.avsc", "{", r"7.avsc: schema: expected an Avro schema"),
+        ("7.avsc", "{", r"input\.schema_folder: expected a writer schema, got .*7\.avsc: schema: "),
         ("readme.txt", "", r"expected <id>.avsc files, got none"),
     ],
 )
@@ -116,6 +116,12 @@ def test_bad_schema_folder(tmp_path: Path, name: str, text: str, message: str) -
     (tmp_path / name).write_text(text)
     with pytest.raises(SettingsError, match=message):
         Decoder(schema_folder=tmp_path)
+
+
+def test_schema_file_that_is_none(tmp_path: Path) -> None:
+    told = r"input\.schema_file: expected a writer schema, got .*none\.avsc"
+    with pytest.raises(SettingsError, match=told):
+        Decoder(schema_file=tmp_path / "none.avsc")
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\x00", b"not avro", b"\xc3\x01" + bytes(8)])

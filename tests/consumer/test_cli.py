@@ -1,9 +1,15 @@
 """The command line, end to end on the tiny artifact."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import fastavro
 import pyarrow.parquet
@@ -51,6 +57,25 @@ def test_replay(
     assert "NO_REDSHIFT: 4" in printed
     assert "dead letters, decode: 1" in printed
     assert f"wrote {out}\nwrote {out}.dead.jsonl" in printed
+
+
+def test_replay_shows_its_galaxies_until_it_is_interrupted(archive: Path, tiny_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the live page needs plotly")
+    command = [sys.executable, "-m", "consumer.cli", "replay", str(archive), "--dry-run", "--serve"]
+    shown = subprocess.Popen(
+        [*command, "--artifact", str(tiny_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SEDFLOW_PAGE__PORT": "0"},
+    )
+    with shown, closing(shown.stdout):
+        address = shown.stdout.readline().removeprefix("live page: ").strip()
+        assert "13 messages in" in shown.stdout.readline()
+        with urlopen(f"{address}events", timeout=60) as events:
+            kept = json.loads(events.readline().removeprefix(b"data: "))
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(60) == 0
+    assert len(kept["galaxies"]) == 12
 
 
 def test_replay_gives_the_same_summaries_again_and_for_any_batch_size(

@@ -403,6 +403,12 @@ def test_a_limit_that_is_not_told_in_time_is_asked_for_again(
         find_limits(Settings())
 
 
+def test_a_certificate_in_exchange_is_trouble() -> None:
+    cluster = {"kafka": {"security.protocol": "ssl", "ssl.ca.location": "/none.pem"}}
+    with pytest.raises(BrokerError, match=r"output: size of messages: .*ssl\.ca\.location"):
+        find_limits(Settings.model_validate({"output": cluster}))
+
+
 @pytest.mark.parametrize(
     ("summaries", "letters", "batch"), [(20_000, 2_000_000, 20_000), (2_000_000, 30_000, 30_000)]
 )

@@ -4,7 +4,6 @@ import base64
 import gzip
 import io
 import json
-import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable
@@ -25,7 +24,6 @@ from consumer.message import Message, Window
 from consumer.step import Step
 from consumer.writers import AvroWriter, ParquetWriter
 from sedflow_core import Artifact
-from sedflow_core.errors import MissingExtraError
 
 Record = dict[str, Any]
 Write = Callable[..., bytes]
@@ -192,19 +190,6 @@ def test_a_cut_container_keeps_its_bytes(tmp_path: Path, packets: dict[str, byte
     path = tmp_path / "a.avro"
     path.write_bytes(packets["00.avro"][:-1])
     assert [(message.value, message.key) for message in read(path)] == [(path.read_bytes(), None)]
-
-
-def test_snappy_without_its_package(
-    tmp_path: Path,
-    alerts: list[Record],
-    write_container: Write,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = tmp_path / "a.avro"
-    path.write_bytes(write_container(alerts, "snappy"))
-    monkeypatch.setitem(sys.modules, "cramjam", None)
-    with pytest.raises(MissingExtraError, match=r"'cramjam'.*\[tables\]"):
-        read(path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from consumer.daemon import NotedSink
 from consumer.errors import WindowAbortedError
 from consumer.files import NoSink
 from consumer.gallery import (
+    MAX_DIGITS,
     MAX_KEPT,
     Follower,
     Gallery,
@@ -20,6 +21,7 @@ from consumer.gallery import (
     pack,
     unpack,
 )
+from consumer.gather import fetch
 from consumer.health import Health, serve
 from consumer.message import Result, Window
 
@@ -67,6 +69,21 @@ def test_the_summaries_of_workers_come_together() -> None:
         assert follow() == []
         galleries["1"].add(make_window(b"next"))
         assert [kept.value for kept in follow()] == [b"next"]
+
+
+@pytest.mark.parametrize(
+    ("after", "status"),
+    [
+        ("", 200),
+        ("?after=0", 200),
+        ("?after=-1", 400),
+        ("?after=" + "9" * MAX_DIGITS, 200),
+        ("?after=" + "9" * 5000, 400),  # more digits than Python reads
+    ],
+)
+def test_what_is_asked_for_is_a_number(after: str, status: int) -> None:
+    with serve(Health(), CollectorRegistry(), "127.0.0.1", 0, Gallery()) as port:
+        assert fetch(port, "/summaries" + after)[0] == status
 
 
 class AbortingSink:

@@ -2,13 +2,15 @@
 
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler
+from socket import create_connection
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.errors import SettingsError
-from consumer.health import MAX_SILENCE_S, Health, serve
+from consumer.health import MAX_SILENCE_S, Health, listen, serve
 from consumer.kafka_client import HANGS_AFTER_S
 from consumer.kafka_sink import RETRY_FOR_S
 from consumer.metrics import Metrics
@@ -84,6 +86,34 @@ def test_only_get_is_served(method: str) -> None:
 def test_unknown_path() -> None:
     with serve(Health(), CollectorRegistry(), "127.0.0.1", 0) as port:
         assert fetch(port, "/")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("error", "events"),
+    [
+        (ConnectionResetError(), []),
+        (BrokenPipeError(), []),
+        (TimeoutError(), []),
+        (ZeroDivisionError(), ["http trouble"]),
+    ],
+)
+def test_a_client_that_goes_away_is_no_event(
+    error: Exception,
+    events: list[str],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Endpoint(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            raise error
+
+    with (
+        listen("http", "127.0.0.1", 0, Endpoint) as port,
+        create_connection(("127.0.0.1", port), timeout=30) as client,
+    ):
+        assert client.recv(1) == b""
+    assert caplog.messages == events
+    assert capfd.readouterr().err == ""
 
 
 def test_a_taken_port_is_named() -> None:

@@ -50,6 +50,19 @@ class Event:
         return None
 
 
+class Misnamed(Event):
+    """A message with a header whose name is no UTF-8, as confluent-kafka hands it out."""
+
+    asked = 0
+
+    def headers(self) -> None:
+        self.asked += 1
+        try:
+            b"\xff".decode()
+        except UnicodeDecodeError as error:
+            raise SystemError("headers returned a result with an exception set") from error
+
+
 class FakeConsumer:
     """Hands out `answers`, one at each call."""
 
@@ -119,6 +132,21 @@ def test_what_was_taken_comes_once(source: KafkaSource) -> None:
     assert consumer.sought == [(0, 10)]
     assert offsets(messages, CUT) == [10]
     assert offsets(messages, WHOLE) == [10, 11]
+
+
+def test_headers_that_cannot_be_read_cost_no_message(
+    source: KafkaSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = Misnamed(CUT, 10)
+    source._consumer = FakeConsumer([[event, Event(CUT, 11)]])
+    messages = source.poll(2, 0.0)
+    assert offsets(messages, CUT) == [10, 11]
+    assert messages[0].headers == ()
+    assert event.asked == 1
+    (record,) = (r for r in caplog.records if r.message == "headers left out")
+    fields = record.fields  # type: ignore[attr-defined]
+    assert (fields["topic"], fields["partition"], fields["offset"]) == (*CUT, 10)
+    assert "can't decode byte 0xff" in fields["error"]
 
 
 def test_a_window_in_hand_that_comes_again_is_given_up(source: KafkaSource) -> None:

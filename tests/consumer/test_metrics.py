@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.message import DeadLetter, Galaxy, Message, Result, Window
 from consumer.metrics import Metrics
+from consumer.sections import InputSettings
 from sedflow_core import Artifact
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -74,6 +75,20 @@ def test_lag_follows_the_assignment() -> None:
     values = counted(metrics)
     assert ("sedflow_consumer_lag_messages", ("0", "hosts")) not in values
     assert values["sedflow_consumer_lag_seconds", ()] == 0.0
+
+
+def test_the_topics_of_all_days_are_counted_as_one() -> None:
+    source = InputSettings(topics=("ztf_{date}_p1", "fixed"))
+    metrics = Metrics(CollectorRegistry(), source.entry_of)
+    for day in range(1, 29):
+        messages = Message(b"", topic=f"ztf_202602{day:02}_p1"), Message(b"", topic="fixed")
+        metrics.set_lag({(message.topic, 0): 1 for message in messages}, NOW)
+        metrics.count_window(Window(messages, (), ()), NOW)
+    values = counted(metrics)
+    totals = {labels: n for (name, labels), n in values.items() if "consumed" in name}
+    assert totals == {("ztf_{date}_p1",): 28, ("fixed",): 28}
+    lags = [labels for name, labels in values if name == "sedflow_consumer_lag_messages"]
+    assert sorted(lags) == [("0", "fixed"), ("0", "ztf_20260228_p1")]
 
 
 def test_messages_without_a_timestamp_have_no_latency() -> None:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.avro import encode, schemas_path
 from consumer.gallery import Follower, Gallery, Kept
+from consumer.gather import fetch
 from consumer.health import listen
 from consumer.message import Result, Window
 from consumer.page import NEWS_TICKS, Page, endpoint
@@ -41,6 +42,14 @@ def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         create_connection(("127.0.0.1", port), timeout=30) as silent,
     ):
         assert silent.recv(1) == b""
+
+
+@pytest.mark.parametrize("number", ["1", "-1", "9" * 5000])
+def test_a_galaxy_that_is_not_kept_is_told(number: str) -> None:
+    page = Page(CollectorRegistry(), Follower(Gallery()))
+    with listen("page", "127.0.0.1", 0, endpoint(page, lambda _: {})) as port:
+        status, text = fetch(port, f"/galaxies/{number}")
+    assert (status, json.loads(text)) == (404, {"error": "This galaxy is no longer kept."})
 
 
 def test_who_keeps_up_gets_the_news_alone() -> None:

@@ -18,6 +18,7 @@ from consumer.errors import WindowAbortedError
 from consumer.files import NoSink
 from consumer.message import Message, Window
 from consumer.refit import Quota, RefitMetrics, RefitStep
+from consumer.registry import Registry
 from consumer.settings import Settings
 from consumer.slow_settings import slow_settings
 from sedflow_core import Artifact
@@ -62,8 +63,9 @@ MakeStep = Callable[..., RefitStep]
 
 @pytest.fixture
 def make_step(tiny: Artifact, metrics: RefitMetrics) -> MakeStep:
-    def make(stop: Event | None = None, **refit: Any) -> RefitStep:
-        settings = Settings.model_validate({"refit": {"max_seconds": 1.0, **refit}})
+    def make(stop: Event | None = None, registry: Record | None = None, **refit: Any) -> RefitStep:
+        refit = {"max_seconds": 1.0, **refit}
+        settings = Settings.model_validate({"refit": refit, "registry": registry or {}})
         return RefitStep(tiny, None, settings, metrics, stop or Event())
 
     return make
@@ -248,6 +250,29 @@ def test_summaries_of_older_workers_are_understood(make_step: MakeStep, minor: i
     assert found["refit"]["status"] == "EXPIRED"
 
 
+def newer(text: bytes) -> bytes:
+    """The schema of the next minor version: a field more, also in the record `provenance`."""
+    schema: Record = json.loads(text.replace(b"v1_2", b"v1_3"))
+    (provenance,) = (f["type"] for f in schema["fields"] if f["name"] == "provenance")
+    for node in (schema, provenance):
+        node["fields"].append({"name": "more", "type": ["null", "long"], "default": None})
+    return json.dumps(schema).encode()
+
+
+def test_summaries_of_newer_workers_are_understood(
+    make_step: MakeStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this version does not know of them is left out."""
+    text = newer(schema_text("posteriorSummary"))
+    monkeypatch.setattr(Registry, "schema", lambda *_: text)
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, fastavro.parse_schema(json.loads(text)), summary(1, more=7))
+    new = Message(b"\x00\x00\x00\x12\x67" + body.getvalue(), topic="s", timestamp_ms=0)
+    window = answer(make_step(registry={"url": "http://127.0.0.1:1"}), new)
+    assert window.rejected == ()
+    assert records(window)[1]["refit"]["status"] == "EXPIRED"
+
+
 def test_a_quota_refills_evenly_up_to_an_hour() -> None:
     now = [0.0]
     quota = Quota(2, clock=lambda: now[0])
@@ -262,7 +287,12 @@ def test_the_slow_lane_reads_what_the_fast_one_writes() -> None:
     settings = Settings.model_validate(
         {
             "input": {"bootstrap": "in:9092", "topics": ["hosts"], "group": "night"},
-            "output": {"bootstrap": "out:9092", "topic": "summaries", "username": "me"},
+            "output": {
+                "bootstrap": "out:9092",
+                "topic": "summaries",
+                "username": "me",
+                "dead_letter_topic": "letters",  # of alerts, which `dlq replay` reads
+            },
         }
     )
     slow = slow_settings(settings)

@@ -119,8 +119,14 @@ def test_an_id_that_the_registry_does_not_know_is_undecodable(
     assert len(requests) == 1
 
 
-@pytest.mark.parametrize("url", ["http://nowhere.invalid", "http://127.0.0.1:port"])
-def test_a_wrong_address_is_not_waited_for(url: str) -> None:
+def test_a_host_that_no_name_server_knows_is_waited_for() -> None:
+    """The name server itself may be away."""
+    with pytest.raises(SilentRegistryError, match=r"an answer of http://nowhere\.invalid, got"):
+        connect("http://nowhere.invalid").register("summaries", b"{}")
+
+
+def test_an_address_that_is_none_is_not_waited_for() -> None:
+    url = "http://127.0.0.1:port"
     with pytest.raises(RegistryError, match=f"expected an answer of {url}, got") as caught:
         connect(url).register("summaries", b"{}")
     assert not isinstance(caught.value, SilentRegistryError)
@@ -140,7 +146,7 @@ def test_a_secret_that_cannot_be_read_is_no_fault_of_the_message(
 ) -> None:
     settings = RegistrySettings(username="u", password_file=tmp_path / "none")
     decoder = Decoder(registry=Registry(settings, "http://127.0.0.1:1"))
-    with pytest.raises(RegistryError, match="secret file: expected a readable file"):
+    with pytest.raises(RegistryError, match=r"registry\.password_file: expected a readable file"):
         decoder.decode(encode(sample_alert, "hostAlert", 4242))
 
 

@@ -174,10 +174,15 @@ def test_secret_from_a_file(toml: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert settings.masked()["input"]["password_file"] == str(tmp_path / "password")
 
 
-def test_unreadable_secret_file(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEDFLOW_INPUT__PASSWORD_FILE", "/no/such/file")
-    with pytest.raises(SettingsError, match="secret file: expected a readable file"):
-        load_settings(toml).input.client_config()
+@pytest.mark.parametrize("section", ["input", "output"])
+@pytest.mark.parametrize("secret", ["password", "ssl_key_password"])
+def test_unreadable_secret_file(
+    toml: Path, monkeypatch: pytest.MonkeyPatch, section: str, secret: str
+) -> None:
+    monkeypatch.setenv(f"SEDFLOW_{section}__{secret}_file".upper(), "/no/such/file")
+    told = rf"{section}\.{secret}_file: expected a readable file, got /no/such/file"
+    with pytest.raises(SettingsError, match=told):
+        getattr(load_settings(toml), section).client_config()
 
 
 def test_two_sources_of_one_secret(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:

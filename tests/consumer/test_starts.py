@@ -53,6 +53,13 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     source._consumer.close()
 
 
+def test_a_certificate_in_exchange_is_trouble() -> None:
+    cluster = {"kafka": {"security.protocol": "ssl", "ssl.ca.location": "/none.pem"}}
+    settings = Settings.model_validate({"input": cluster}).input
+    with pytest.raises(BrokerError, match=r"input: topics: .*ssl\.ca\.location"):
+        Starts(settings, Metrics(CollectorRegistry()), Emptied())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("ids", "found"),
     [

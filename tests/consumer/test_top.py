@@ -2,6 +2,8 @@
 
 from collections import deque
 from datetime import UTC, datetime
+from socket import create_server
+from threading import Thread
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -50,9 +52,29 @@ def test_it_ends_after_so_many_readings(capsys: pytest.CaptureFixture[str]) -> N
     assert "SEDflow" in capsys.readouterr().out
 
 
-def test_no_daemon_is_an_error() -> None:
-    with pytest.raises(BrokerError, match="expected a daemon's /metrics"):
-        fetch("http://127.0.0.1:1")
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://127.0.0.1:port"])
+def test_no_daemon_is_an_error(url: str) -> None:
+    with pytest.raises(BrokerError, match=f"{url}: expected a daemon's /metrics"):
+        fetch(url)
+
+
+BROKEN_OFF = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsed"
+NO_METRICS = b"HTTP/1.0 200 OK\r\n\r\n<!doctype html>\n"
+
+
+@pytest.mark.parametrize("answer", [BROKEN_OFF, NO_METRICS])
+def test_an_answer_that_is_none_is_an_error(answer: bytes) -> None:
+    with create_server(("127.0.0.1", 0)) as server:
+
+        def reply() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+        Thread(target=reply, daemon=True).start()
+        with pytest.raises(BrokerError, match="expected a daemon's /metrics"):
+            fetch(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_the_highest_bar_is_full() -> None:

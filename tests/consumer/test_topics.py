@@ -5,6 +5,7 @@ import pytest
 from consumer import topics
 from consumer.sections import ClusterSettings
 from consumer.settings import Settings
+from consumer.slow_settings import slow_settings
 from consumer.topics import Section, plan
 
 
@@ -51,6 +52,16 @@ def test_who_moves_no_positions_may_not(
     monkeypatch: pytest.MonkeyPatch, output: dict[str, str]
 ) -> None:
     assert not set(rights(monkeypatch, **output)) & set(MOVING)
+
+
+def test_the_slow_lane_has_dead_letters_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dlq replay` takes all in the topic of the settings for alerts."""
+    monkeypatch.setattr(topics, "Cluster", EmptyCluster)
+    sink = {"topic": "summaries", "dead_letter_topic": "letters"}
+    settings = Settings.model_validate({"input": {"topics": ["hosts"]}, "output": sink})
+    commands = "\n".join(plan(slow_settings(settings), letters=False))
+    assert "--create --topic summaries.sedflow.dlq " in commands
+    assert "letters" not in commands
 
 
 def test_one_user_is_given_each_right_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """A worker whose broker is away: at its start and later on."""
 
+import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from threading import Event
 from types import SimpleNamespace
 
@@ -11,8 +13,9 @@ from consumer import shadow as shadow_module
 from consumer import step as step_module
 from consumer import worker as worker_module
 from consumer.daemon import Tally
-from consumer.errors import BrokerError, NoAnswerError, SettingsError
+from consumer.errors import BrokerError, HaltedError, NoAnswerError, SettingsError
 from consumer.files import NoSink
+from consumer.gather import fetch
 from consumer.health import MAX_SILENCE_S
 from consumer.kafka_client import Clusters
 from consumer.message import Difference, Result, Window
@@ -165,7 +168,7 @@ def test_a_worker_that_waits_for_its_broker_can_be_stopped(
     monkeypatch.setattr(worker_module, "check_topics", check)
     monkeypatch.setattr(Worker, "start", start)
     settings = Settings.model_validate({"http": {"port": 0}})
-    assert attend(Worker(settings, Pauses(2)), settings, lambda _: None) == 0
+    assert attend(Worker(settings, Pauses(2)), settings) == 0
 
 
 def test_a_refusal_at_the_start_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +194,52 @@ def test_trouble_with_a_registry_is_counted_as_such() -> None:
         for target in ("registry", "broker")
     ]
     assert retries == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "leave", [lambda worker: worker.halt(HaltedError("bad")), lambda worker: worker._wait(AWAY, 1)]
+)
+def test_what_is_unread_is_told_by_who_holds_it(leave: Callable[[Worker], None]) -> None:
+    worker = Worker(Settings(), Pauses(1))
+    worker._metrics.set_lag({("hosts", 0): 5, ("hosts", 1): 0}, datetime.now(UTC))
+    leave(worker)
+    lags = [
+        worker.registry.get_sample_value(
+            "sedflow_consumer_lag_messages", {"topic": "hosts", "partition": partition}
+        )
+        for partition in ("0", "1")
+    ]
+    assert lags == [None, None]
+    assert worker.registry.get_sample_value("sedflow_consumer_lag_seconds") == 0.0
+
+
+@pytest.mark.parametrize(("tell_port", "status"), [(None, 404), (lambda _: None, 200)])
+def test_the_summaries_are_served_to_a_parent_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tell_port: Callable[[int], None] | None,
+    status: int,
+) -> None:
+    answers = []
+
+    def start(worker: Worker) -> None:
+        port = caplog.records[-1].fields["http_port"]  # type: ignore[attr-defined]
+        answers.append(fetch(port, "/summaries?after=0")[0])
+        raise NoAnswerError("told to stop")
+
+    monkeypatch.setattr(Worker, "start", start)
+    settings = Settings.model_validate({"http": {"port": 0}})
+    with caplog.at_level(logging.INFO, "sedflow.worker"):
+        attend(Worker(settings, Pauses(1)), settings, tell_port)
+    assert answers == [status]
+
+
+def test_a_worker_counts_the_topics_of_all_days_as_one() -> None:
+    streams = {"input": {"topics": ["ztf_{date}_p1"]}, "output": {"dead_letter_topic": "letters"}}
+    worker = Worker(Settings.model_validate(streams), Pauses(1))
+    worker._metrics.set_lag({("ztf_20260301_p1", 0): 0}, datetime.now(UTC))
+    labels = {"topic": "ztf_{date}_p1"}
+    assert worker.registry.get_sample_value("sedflow_alerts_consumed_total", labels) == 0
 
 
 def test_what_a_shadow_says_is_counted_once_published() -> None:

@@ -1,7 +1,11 @@
 """The shipped artifact on real galaxies whose masses others have published.
 
 The table each test prints has the conversions of the comparison as columns of their own; run with
-`pytest -s tests/core/test_real_galaxies.py` to read it.
+`pytest -s tests/core/test_real_galaxies.py` to read it. The galaxies are those of the NASA-Sloan
+Atlas v0_1_2 in the public tables of the repositories rfinn/LCS (clusters) and rfinn/Virgo, as one
+file `galaxies_dev.csv.gz` with columns flux_[ugriz] and flux_err_[ugriz] (nanomaggies, with error
+floor and AB factors), z, logmass, logsfr, clean (S/N above 3 in all bands, 0.003 < z < 0.2) and
+source.
 """
 
 from pathlib import Path

@@ -19,6 +19,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import CollectorRegistry
 
+from consumer.errors import SettingsError
 from consumer.health import Health, serve
 from consumer.settings import Settings, load_settings
 from sedflow_core import Artifact
@@ -176,6 +177,28 @@ def test_kustomize_renders_both() -> None:
         )
     )
     assert sorted(str(m["kind"]) for m in scaled) == sorted([*kinds, "ScaledObject"])
+
+
+@pytest.mark.parametrize(("folder", "replicas"), [("base", 2), ("overlays/keda", None)])
+def test_the_number_of_pods_is_left_to_keda(folder: str, replicas: int | None) -> None:
+    (pods,) = [m for m in render(folder) if m["kind"] == "StatefulSet"]
+    assert isinstance(pods["spec"], dict)
+    assert pods["spec"].get("replicas") == replicas
+    assert pods["spec"]["serviceName"] == "sedflow"
+
+
+def test_no_lag_told_is_no_lag_of_0() -> None:
+    overlay = DEPLOY / "kubernetes" / "overlays" / "keda"
+    (trigger,) = yaml.safe_load((overlay / "scaled-object.yaml").read_text())["spec"]["triggers"]
+    assert trigger["metadata"]["ignoreNullValues"] == "false"
+
+
+def test_services_of_the_namespace_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = yaml.safe_load(STATEFUL_SET.read_text())["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    monkeypatch.setenv("SEDFLOW_REFIT_SERVICE_HOST", "10.0.0.7")  # what it would be told else
+    with pytest.raises(SettingsError, match="SEDFLOW_REFIT_SERVICE_HOST"):
+        load_settings(DEPLOY / "kubernetes" / "base" / "sedflow.toml")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import pytest
 from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
+from consumer import connection
 from consumer.dead_letters import list_letters, replay_letters
 from consumer.errors import BrokerError
 from consumer.gaps import Position
@@ -46,6 +47,8 @@ Options = dict[str, Any]
 USER, WRITER = USERS
 WRONG = "wrong-horse-battery"
 N_GOOD = 40
+SHORT_S = 3.0
+"""How long to wait for a broker that does not serve."""
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +166,13 @@ SERVERS: dict[str, tuple[Callable[[SecureBroker, Options], Options], str]] = {
 @pytest.mark.parametrize("case", SERVERS)
 @pytest.mark.parametrize("login", LOGINS)
 def test_a_server_that_is_not_trusted_is_named(
-    broker: SecureBroker, topics: list[str], login: str, case: str
+    broker: SecureBroker,
+    topics: list[str],
+    login: str,
+    case: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(connection, "ANSWER_WITHIN_S", SHORT_S)
     change, message = SERVERS[case]
     with pytest.raises(BrokerError, match=message):
         check_topics(as_settings(change(broker, LOGINS[login](broker)), topics))
@@ -204,7 +212,10 @@ REFUSED: dict[str, tuple[Callable[[SecureBroker], Options], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_wrong_is_named(broker: SecureBroker, topics: list[str], case: str) -> None:
+def test_what_is_wrong_is_named(
+    broker: SecureBroker, topics: list[str], case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ANSWER_WITHIN_S", SHORT_S)
     login, message = REFUSED[case]
     with pytest.raises(BrokerError, match=message) as caught:
         check_topics(as_settings(login(broker), topics))
