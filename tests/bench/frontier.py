@@ -113,7 +113,7 @@ def measure(config: FlowConfig, args: argparse.Namespace) -> Point:
     model = forward_model(artifact)
     simulations = simulate(artifact, N_GAP, seed=SEED)
     weighed = simulations.observation.rows(slice(0, N_WEIGHED))
-    gap = summarise_gaps(measure_gaps(artifact, model, simulations))
+    gap = summarise_gaps(measure_gaps(artifact, model, simulations), {})
     return Point(
         network=name_of(config),
         n_parameter=sum(p.numel() for p in run.flow.parameters()),
