@@ -69,13 +69,18 @@ def test_replay_shows_its_galaxies_until_it_is_interrupted(archive: Path, tiny_p
         env={**os.environ, "SEDFLOW_PAGE__PORT": "0"},
     )
     with shown, closing(shown.stdout):
-        address = shown.stdout.readline().removeprefix("live page: ").strip()
-        assert "13 messages in" in shown.stdout.readline()
-        with urlopen(f"{address}events", timeout=60) as events:
-            kept = json.loads(events.readline().removeprefix(b"data: "))
-        shown.send_signal(signal.SIGINT)
-        assert shown.wait(60) == 0
-    assert len(kept["galaxies"]) == 12
+        try:
+            address = shown.stdout.readline().removeprefix("live page: ").strip()
+            told = next(line for line in shown.stdout if "messages" in line)
+            with urlopen(f"{address}events", timeout=60) as events:
+                data = (json.loads(line[6:]) for line in events if line.startswith(b"data: "))
+                galaxies = next(news["galaxies"] for news in data if news["galaxies"])
+            shown.send_signal(signal.SIGINT)
+            assert shown.wait(60) == 0
+        finally:
+            shown.kill()
+    assert told.startswith("13 messages in")
+    assert len(galaxies) == 12
 
 
 def test_replay_gives_the_same_summaries_again_and_for_any_batch_size(
