@@ -176,7 +176,7 @@ class _Run:
     def should_stop(self) -> bool:
         losses = [e.validation_loss for e in self.history]
         best = self._best_loss()
-        since_best = losses[::-1].index(best) if best in losses else len(losses)
+        since_best = len(losses) - 1 - losses.index(best) if best in losses else len(losses)
         return len(losses) >= self.config.max_epochs or since_best >= self.config.patience
 
     def _save(self) -> None:

@@ -26,7 +26,7 @@ def difference_mag(model: GalaxyModel, theta: torch.Tensor, redshift: torch.Tens
 def test_posterior_draws_of_the_shipped_model_are_emulated_to_millimagnitudes(
     shipped: Artifact, bc03_100myr: GalaxyModel
 ) -> None:
-    observation = simulate(shipped, 40, seed=31).observation
+    observation = simulate(shipped, 300, seed=31).observation
     theta = torch.tensor(sample(shipped, observation, 250, independent=True)).transpose(0, 1)
     change = difference_mag(bc03_100myr, theta, torch.tensor(observation.redshift))
     assert (np.sqrt((change**2).mean(axis=(0, 1))) <= 0.003).all()

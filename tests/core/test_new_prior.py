@@ -147,7 +147,7 @@ CONFIG = TrainConfig(
     FlowConfig(2, 32, "hardswish", n_embedding=8),
     batch_size=256,
     warm_up_steps=20,
-    max_epochs=3,
+    max_epochs=12,
     validation_fraction=0.05,
 )
 

@@ -225,17 +225,17 @@ def test_a_loss_that_is_never_finite_is_an_error(
 def test_an_epoch_without_a_finite_loss_is_not_the_best(
     training_set: TrainingSet, noise: NoiseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([math.nan, 7.0, 8.0])
+    losses = iter([math.nan, 7.0, 8.0, 9.0])
     monkeypatch.setattr("sedflow_core.train._Run.validation_loss", lambda _: next(losses))
     flows = []
     result = fit(
         training_set,
         noise,
-        config=replace(CONFIG, max_epochs=5, patience=1),
+        config=replace(CONFIG, max_epochs=5, patience=2),
         folder=tmp_path,
         on_epoch=lambda epoch: flows.append(torch.load(tmp_path / "checkpoint.pt")["flow"]),
     )
-    assert len(flows) == 3
+    assert len(flows) == 4
     state = result.flow.state_dict()
     assert all(torch.equal(state[key], value) for key, value in flows[1].items())
 
