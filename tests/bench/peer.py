@@ -60,5 +60,7 @@ def measure_peer(artifact: Artifact, galaxy: Observation, max_seconds: float) ->
         "CPU s, emcee on our simulator, one galaxy": cpu,
         "likelihoods, emcee": float(N_WALKER * sampler.iteration),
         "independent samples, emcee, worst dimension": N_WALKER * half / longest_memory(sampler),
-        "posterior sigma, our median log_mstar less that of emcee": float((ours - np.median(mass)) / mass.std()),
+        "posterior sigma, our median log_mstar less that of emcee": float(
+            (ours - np.median(mass)) / mass.std()
+        ),
     }
