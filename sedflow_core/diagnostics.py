@@ -1,5 +1,6 @@
 """Diagnostics of calibration on arrays alone: pooled ranks, slices, coverage, bias and widths."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -70,14 +71,14 @@ def slices(
     result: dict[str, list[dict[str, Any]]] = {}
     for quantity, values in by.items():
         result[quantity] = []
-        for rows in np.array_split(np.argsort(values), n_slice):
+        for ends, rows in cut(values, n_slice):
             distance = {
                 name: ks_distance(column) for name, column in zip(names, ranks[rows].T, strict=True)
             }
             largest = max(distance, key=lambda name: distance[name])
             result[quantity].append(
                 {
-                    "range": [float(values[rows].min()), float(values[rows].max())],
+                    "range": ends,
                     "n": len(rows),
                     "noise": noise_bound(len(rows)),
                     "max_ks_distance": distance[largest],
@@ -86,6 +87,12 @@ def slices(
                 }
             )
     return result
+
+
+def cut(values: Array, n_slice: int) -> Iterator[tuple[list[float], NDArray[np.intp]]]:
+    """Smallest and largest of values (n,), and the rows, of slices of equal number."""
+    for rows in np.array_split(np.argsort(values), n_slice):
+        yield [float(values[rows[0]]), float(values[rows[-1]])], rows
 
 
 def noise_bound(n: int) -> float:

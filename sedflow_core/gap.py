@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.calibration import draw
+from sedflow_core.diagnostics import cut
 from sedflow_core.importance import log_posteriors
 from sedflow_core.prior import N_U, to_u
 from sedflow_core.simulated import Simulations
@@ -67,8 +68,8 @@ def summarise_gaps(gaps: Array, by: dict[str, Array]) -> dict[str, Any]:
 
 
 def _slices(gaps: Array, values: Array) -> Iterator[dict[str, Any]]:
-    for rows in np.array_split(np.argsort(values), min(N_SLICE, len(values))):
-        yield {"range": [float(values[rows[0]]), float(values[rows[-1]])], **_mean(gaps[rows])}
+    for ends, rows in cut(values, min(N_SLICE, len(values))):
+        yield {"range": ends, **_mean(gaps[rows])}
 
 
 def _mean(gaps: Array) -> dict[str, Any]:

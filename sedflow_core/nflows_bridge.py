@@ -31,8 +31,7 @@ class SbiFlow(nn.Module):
 
     def __init__(self, config: FlowConfig, *, use_batch_norm: bool = False) -> None:
         super().__init__()
-        plain = FlowConfig(config.n_block, config.n_hidden, "tanh")
-        if config != plain._replace(n_u=config.n_u, n_context=config.n_context, seed=config.seed):
+        if config.activation != "tanh" or config.n_embedding or config.is_whitened:
             raise ValueError(
                 f"config: expected tanh, no embedding, no whitening for sbi's maf, got {config}"
             )

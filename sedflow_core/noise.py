@@ -2,7 +2,8 @@
 
 Each band's magnitude error is normal, with mean and width interpolated at the noiseless magnitude,
 and truncated below at the calibration floor (redrawn, not clipped); the flux then gets normal noise
-of that error. The observer knows only the noisy flux and the flux error.
+of that error. The observer knows only the noisy flux and the flux error. The errors that networks
+are trained on spread more widely than the atlas's, see `widen`.
 """
 
 import json

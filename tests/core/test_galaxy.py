@@ -30,16 +30,16 @@ L_SUN = 3.846e33 * u.erg / u.s
 SURVEYS = ["sdss2010-ugriz", "lsst2023-ugrizy", "decam2014-griz"]
 
 SSP_EXCEPTIONS = {
-    (0.002, 0.3),
-    (0.002, 1.0),
-    (0.0077, 0.1),
-    (0.0077, 0.3),
-    (0.019, 0.3),
-    (0.04, 0.3),
-    (0.04, 1.0),
+    (0.002, 0.3): 0.24,
+    (0.002, 1.0): 0.18,
+    (0.0077, 0.1): 0.36,
+    (0.0077, 0.3): 0.19,
+    (0.019, 0.3): 0.21,
+    (0.04, 0.3): 0.18,
+    (0.04, 1.0): 0.20,
 }
 """(Z, age [Gyr]) of the stars of 0.1 to 13 Gyr and Z > 4e-4 that may differ from MIST by more than
-0.15 mag in a band of griz: ages ruled by red supergiants and the AGB."""
+0.15 mag in a band of griz, and by how much at most: ages ruled by red supergiants and the AGB."""
 
 
 def theta_of(**values: float) -> torch.Tensor:
@@ -323,5 +323,5 @@ def test_provabgs_stars_with_every_exception_named(reference: Reference) -> None
         if key[0] > 4e-4 and 0.1 <= key[1] <= 13.2
     }
     assert len(compared) == 24
-    assert {key for key, value in compared.items() if value > 0.15} <= SSP_EXCEPTIONS
-    assert max(compared.values()) < 0.36
+    beyond = {k: v for k, v in compared.items() if v > SSP_EXCEPTIONS.get(k, 0.15)}
+    assert beyond == {}
