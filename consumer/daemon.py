@@ -37,7 +37,7 @@ class Tally:
 
     @property
     def messages(self) -> int:
-        """Number of messages: each led to a summary or to a dead letter."""
+        """Number of messages that led to a summary or to a dead letter."""
         return self.statuses.total() + self.stages.total()
 
     def add(self, window: Window) -> None:

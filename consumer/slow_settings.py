@@ -7,6 +7,12 @@ GATHER_S = 1.0
 """How long the first summary of a window waits for others to be weighed against."""
 
 
+class SummariesInput(InputSettings):
+    """The cluster of the output as an input: its secrets are named where they were set."""
+
+    section = "output"
+
+
 def slow_settings(settings: Settings) -> Settings:
     """Return the settings of the slow lane: the fast lane's output is its input."""
     output, refit = settings.output, settings.refit
@@ -29,10 +35,8 @@ def _read_summaries(settings: Settings) -> InputSettings:
     source, output = settings.input, settings.output
     cluster = {name: getattr(output, name) for name in ClusterSettings.model_fields}
     group = settings.refit.group or f"{source.group}.refit"
-    return source.model_copy(
-        update=cluster
-        | {"topics": (output.topic,), "group": group, "schema_file": None, "schema_folder": None}
-    )
+    own = {"topics": (output.topic,), "group": group, "schema_file": None, "schema_folder": None}
+    return SummariesInput.model_validate(dict(source) | cluster | own)
 
 
 def _registry_of_summaries(registry: RegistrySettings) -> RegistrySettings:

@@ -286,7 +286,7 @@ def run_validate(args: argparse.Namespace) -> int:
         write_manifest(find_artifact(args.artifact), manifest)
         recorded = load_artifact(args.artifact)
         print(f"{args.artifact}: {recorded.name} {recorded.version}, sha256 {recorded.sha256}")
-    return 0
+    return 0 if report.document["passed"] else 1
 
 
 def _read_curve(path: Path | None) -> dict[str, Any] | None:

@@ -36,7 +36,9 @@ class McmcRanks(NamedTuple):
 
 
 def weighted_ranks(artifact: Artifact, simulations: Simulations, weighted: Weighted) -> Array:
-    """Ranks (n, n_name) of the truth in weighted samples of the first n simulations.
+    """Ranks (m, n_name) of the truth in weighted samples of the first n simulations.
+
+    The m <= n are those of which a sample has a weight.
 
     Args:
         artifact: see `load_artifact`.
@@ -45,6 +47,8 @@ def weighted_ranks(artifact: Artifact, simulations: Simulations, weighted: Weigh
     """
     ranks = []
     for i, weights in enumerate(weighted.weights.T):
+        if not weights.any():
+            continue
         u = to_u(torch.tensor(weighted.theta[:, i]).double())
         samples = _quantities(artifact, u, simulations, i)
         ranks.append(_rank(samples, weights, _truth(simulations, i)))

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.avro import decode_summary, encode, schema_text, schemas_path
 from consumer.daemon import NotedSink
-from consumer.errors import WindowAbortedError
+from consumer.errors import SettingsError, WindowAbortedError
 from consumer.files import NoSink
 from consumer.message import Message, Window
 from consumer.refit import Quota, RefitMetrics, RefitStep
@@ -305,6 +306,13 @@ def test_the_slow_lane_reads_what_the_fast_one_writes() -> None:
         update={"refit": settings.refit.model_copy(update={"topic": "t", "group": "g"})}
     )
     assert (slow_settings(named).input.group, slow_settings(named).output.topic) == ("g", "t")
+
+
+def test_a_secret_of_the_slow_lanes_input_is_named_where_it_was_set(tmp_path: Path) -> None:
+    missing = {"password_file": tmp_path / "none"}
+    slow = slow_settings(Settings.model_validate({"output": missing}))
+    with pytest.raises(SettingsError, match=r"^output\.password_file: expected a readable file"):
+        slow.input.client_config()
 
 
 @pytest.mark.parametrize("registered", [False, True])

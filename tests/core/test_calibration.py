@@ -76,3 +76,7 @@ def test_ranks_by_equal_weights_are_the_fractions_below(
     ranks = weighted_ranks(tiny, simulations, Weighted(theta, weights, weights))
     mass = (theta[..., 0] < simulations.theta[:2, 0].astype(np.float32)).mean(axis=0)
     np.testing.assert_allclose(ranks[:, 0], mass, atol=0.02)
+
+    weights[:, 0] = 0.0
+    without_first = weighted_ranks(tiny, simulations, Weighted(theta, weights, weights))
+    np.testing.assert_array_equal(without_first, ranks[1:])

@@ -37,7 +37,7 @@ def test_from_simulations_to_a_validated_artifact(
     shown = ["--galaxies", str(real_galaxies(tmp_path)), "--flux-columns", "flux_{band}"]
     shown += ["--err-columns", "flux_err_{band}", "--redshift-column", "z"]
     shown += ["--learning-curve", str(learning_curve(rows, tmp_path / "curve"))]
-    assert main(["validate", str(artifact), "--out", str(report), *sizes, *shown]) == 0
+    assert main(["validate", str(artifact), "--out", str(report), *sizes, *shown]) == 1
     assert (report / "pp.png").read_bytes().startswith(b"\x89PNG")
     page = (report / "report.html").read_text()
     assert page.count("data:image/png;base64") == 13
