@@ -186,7 +186,7 @@ def read_catalog(path: Path | str, columns: ColumnMap, bands: BandSet) -> Catalo
         flux, flux_err = _correct(flux, flux_err, table, columns, bands)
         return Catalog(
             observation=Observation(flux, flux_err, table.numbers(columns.redshift)),
-            row_id=table.read(columns.row_id, None) if columns.row_id else None,
+            row_id=table.labels(columns.row_id) if columns.row_id else None,
             quality=_read_quality(table, columns.quality, len(flux)),
             columns=columns,
         )
@@ -221,6 +221,8 @@ def _read_bands(table: Table, name: str, bands: BandSet) -> Array:
 
 def _read_array_column(table: Table, name: str, bands: BandSet) -> Array:
     values = table.numbers(name)
+    if values.size == 0:  # no rows, or lists that are all missing
+        return np.full((len(values), len(bands.names)), np.nan)
     width = values.shape[1] if values.ndim == 2 else 1
     if width not in (5, 7):
         raise CatalogError(
@@ -285,7 +287,9 @@ def _read_quality(table: Table, names: tuple[str, ...], n: int) -> NDArray[np.in
 def _read_word(table: Table, name: str) -> NDArray[np.int64]:
     values = table.read(name)
     if values.dtype.kind not in "iu":
-        raise CatalogError(f"column {name!r}: expected integers, got {values.dtype}")
+        missing = int(np.isnan(values).sum()) if values.dtype.kind == "f" else 0
+        got = f"none in {missing} of {len(values)}" if missing else str(values.dtype)
+        raise CatalogError(f"column {name!r}: expected an integer in each row, got {got}")
     word = values.astype(np.int64)
     if values.dtype.itemsize <= 4:
         word &= 0xFFFFFFFF  # its highest bit is a flag, not a sign

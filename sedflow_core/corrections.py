@@ -26,8 +26,9 @@ EXTINCTION_PER_EBV: dict[str, dict[str, float]] = {
     "LSST": {"u": 4.145, "g": 3.237, "r": 2.273, "i": 1.684, "z": 1.323, "y": 1.088},
     "DECam": {"u": 3.963, "g": 3.186, "r": 2.140, "i": 1.569, "z": 1.196, "y": 1.048},
 }
-"""A_X / E(B-V) for E(B-V) on the scale of Schlegel, Finkbeiner & Davis (1998): coefficients of
-Schlafly & Finkbeiner (2011), Table 6, R_V = 3.1."""
+"""A_X / E(B-V) for E(B-V) on the scale of Schlegel, Finkbeiner & Davis (1998), R_V = 3.1. SDSS and
+LSST: Schlafly & Finkbeiner (2011), Table 6. DECam: by their law, as the Dark Energy Survey (Abbott
+et al. 2018, Sec. 4.2) and, for u, the NOIRLab Source Catalog (Nidever et al. 2021) have it."""
 
 
 def deredden(

@@ -291,9 +291,8 @@ def _sample_file(path: Path | None, artifact: Artifact, n: int, n_samples: int) 
         raise MissingExtraError("h5py", "tables") from None
     shape = (n, n_samples, len(artifact.param_names))
     with h5py.File(path, "w") as file:
-        samples = file.create_dataset(
-            "samples", shape, np.float32, chunks=(1, *shape[1:]), fillvalue=np.nan
-        )
+        chunks = (1, *shape[1:]) if n else None
+        samples = file.create_dataset("samples", shape, np.float32, chunks=chunks, fillvalue=np.nan)
         samples.attrs["names"] = list(artifact.param_names)
         file.attrs["artifact"] = artifact.name
         file.attrs["artifact_sha256"] = artifact.sha256

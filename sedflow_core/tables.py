@@ -46,6 +46,18 @@ class Table(NamedTuple):
         """One column as float64; missing values are NaN."""
         return self.read(name, "float64")
 
+    def labels(self, name: str) -> NDArray[Any]:
+        """One column as integers where each value is one, else as text; None where it is missing.
+
+        Never by way of floats, which do not hold identifiers of 18 digits.
+        """
+        texts = self.read(name, "str")
+        try:
+            numbers = np.array([int(text) for text in texts], np.int64)
+        except (ValueError, TypeError, OverflowError):
+            return texts
+        return numbers if [str(n) for n in numbers] == texts.tolist() else texts
+
     def _resolve(self, name: str) -> str:
         if name in self.names:
             return name
@@ -165,7 +177,7 @@ def _open_csv(path: Path) -> Iterator[Table]:
     _, _, csv = _pyarrow()
 
     def read(name: str, dtype: str | None) -> NDArray[Any]:
-        types = {name: dtype} if dtype else {}
+        types = {name: "string" if dtype == "str" else dtype} if dtype else {}
         options = csv.ConvertOptions(include_columns=[name], column_types=types)
         return _from_arrow(csv.read_csv(path, convert_options=options).column(0), dtype)
 
@@ -180,6 +192,8 @@ def _from_arrow(column: Any, dtype: str | None) -> NDArray[Any]:
         rows = column.to_pylist()
         width = max((len(row) for row in rows if row is not None), default=0)
         return np.array([[np.nan] * width if row is None else row for row in rows], dtype)
+    if dtype == "str":
+        return np.asarray(column.cast("string").to_numpy())
     return np.asarray(column.to_numpy(), dtype)
 
 

@@ -24,6 +24,12 @@ from sedflow_core.ssp import SSPGrid, save_ssp
 SYNTHETIC = ForwardConfig(ssp="synthetic")
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order() -> None:
+    """What draws from torch's own generator does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def ugriz() -> BandSet:
     return parse_band_set("sdss2010-ugriz")

@@ -1,5 +1,6 @@
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,71 @@ def per_band_columns(flux: np.ndarray, err: np.ndarray) -> dict[str, np.ndarray]
 def write_fits(path: Path, **columns: np.ndarray) -> Path:
     AstropyTable(columns).write(path, overwrite=True)
     return path
+
+
+LONG = 1237648720693755918
+"""An identifier of the SDSS, which a float does not hold."""
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([LONG, LONG + 1], [LONG, LONG + 1]),
+        ([LONG, None], [str(LONG), None]),
+        (["007", "7"], ["007", "7"]),
+        ([str(2**64), "b"], [str(2**64), "b"]),
+    ],
+    ids=["integers", "one missing", "text with zeros", "text"],
+)
+@pytest.mark.parametrize("suffix", [".fits", ".parquet", ".csv"])
+def test_identifiers_stay_as_they_are(
+    tmp_path: Path, suffix: str, ids: list[Any], expected: list[Any]
+) -> None:
+    if suffix == ".fits" and None in ids:
+        pytest.skip("FITS has no missing integers")
+    path = tmp_path / f"galaxies{suffix}"
+    if suffix == ".fits":
+        AstropyTable({"id": ids}).write(path)
+    elif suffix == ".csv":
+        path.write_text("\n".join(["id,z", *(f"{'' if i is None else i},0.1" for i in ids)]) + "\n")
+    else:
+        pq.write_table(pa.table({"id": ids}), path)
+    with open_table(path) as table:
+        read = table.labels("id").tolist()
+    assert [text or None for text in read] == expected
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".parquet", ".csv"])
+def test_a_catalogue_may_have_no_rows(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"galaxies{suffix}"
+    columns = per_band_columns(np.ones((0, 5)), np.ones((0, 5)))
+    if suffix == ".csv":
+        path.write_text(",".join(columns) + "\n")
+    else:
+        write_table(path, columns, {})
+    catalog = read_catalog(path, ColumnMap(**_fields(PER_BAND), row_id="name"), UGRIZ)
+    assert len(catalog) == len(catalog.row_id) == 0
+    assert catalog.observation.flux.shape == (0, 5)
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_lists_that_are_all_missing_are_bands_that_are(tmp_path: Path, n: int) -> None:
+    path = tmp_path / "galaxies.parquet"
+    lists = pa.array([None] * n, pa.list_(pa.float64()))
+    pq.write_table(pa.table({"FLUX": lists, "ERR": lists, "Z": pa.array([0.1] * n)}), path)
+    columns = ColumnMap(flux="FLUX", flux_err="ERR", redshift="Z")
+    flux = read_catalog(path, columns, UGRIZ).observation.flux
+    np.testing.assert_array_equal(flux, np.full((n, 5), np.nan))
+
+
+def test_flags_that_are_missing_or_no_integers_are_named(tmp_path: Path, flux: np.ndarray) -> None:
+    path = tmp_path / "galaxies.parquet"
+    flags = pa.array([None, 1, 2, 3, 4, 5], pa.int64())
+    columns = {k: pa.array(v) for k, v in per_band_columns(flux, 0.03 * flux).items()}
+    pq.write_table(pa.table({**columns, "flags": flags}), path)
+    for name, got in (("flags", "none in 1 of 6"), ("z", "float64")):
+        with pytest.raises(CatalogError, match=f"'{name}': expected an integer.*, got {got}"):
+            read_catalog(path, ColumnMap(**_fields(PER_BAND), quality=(name,)), UGRIZ)
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".parquet", ".csv"])

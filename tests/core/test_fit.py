@@ -17,6 +17,7 @@ from sedflow_core.catalog import read_catalog, sdss_columns
 from sedflow_core.errors import CatalogError
 from sedflow_core.fit import LEVEL_NAMES, add_fit_arguments, column_map, row_status, run_fit
 from sedflow_core.summary import quantiles
+from sedflow_core.tables import open_table
 from sedflow_core.threads import torch_threads
 from sedflow_core.trust import MIN_EFFICIENCY, MIN_P_VALUE
 
@@ -136,6 +137,18 @@ def test_samples_have_the_quantiles_of_the_table(fit, tiny, tmp_path):
     column = tiny.param_names.index("log_mstar")
     median = quantiles(torch.tensor(np.sort(values[fitted, :, column], axis=1)), (0.5,))[:, 0]
     np.testing.assert_allclose(median, np.asarray(table["log_mstar_q50"])[fitted], atol=2e-2)
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".parquet", ".csv"])
+def test_no_galaxies_are_an_empty_table(fit, catalog_path, tmp_path, suffix):
+    nobody = catalog_path.with_name("nobody.fits")
+    AstropyTable.read(catalog_path)[:0].write(nobody)
+    samples_path = tmp_path / "samples.h5"
+    given = ["--layout", "sdss", "--samples", str(samples_path)]
+    with open_table(fit(f"fit{suffix}", *given, catalog=nobody)) as table:
+        assert len(table.numbers("log_mstar_q50")) == 0
+    with h5py.File(samples_path) as file:
+        assert file["samples"].shape == (0, N_SAMPLES, 12)
 
 
 def test_identifiers_travel(fit):

@@ -112,3 +112,7 @@ def test_any_number_of_bands_is_encoded(rows: NoisySimulations, bands: str) -> N
     photometry = (rows.flux[:, index], rows.flux_err[:, index], rows.redshift)
     scale = fit_context_scale(*photometry, softening)
     assert to_context(*photometry, scale).shape == (2_000, 2 * len(bands) + 1)
+    all_bands = asinh_softening(load_noise(tuple("ugriz")))
+    of_all = raw_context(rows.flux, rows.flux_err, rows.redshift, all_bands)
+    own = [*index, *(5 + i for i in index), 10]
+    torch.testing.assert_close(raw_context(*photometry, softening), of_all[:, own])

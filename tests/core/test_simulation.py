@@ -1,6 +1,7 @@
 """Training sets that survive a kill, and simulations that do not depend on their number."""
 
 import filecmp
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,8 +72,15 @@ def test_another_configuration_is_refused(training_folder: Path, change: dict) -
         next(write_training_set(training_folder, **settings))
 
 
-def test_more_rows_may_be_asked_of_the_same_set(training_folder: Path) -> None:
-    assert list(write_training_set(training_folder, SYNTHETIC, **(SETTINGS | {"n_rows": 9_000})))
+def test_more_rows_may_be_asked_of_the_same_set(training_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "grown"
+    shutil.copytree(training_folder, folder)
+    before = {p.name: p.read_bytes() for p in folder.glob("shard-*")}
+    n_rows = len(load_training_set(folder).u) + 1
+    *_, rows = write_training_set(folder, SYNTHETIC, **(SETTINGS | {"n_rows": n_rows}))
+    assert rows >= n_rows
+    assert len(list(folder.glob("shard-*"))) == len(before) + 1
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
 
 
 def test_rows_hold_parameters_and_the_noiseless_flux_they_lead_to(
