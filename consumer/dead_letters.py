@@ -28,6 +28,7 @@ from consumer.kafka_sink import Transactions
 from consumer.letter_box import Letter, LetterBox, letter_group
 from consumer.message import Message, Window
 from consumer.metrics import Metrics
+from consumer.process import printable
 from consumer.registry import register_summaries
 from consumer.sections import InputSettings
 from consumer.settings import Settings
@@ -65,9 +66,9 @@ def list_letters(settings: Settings, *, stage: str | None, limit: int | None) ->
             yield "\t".join(
                 (
                     letter.place,
-                    *(errors.get(name, "?") for name in ("failed.at", "stage", "class")),
+                    *(printable(errors.get(name, "?")) for name in ("failed.at", "stage", "class")),
                     str(letter.attempts),
-                    errors.get("message", "?"),
+                    printable(errors.get("message", "?")),
                 )
             )
 
@@ -172,10 +173,10 @@ def _reason_to_leave(letter: Letter, source: InputSettings, max_attempts: int | 
             return f"after {max_attempts} attempts"
         if errors.get("stage") == "crash":
             return "it kills the process"
-    if "sha256" in errors:
+    if letter.is_stub:
         return "a stub without its bytes"
-    if not all(errors.get(name, "").isdecimal() for name in ("partition", "offset")):
+    if letter.origin is None:
         return "not ours"
-    if source.entry_of(errors.get("topic", "")) not in source.topics:
+    if source.entry_of(letter.origin[0]) not in source.topics:
         return "its topic is none of input.topics"
     return None

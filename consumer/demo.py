@@ -189,7 +189,7 @@ def write_archive(path: Path, alerts: Sequence[Record]) -> None:
 def read_summaries(path: Path) -> list[Record]:
     """The posteriorSummary records of an Avro container."""
     with closing(ArchiveSource([str(path)])) as source:
-        messages = source.poll(MAX_GALAXIES, timeout_s=0.0)
+        messages = source.poll(MAX_GALAXIES, 0.0)
     decoder = Decoder()
     return [decoder.decode(message.value, message.key).record for message in messages]
 

@@ -29,6 +29,8 @@ from sedflow_core.errors import SedflowError
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _ALERT_SUFFIXES = (".avro", ".avro.gz")
+IDLE_S = 0.5
+"""How long a rate keeps the loop waiting at once, so that it hears a stop."""
 
 Part = tuple[bytes, bytes | None]
 """Value and key of a message."""
@@ -56,10 +58,10 @@ class ArchiveSource:
         """True once every message was handed out."""
         return self._exhausted
 
-    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Message]:
-        """Return the next messages; waits only for `rate`, and then for at most `timeout_s`."""
+    def poll(self, max_messages: int, max_delay_s: float) -> Sequence[Message]:  # noqa: ARG002
+        """Return the next messages; waits only for `rate`."""
         if self._interval_s:
-            max_messages = min(max_messages, self._wait_for_turn(timeout_s))
+            max_messages = min(max_messages, self._wait_for_turn())
         messages = list(islice(self._messages, max_messages))
         self._exhausted = len(messages) < max_messages
         return messages
@@ -69,8 +71,8 @@ class ArchiveSource:
         self._messages = chain(window.consumed, self._messages)
         self._exhausted = False
 
-    def _wait_for_turn(self, timeout_s: float) -> int:
-        time.sleep(max(0.0, min(timeout_s, self._next_s - time.monotonic())))
+    def _wait_for_turn(self) -> int:
+        time.sleep(max(0.0, min(IDLE_S, self._next_s - time.monotonic())))
         due = int((time.monotonic() - self._next_s) / self._interval_s) + 1
         self._next_s += max(0, due) * self._interval_s
         return max(0, due)

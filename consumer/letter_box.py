@@ -12,6 +12,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError
+from consumer.gallery import number_of
 from consumer.kafka_client import (
     CALL_TIMEOUT_S,
     LOG,
@@ -53,20 +54,41 @@ class Letter:
     @property
     def attempts(self) -> int:
         """How many replays it came back from."""
-        text = self.errors.get("attempts", "0")
-        return int(text) if text.isdecimal() else 0
+        return self._number("attempts") or 0
+
+    @property
+    def origin(self) -> tuple[str, int, int] | None:
+        """Topic, partition and offset of the original message; None where they are not told."""
+        partition, offset = self._number("partition"), self._number("offset")
+        if partition is None or offset is None or "topic" not in self.errors:
+            return None
+        return self.errors["topic"], partition, offset
+
+    @property
+    def is_stub(self) -> bool:
+        """Whether it stands for a message whose bytes were too many."""
+        return self.message.value is None and "sha256" in self.errors
+
+    def _number(self, name: str) -> int | None:
+        """The number in a header, which whoever wrote the message may have set."""
+        return number_of(self.errors.get(name, ""))
 
     def restore(self) -> Message:
-        """Return the original message, marked as tried once more. Raises KeyError, ValueError."""
+        """Return the original message, marked as tried once more.
+
+        Raises ValueError where its origin is not told.
+        """
+        if self.origin is None:
+            raise ValueError(f"{self.place}: expected topic, partition and offset of a message")
+        topic, partition, offset = self.origin
         headers = tuple(h for h in self.message.headers if not h[0].startswith(ERROR_HEADER_PREFIX))
-        errors = self.errors
         return Message(
             value=self.message.value,
             key=self.message.key,
             headers=(*headers, (ATTEMPTS, b"%d" % (self.attempts + 1))),
-            topic=errors["topic"],
-            partition=int(errors["partition"]),
-            offset=int(errors["offset"]),
+            topic=topic,
+            partition=partition,
+            offset=offset,
             timestamp_ms=self.message.timestamp_ms,
         )
 

@@ -57,4 +57,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of one record."""
         fields: dict[str, object] = getattr(record, "fields", {})
-        return " ".join([super().format(record), *(f"{k}={v}" for k, v in fields.items())])
+        told = (f"{k}={printable(str(v))}" for k, v in fields.items())
+        return " ".join([super().format(record), *told])
+
+
+def printable(text: str) -> str:
+    """Return text of others for one line of a terminal: what is no character is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -27,7 +27,8 @@ class Reading:
     dead_letters: float = 0.0
     lag: float = 0.0
     lag_s: float = 0.0
-    ready: bool = True
+    votes: list[bool] = field(default_factory=list)
+    """Whether each process that answered is ready."""
     artifact: str = ""
     statuses: Counts = field(default_factory=_counts)
     flags: Counts = field(default_factory=_counts)
@@ -35,6 +36,11 @@ class Reading:
     """Alerts by the upper bound of their latency [s], cumulative."""
     workers: Counts = field(default_factory=_counts)
     """Alerts read, by worker; empty for a single process."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a process answered, and each that did is ready."""
+        return bool(self.votes) and all(self.votes)
 
 
 def read(families: Iterable[Metric], time_s: float) -> Reading:
@@ -61,7 +67,7 @@ def _note(reading: Reading, name: str, labels: dict[str, str], value: float) -> 
         case "consumer_lag_seconds":
             reading.lag_s = max(reading.lag_s, value)
         case "ready":
-            reading.ready = reading.ready and value == 1
+            reading.votes.append(value == 1)
         case "artifact_info":
             reading.artifact = f"{labels['name']} {labels['version']}"
         case "alerts_processed_total":

@@ -27,6 +27,8 @@ MAX_UNKNOWN = 10_000
 CONTENT = "application/vnd.schemaregistry.v1+json"
 COMPATIBILITY = "FORWARD_TRANSITIVE"
 MAX_ERROR_BYTES = 65_536
+MAX_ANSWER_BYTES = 2 * MAX_SCHEMA_BYTES
+"""A schema in JSON may take twice its own bytes."""
 PASSING = frozenset({404, 408, 429})
 """Of a registry that is not there yet or has too much to do; so are all from 500 on."""
 
@@ -114,7 +116,9 @@ class Registry:
                 self._url + path, content, self._headers(), method=method
             )
             with urllib.request.urlopen(request, timeout=self._settings.timeout_s) as answer:  # noqa: S310
-                text = answer.read(2 * MAX_SCHEMA_BYTES)
+                text = answer.read(MAX_ANSWER_BYTES + 1)
+            if len(text) > MAX_ANSWER_BYTES:
+                return {"schemaType": f"more than {MAX_ANSWER_BYTES} bytes"}
             return dict(json.loads(text))
         except urllib.error.HTTPError as error:
             if body is not None and error.code in (409, 422):

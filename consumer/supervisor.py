@@ -73,11 +73,14 @@ def run_workers(settings: Settings, n_workers: int) -> int:
     start_logging(settings.log)
     registry = CollectorRegistry()
     with ExitStack() as open_ends:
-        crew = Crew(_with_state(settings, open_ends), n_workers, registry)
+        folder = None if settings.state.folder else temporary_folder(settings)
+        crew = Crew(_with_folder(settings, folder), n_workers, registry)
         registry.register(crew)
         _kill_on_second_signal(crew)
         http = settings.http
         port = open_ends.enter_context(serve(crew, registry, http.host, http.port))
+        if folder is not None:  # not before: without the port it may be another supervisor's
+            open_ends.callback(shutil.rmtree, folder, ignore_errors=True)
         recent = WorkersFollower(crew.find_ports)
         open_ends.enter_context(open_page(settings, registry, recent, crew))
         LOG.info("started", extra={"fields": {"http_port": port, "workers": n_workers}})
@@ -86,12 +89,10 @@ def run_workers(settings: Settings, n_workers: int) -> int:
     return code
 
 
-def _with_state(settings: Settings, open_ends: ExitStack) -> Settings:
-    """Return the settings with a folder for what a worker leaves for its successor."""
-    if settings.state.folder is not None:
+def _with_folder(settings: Settings, folder: Path | None) -> Settings:
+    """Return the settings with a folder, if one is given, for what workers leave each other."""
+    if folder is None:
         return settings
-    folder = temporary_folder(settings)
-    open_ends.callback(shutil.rmtree, folder, ignore_errors=True)
     return settings.model_copy(update={"state": StateSettings(folder=folder)})
 
 

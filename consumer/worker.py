@@ -24,7 +24,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from consumer.breaker import Breaker
-from consumer.daemon import Guard, NotedSink, StepFunction, Tally, run
+from consumer.daemon import Guard, NotedSink, StepFunction, run
 from consumer.errors import (
     BrokerError,
     HaltedError,
@@ -174,7 +174,7 @@ class Worker:
             connected = connected or self._source is not None
             begin_s, self._source = time.monotonic(), None
             try:
-                self.published += self._serve().messages
+                self._serve()
             except WorkerLostError:
                 raise
             except (BrokerError, SettingsError) as error:
@@ -214,7 +214,7 @@ class Worker:
                 if self._stop.is_set():
                     raise
 
-    def _serve(self) -> Tally:
+    def _serve(self) -> None:
         """Connect and run the loop."""
         settings, metrics = self._settings, self._metrics
         in_hand = InHand(self._notes)
@@ -225,9 +225,9 @@ class Worker:
             open_ends.enter_context(closing(sink))
             self._subscribe(source, sink, in_hand, open_ends)
             noted, answer = self._connect(source, sink)
-            return run(
+            run(
                 source,
-                noted,
+                NotedSink(noted, self._count),
                 answer,
                 self._stop,
                 max_batch=settings.batch.max_size,
@@ -252,6 +252,9 @@ class Worker:
         if self._traces is None:
             return noted, self._answer
         return self._traces.through(noted), self._traces.over(self._answer)
+
+    def _count(self, window: Window) -> None:
+        self.published += len(window.results) + len(window.rejected)
 
     def _note(self, window: Window) -> None:
         """Show a published window, count what a shadow says of it."""

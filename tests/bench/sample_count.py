@@ -192,6 +192,8 @@ def draw_figure(path: Path, sobol: dict[int, Errors], drawn: dict[int, Errors]) 
             label = f"{level:.1%}" if errors is sobol else None
             axes.loglog(list(errors), values, style, color=f"C{k}", label=label)
     axes.set(xlabel="samples (solid: Sobol, dotted: independent)", ylabel="rms error [sigma]")
+    axes.set_xticks(ticks := [128, 256, 512, 1024, 2048, 4096], [f"{n:,}" for n in ticks])
+    axes.minorticks_off()
     axes.legend()
     figure.savefig(path)
     plt.close(figure)

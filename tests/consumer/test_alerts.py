@@ -145,7 +145,7 @@ def test_real_alerts_without_host_photometry(
 def test_real_fink_alerts(shared_data: Path) -> None:
     """Spark names every record alike: the fields tell, and an id of 0 is none."""
     (archive,) = (shared_data / "alerts").glob("fink_lsst_*.avro")
-    messages = ArchiveSource([str(archive)]).poll(10, timeout_s=0.0)
+    messages = ArchiveSource([str(archive)]).poll(10, 0.0)
     alerts = [adapt(Decoder().decode(message.value, message.key)) for message in messages]
     assert {(alert.survey, alert.host) for alert in alerts} == {("LSST", None)}
     assert len({alert.object_id for alert in alerts} - {"0"}) == len(alerts) == 7

@@ -51,7 +51,7 @@ def test_alerts_carry_the_catalogue_photometry(output, tiny: Artifact):
     galaxies = demo.load_galaxies(tiny, N)
     decoder = Decoder()
     source = ArchiveSource([str(output / "alerts.avro")])
-    for i, message in enumerate(source.poll(N + 1, timeout_s=0.0)):
+    for i, message in enumerate(source.poll(N + 1, 0.0)):
         host = adapt(decoder.decode(message.value, message.key)).host
         assert host is not None
         assert (host.dereddened, host.ab_corrected, host.error_floor_included) == (True,) * 3

@@ -147,6 +147,18 @@ def test_rate(tmp_path: Path, alerts: list[Record], write_container: Write) -> N
     assert time.monotonic() - start >= 9 / 50
 
 
+def test_a_rate_waits_whatever_the_delay_of_a_batch(
+    tmp_path: Path, alerts: list[Record], write_container: Write
+) -> None:
+    path = tmp_path / "a.avro"
+    path.write_bytes(write_container(alerts))
+    source, n_polls = ArchiveSource([str(path)], rate=20), 0
+    while not source.exhausted:
+        source.poll(4, 0.0)
+        n_polls += 1
+    assert n_polls <= 2 * len(alerts)
+
+
 def test_unreadable_members_become_messages(tmp_path: Path, packets: dict[str, bytes]) -> None:
     """What cannot be unpacked is passed on as it is: its dead letter shows the bytes."""
     cut = gzip.compress(packets["00.avro"])[:-20]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
 
 from consumer.message import Message, Result, Window
 from consumer.metrics import LATENCY_BUCKETS, Metrics
@@ -44,6 +45,18 @@ def test_the_latency_lies_in_the_bucket_of_the_true_quantile(level: float) -> No
     upper = np.searchsorted(bounds, np.quantile(latencies, level))
     assert found is not None
     assert bounds[upper - 1] <= found <= bounds[upper]
+
+
+@pytest.mark.parametrize(
+    ("values", "ready"), [([], False), ([1.0], True), ([1.0, 0.0], False), ([1.0, 1.0], True)]
+)
+def test_it_is_ready_where_somebody_says_so_and_nobody_else(
+    values: list[float], ready: bool
+) -> None:
+    family = GaugeMetricFamily("sedflow_ready", "", labels=["worker"])
+    for i, value in enumerate(values):
+        family.add_metric([str(i)], value)
+    assert read([family], 0.0).ready is ready
 
 
 def test_no_alert_has_no_latency() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from consumer.avro import Decoder, encode
 from consumer.errors import DecodeError, SettingsError
-from consumer.registry import Registry, RegistryError, SilentRegistryError
+from consumer.registry import MAX_ANSWER_BYTES, Registry, RegistryError, SilentRegistryError
 from consumer.sections import RegistrySettings
 
 Record = dict[str, object]
@@ -167,5 +167,17 @@ def test_what_is_no_avro_is_asked_for_once(
     registry = connect(url)
     for _ in range(3):
         with pytest.raises(DecodeError, match="schema id 7: expected Avro in one piece"):
+            registry.schema(7)
+    assert len(requests) == 1
+
+
+def test_a_schema_of_no_size_for_one_is_asked_for_once(
+    serve: Callable[[bytes], tuple[str, list[bytes]]],
+) -> None:
+    answer = json.dumps({"schema": " " * MAX_ANSWER_BYTES}).encode()
+    url, requests = serve(OK + b"\r\n" + answer)
+    registry = connect(url)
+    for _ in range(2):
+        with pytest.raises(DecodeError, match=f"more than {MAX_ANSWER_BYTES} bytes"):
             registry.schema(7)
     assert len(requests) == 1

@@ -19,6 +19,7 @@ from consumer.supervisor import (
     UNUSABLE,
     Crew,
     Slot,
+    run_workers,
     temporary_folder,
 )
 
@@ -45,6 +46,23 @@ def test_the_successor_of_a_killed_supervisor_finds_its_folder(temporary: Path) 
     assert list(temporary.iterdir()) == [folder]
     assert (folder / "a-0.json").exists()
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_one_that_cannot_start_leaves_the_folder_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As two that are started alike, of which the second finds no port."""
+    settings = make_settings()
+    folder = temporary_folder(settings)
+
+    def take(*_: object) -> None:
+        raise SettingsError("http.port: taken")
+
+    monkeypatch.setattr("consumer.supervisor.serve", take)
+    monkeypatch.setattr("consumer.supervisor._kill_on_second_signal", lambda _: None)
+    with pytest.raises(SettingsError, match="taken"):
+        run_workers(settings, 1)
+    assert folder.exists()
 
 
 def test_another_group_or_slot_has_another_folder() -> None:
