@@ -41,6 +41,10 @@ class SilentRegistryError(RegistryError, NoAnswerError):
     """The registry does not answer or fails, which may pass; nothing says that it refuses."""
 
 
+class _TooLongError(RegistryError):
+    """An answer of more bytes than any usable schema takes."""
+
+
 class Registry:
     """One registry; schemas are kept by id for good, unknown ids for `forget_unknown_s`."""
 
@@ -66,21 +70,27 @@ class Registry:
             raise DecodeError(self._refused[schema_id])
         if self._clock() < self._unknown.get(schema_id, 0.0):
             return None
-        answer = self._ask(f"/schemas/ids/{schema_id}")
+        try:
+            answer = self._ask(f"/schemas/ids/{schema_id}")
+        except _TooLongError as error:
+            raise self._refuse(schema_id, str(error)) from None
         if answer is None:
             if len(self._unknown) >= MAX_UNKNOWN:
                 self._unknown.clear()
             self._unknown[schema_id] = self._clock() + self._settings.forget_unknown_s
             return None
         if answer.get("schemaType", "AVRO") != "AVRO" or answer.get("references"):
-            refusal = f"schema id {schema_id}: expected Avro in one piece, got {answer!r:.80}"
-            self._refused[schema_id] = refusal
-            raise DecodeError(refusal)
+            raise self._refuse(schema_id, f"expected Avro in one piece, got {answer!r:.80}")
         if "schema" not in answer:
             raise RegistryError(self._trouble(f"no schema with id {schema_id}: {answer!r:.80}"))
         text = str(answer["schema"]).encode()
         self._schemas[schema_id] = text
         return text
+
+    def _refuse(self, schema_id: int, why: str) -> DecodeError:
+        """Remember what is no usable schema."""
+        self._refused[schema_id] = f"schema id {schema_id}: {why}"
+        return DecodeError(self._refused[schema_id])
 
     def register(self, topic: str, schema: bytes) -> int:
         """Register the schema of a topic's values; return its id.
@@ -118,7 +128,7 @@ class Registry:
             with urllib.request.urlopen(request, timeout=self._settings.timeout_s) as answer:  # noqa: S310
                 text = answer.read(MAX_ANSWER_BYTES + 1)
             if len(text) > MAX_ANSWER_BYTES:
-                return {"schemaType": f"more than {MAX_ANSWER_BYTES} bytes"}
+                raise _TooLongError(self._trouble(f"more than {MAX_ANSWER_BYTES} bytes"))
             return dict(json.loads(text))
         except urllib.error.HTTPError as error:
             if body is not None and error.code in (409, 422):

@@ -24,7 +24,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from consumer.breaker import Breaker
-from consumer.daemon import Guard, NotedSink, StepFunction, run
+from consumer.daemon import Guard, NotedSink, StepFunction, Tally, run
 from consumer.errors import (
     BrokerError,
     HaltedError,
@@ -110,7 +110,9 @@ def attend(
         except HaltedError as error:
             worker.halt(error)
             return HALTED
-    LOG.info("stopped", extra={"fields": {"messages": worker.published, **worker.compare()}})
+    LOG.info(
+        "stopped", extra={"fields": {"messages": worker.published.messages, **worker.compare()}}
+    )
     return 0
 
 
@@ -137,7 +139,7 @@ class Worker:
         self.registry = CollectorRegistry()
         self.health = WorkerHealth()
         self.gallery = Gallery()
-        self.published = 0
+        self.published = Tally()
         self._metrics = Metrics(self.registry, settings.input.entry_of)
         self.registry.register(self.health)
         self._settings = settings
@@ -227,7 +229,7 @@ class Worker:
             noted, answer = self._connect(source, sink)
             run(
                 source,
-                NotedSink(noted, self._count),
+                NotedSink(noted, self.published.add),
                 answer,
                 self._stop,
                 max_batch=settings.batch.max_size,
@@ -252,9 +254,6 @@ class Worker:
         if self._traces is None:
             return noted, self._answer
         return self._traces.through(noted), self._traces.over(self._answer)
-
-    def _count(self, window: Window) -> None:
-        self.published += len(window.results) + len(window.rejected)
 
     def _note(self, window: Window) -> None:
         """Show a published window, count what a shadow says of it."""

@@ -52,7 +52,7 @@ def weighted_ranks(artifact: Artifact, simulations: Simulations, weighted: Weigh
         u = to_u(torch.tensor(weighted.theta[:, i]).double())
         samples = _quantities(artifact, u, simulations, i)
         ranks.append(_rank(samples, weights, _truth(simulations, i)))
-    return np.array(ranks)
+    return np.array(ranks).reshape(len(ranks), len(_truth(simulations, 0)))
 
 
 def mcmc_ranks(

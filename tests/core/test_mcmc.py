@@ -44,7 +44,7 @@ class TwoPeaks:
 
 
 def test_two_peaks_are_found_with_their_weights() -> None:
-    chains = run_ensembles(TwoPeaks(), n_walkers=256, min_ess=1_000, max_seconds=500, seed=1)
+    chains = run_ensembles(TwoPeaks(), n_walkers=256, min_ess=1_000, max_seconds=120, seed=1)
     assert chains.converged(1_000)
     flat = chains.samples.reshape(-1, 3)
     right = flat[:, 0] > 0
@@ -77,7 +77,6 @@ def test_the_exact_posterior_is_that_of_weighted_prior_draws(
         model=vague,
         likelihood=likelihood,
         n_samples=1_000,
-        max_seconds=500,
         min_ess=400,
         seed=3,
     )
@@ -99,7 +98,6 @@ def test_the_exact_posterior_under_another_prior(
         vague_observation,
         model=vague._replace(prior=prior),
         n_samples=1_000,
-        max_seconds=500,
         min_ess=400,
         seed=4,
     )

@@ -158,7 +158,7 @@ def test_limits_leave_a_tenth_of_a_percent_outside_each(forward: ForwardModel) -
 def test_before_the_observers_noise_the_papers_rules_flag_what_they_should(
     shipped: Artifact,
 ) -> None:
-    """3 sigma and 99.9 % of ten colours that go together: some percent of those of training."""
+    """3 sigma and 99.9 % of ten colours, which go together: a percent of those like training's."""
     rows = simulate(shipped, 20_000, seed=41)
     seen = (rows.noiseless_flux, rows.observation.flux_err, rows.observation.redshift)
     flags = check_support(*map(torch.tensor, seen), shipped.support, shipped.bands).numpy()
