@@ -29,7 +29,7 @@ VERSION = (1, 2)
 WIRE_ID = 100 * VERSION[0] + VERSION[1]
 """Confluent id of our own records, 100 * major + minor; a topic carries one kind of record."""
 MAX_ENCODED_BYTES = 100_000
-"""A summary takes some 6 kB: what makes it longer is text that it and its key take over as it is,
+"""A summary takes some 2 kB: what makes it longer is text that it and its key take over as it is,
 and a topic refuses messages of more than 1 MB.
 """
 _WIRE = struct.Struct(">bI")

@@ -15,6 +15,9 @@ from consumer.settings import Settings, load_settings
 from sedflow_core.errors import SedflowError
 from sedflow_core.options import count
 
+MAX_ATTEMPTS = 3
+"""A dead letter that came back from so many replays is left."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; 2 where settings or input cannot be used."""
@@ -124,9 +127,8 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--max-attempts",
         type=count,
-        default=3,
         metavar="N",
-        help="leave what N replays sent back",
+        help=f"leave what N replays sent back; default: {MAX_ATTEMPTS}; without places alone",
     )
     again.set_defaults(command=_replay_letters)
 
@@ -230,6 +232,8 @@ def _replay(options: argparse.Namespace) -> int:
     out: Path | Literal["kafka"] | None = "kafka" if options.to_kafka else options.out
     if out is None and not options.dry_run:
         raise SettingsError("--out: expected a file, or --to-kafka or --dry-run, got none")
+    if options.format is not None and options.out is None:
+        raise SettingsError(f"--format: expected with --out alone, got {options.format}")
     with ExitStack() as page:
         report = replay(
             settings,
@@ -280,10 +284,13 @@ def _replay_letters(options: argparse.Namespace) -> int:
     from consumer.dead_letters import replay_letters, replay_places
 
     settings = load_settings(options.config)
-    if options.places:
+    if not options.places:
+        attempts = options.max_attempts or MAX_ATTEMPTS
+        print(replay_letters(settings, max_attempts=attempts))
+    elif options.max_attempts is None:
         print(replay_places(settings, options.places))
     else:
-        print(replay_letters(settings, max_attempts=options.max_attempts))
+        raise SettingsError(f"--max-attempts: expected no places, got {options.places[0]}")
     return 0
 
 

@@ -121,13 +121,13 @@ def run(
                     sink.publish(window)
         except WindowAbortedError as error:
             aborts += 1
-            _wait_or_give_up(aborts, error, metrics)
-            source.rewind(Window(tuple(messages), (), ()))
+            wait_or_give_up(aborts, error, metrics)
+            source.rewind(messages)
             continue
         aborts = 0
         rest = messages[len(window.consumed) :]
         if rest and not stop.is_set():
-            source.rewind(Window(tuple(rest), (), ()))
+            source.rewind(rest)
         guard.breaker.note(window)
         tally.add(window)
         metrics.count_window(window, _utc_now())
@@ -202,7 +202,8 @@ def _log_letters(letters: Sequence[DeadLetter]) -> None:
         LOG.warning("dead letter", extra={"fields": fields})
 
 
-def _wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -> None:
+def wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -> None:
+    """Pause after so many aborts in a row, longer each time. Raises BrokerError at the last."""
     metrics.commit_failures.inc()
     LOG.warning("window rolled back", extra={"fields": {"error": str(error), "aborts": aborts}})
     if aborts >= MAX_ABORTS_IN_A_ROW:

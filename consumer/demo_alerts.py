@@ -8,26 +8,33 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from itertools import count, cycle
+from itertools import count as count_from
+from itertools import cycle, islice
+from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 
 from consumer.avro import encode
 from consumer.demo import describe_galaxy, load_galaxies
+from consumer.errors import BrokerError, SettingsError
+from consumer.kafka_client import LOG, foreign_errors
+from consumer.sections import DATE
 from consumer.settings import Settings, load_settings
 from sedflow_core import load_artifact
 from sedflow_core.errors import SedflowError
+from sedflow_core.options import count, positive
 
 TOPIC = "sedflow.v1_0.hostAlert"
 N_GALAXIES = 10_000
+FLUSH_S = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Produce until interrupted; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m consumer.demo_alerts", description=__doc__)
     parser.add_argument("--config", metavar="TOML", help="settings of the daemon")
-    parser.add_argument("--rate", type=float, default=5.0, help="alerts per second")
-    parser.add_argument("--limit", type=int, help="stop after so many")
+    parser.add_argument("--rate", type=positive, default=5.0, help="alerts per second")
+    parser.add_argument("--limit", type=count, help="stop after so many")
     options = parser.parse_args(arguments)
     try:
         produce(load_settings(options.config), rate=options.rate, limit=options.limit)
@@ -40,19 +47,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def produce(settings: Settings, *, rate: float, limit: int | None) -> None:
-    """Produce `limit` alerts, or without end, to the first input topic at `rate` per second."""
+    """Produce `limit` alerts, or without end, to the first input topic at `rate` per second.
+
+    Raises BrokerError where one of them cannot be delivered, SettingsError where no topic can be
+    told or the client refuses its options.
+    """
     artifact = load_artifact(settings.artifact.name)
     galaxies = load_galaxies(artifact, N_GALAXIES)
-    producer = Producer(settings.input.client_config())
     topic = (*settings.input.topics, TOPIC)[0]
+    if DATE in topic:
+        raise SettingsError(f"input.topics: expected a topic without {DATE} first, got {topic}")
+    with foreign_errors("input: client"):
+        producer = Producer(settings.input.client_config(), logger=LOG)
+    refused: list[str] = []
+
+    def note(error: KafkaError | None, _: Any) -> None:
+        if error is not None:
+            refused.append(error.str())
+
     print(f"{rate:g} alerts a second to {topic}; Ctrl-C ends it", flush=True)
-    numbers = count() if limit is None else range(limit)
-    for number, i in zip(numbers, cycle(range(len(galaxies.names))), strict=False):
+    for number, i in zip(islice(count_from(0), limit), cycle(range(len(galaxies.names)))):
         alert = describe_galaxy(galaxies, artifact, i) | {"alertId": number}
-        producer.produce(topic, encode(alert, "hostAlert"), key=alert["objectId"])
+        producer.produce(topic, encode(alert, "hostAlert"), key=alert["objectId"], on_delivery=note)
         producer.poll(0)
+        _check(topic, refused)
         time.sleep(1.0 / rate)
-    producer.flush(30)
+    waiting = producer.flush(FLUSH_S)
+    _check(topic, refused or [f"{waiting} waiting for {FLUSH_S:.0f} s"] * bool(waiting))
+
+
+def _check(topic: str, refused: Sequence[str]) -> None:
+    if refused:
+        raise BrokerError(f"{topic}: expected every alert delivered, got {refused[0]}")
 
 
 if __name__ == "__main__":

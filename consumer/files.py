@@ -15,7 +15,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -66,9 +66,9 @@ class ArchiveSource:
         self._exhausted = len(messages) < max_messages
         return messages
 
-    def rewind(self, window: Window) -> None:
-        """Hand the messages of `window`, the last one polled, out again."""
-        self._messages = chain(window.consumed, self._messages)
+    def rewind(self, messages: Sequence[Message]) -> None:
+        """Hand these messages, the last that were polled, out again."""
+        self._messages = chain(messages, self._messages)
         self._exhausted = False
 
     def _wait_for_turn(self) -> int:
@@ -118,11 +118,13 @@ def _read_file(path: Path) -> Iterator[Part]:
         raise ArchiveError(f"{path}: expected a readable archive, got {error}") from None
 
 
-def _read_large(stream: BinaryIO, path: Path) -> Iterator[Part]:
-    if stream.read(len(MAGIC)) != MAGIC:
-        raise ArchiveError(f"{path}: expected a container, or at most {MAX_BYTES} bytes")
-    stream.seek(0)
-    yield from split_container(stream)
+def _read_large(file: BinaryIO, path: Path) -> Iterator[Part]:
+    packed = path.name.endswith(".gz")
+    with io.BufferedReader(gzip.GzipFile(fileobj=file)) if packed else nullcontext(file) as stream:
+        if stream.read(len(MAGIC)) != MAGIC:
+            raise ArchiveError(f"{path}: expected a container, or at most {MAX_BYTES} bytes")
+        stream.seek(0)
+        yield from split_container(stream)
 
 
 def _read_alerts(name: str, data: bytes) -> Iterator[Part]:

@@ -156,9 +156,9 @@ class KafkaSource:
             for (topic, partition), offset in next_offsets(window.consumed).items()
         ]
 
-    def rewind(self, window: Window) -> None:
-        """Go back to where `window` began, in the partitions still held."""
-        places = {(m.topic, m.partition) for m in window.consumed}
+    def rewind(self, messages: Sequence[Message]) -> None:
+        """Go back to where these messages began, in the partitions still held."""
+        places = {(m.topic, m.partition) for m in messages}
         self._taken = [m for m in self._taken if (m.topic, m.partition) not in places]
         with foreign_errors("input: seek"):
             for place in places & self._held:

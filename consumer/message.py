@@ -173,8 +173,8 @@ class Source(Protocol):
         For a first one each source waits as long as suits it, and returns nothing without one.
         """
 
-    def rewind(self, window: Window) -> None:
-        """Hand the messages of `window`, the last one polled, out again: it was rolled back."""
+    def rewind(self, messages: Sequence[Message]) -> None:
+        """Hand these messages, the last that were polled, out again."""
 
     def close(self) -> None:
         """Release what the source holds."""

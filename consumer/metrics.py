@@ -33,6 +33,7 @@ LOG_MASS_BUCKETS = (7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0, 10.5, 11.0, 11.5, 12.0)
 WIDTH_BUCKETS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 LATENCY_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
 
+MASS = "log_mstar_surviving"
 VERDICTS = {True: "trusted", False: "doubted", None: "not_judged"}
 
 Lag = Mapping[Place, int]
@@ -213,7 +214,8 @@ class Metrics:
     def set_artifact(self, artifact: Artifact) -> None:
         """Name the artifact that answers; its flags and bands are counted from 0."""
         self.artifact_info.labels(artifact.name, artifact.version, artifact.sha256).set(1)
-        self.reference_width.set(find_reference_width(artifact))
+        if MASS in artifact.derived_names:
+            self.reference_width.set(find_reference_width(artifact))
         for flag in artifact.flag_names:
             self.support_flags.labels(flag)
         for band in artifact.bands.names:
@@ -226,13 +228,13 @@ def find_reference_width(artifact: Artifact) -> float:
     That of the golden galaxies where it recorded none.
     """
     widths = (artifact.manifest.get("validation") or {}).get("bias_and_width", {})
-    recorded = widths.get("log_mstar_surviving")
+    recorded = widths.get(MASS)
     return float(recorded["median_half_width"]) if recorded else calc_golden_width(artifact)
 
 
 def calc_golden_width(artifact: Artifact) -> float:
     """Return the median half width of log10 surviving mass of the golden galaxies [dex]."""
-    column = (artifact.param_names + artifact.derived_names).index("log_mstar_surviving")
+    column = (artifact.param_names + artifact.derived_names).index(MASS)
     golden = artifact.golden["quantiles"][:, column]
     widths = golden[:, LEVELS.index(0.84)] - golden[:, LEVELS.index(0.16)]
     return float(widths.median()) / 2.0

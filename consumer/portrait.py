@@ -74,8 +74,8 @@ class Artist:
 def draw(artifact_name: str, inputs: Record) -> Portrait:
     """Return samples of `CORNER`, and observed and predicted fluxes [nJy], of one galaxy.
 
-    `inputs` is the record `inputs` of its summary. The fit is None, and `no_fit` says why, where
-    the packages of the forward model are not installed.
+    Of `CORNER` there is what the artifact has. `inputs` is the record `inputs` of its summary. The
+    fit is None, and `no_fit` says why, where the packages of the forward model are not installed.
     """
     artifact = _load(artifact_name)
     observation = Observation(
@@ -85,10 +85,11 @@ def draw(artifact_name: str, inputs: Record) -> Portrait:
     )
     theta = torch.from_numpy(sample(artifact, observation, N_SAMPLES)).transpose(0, 1)
     redshift = torch.from_numpy(observation.redshift)
-    derived = calc_derived(theta, redshift, artifact.tables, CORNER)[0]
+    names = tuple(name for name in CORNER if name in artifact.derived_names)
+    derived = calc_derived(theta, redshift, artifact.tables, names)[0]
     fit, reason = _fit(artifact_name, theta[0, :N_FIT], redshift)
     return {
-        "names": CORNER,
+        "names": names,
         "samples": [[round(value, 4) for value in row] for row in derived.tolist()],
         "bands": inputs["bands"],
         "flux": inputs["flux"],

@@ -16,14 +16,14 @@ A window is split by partition. A part that was rolled back is tried again as it
 cannot have changed hands without this producer being refused.
 """
 
-import time
 from collections.abc import Collection, Mapping
+from itertools import count
 
-from consumer.daemon import FIRST_PAUSE_S, MAX_ABORTS_IN_A_ROW
-from consumer.errors import BrokerError, WindowAbortedError
+from consumer.daemon import wait_or_give_up
+from consumer.errors import WindowAbortedError
 from consumer.gaps import Position
 from consumer.kafka import KafkaSource, next_offsets
-from consumer.kafka_client import LOG, find_limits
+from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
 from consumer.message import DeadLetter, Place, Result, Window
 from consumer.metrics import Metrics
@@ -93,15 +93,12 @@ class TwoClusterSink:
         self._log.close()
 
     def _publish_part(self, transactions: Transactions, part: Window) -> None:
-        for aborts in range(MAX_ABORTS_IN_A_ROW):
+        for aborts in count(1):
             try:
-                return transactions.publish(part, self._add_position)
+                transactions.publish(part, self._add_position)
+                return
             except WindowAbortedError as error:
-                last = error
-                self._metrics.commit_failures.inc()
-                LOG.warning("window rolled back", extra={"fields": {"error": str(error)}})
-                time.sleep(FIRST_PAUSE_S * 2**aborts)
-        raise BrokerError(f"expected a window to commit, got aborts only: {last}") from last
+                wait_or_give_up(aborts, error, self._metrics)
 
     def _add_position(self, transactions: Transactions, part: Window) -> None:
         self._produce_positions(transactions, next_offsets(part.consumed))

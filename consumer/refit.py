@@ -135,7 +135,7 @@ class RefitStep:
         self._artifact, self._model = artifact, model
         self._settings: RefitSettings = settings.refit
         self._metrics, self._stop = metrics, stop
-        self._seed = settings.artifact.seed
+        self._seed, self._n_samples = settings.artifact.seed, settings.artifact.n_samples
         self._quota = Quota(self._settings.max_per_hour)
         self._known: Known = OrderedDict()
         self._decoder = Decoder(
@@ -256,6 +256,7 @@ class RefitStep:
                 self._artifact,
                 observation,
                 model=self._model,
+                n_samples=self._n_samples,
                 max_seconds=self._settings.max_seconds,
                 seed=self._seed,
             )
@@ -291,7 +292,7 @@ def photometry_of(record: Record, artifact: Artifact) -> Observation | None:
 def describe_refit(request: Request, outcome: Outcome, opinion: SecondOpinion | None) -> Record:
     """Return the record `refit`."""
     message = request.message
-    chains = None if opinion is None else opinion.exact.chains
+    chains = None if opinion is None else opinion.chains
     return {
         "status": outcome,
         "asked": request.asked,

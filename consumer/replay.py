@@ -89,7 +89,7 @@ def replay(
             health=Health(),
             replay=True,
         )
-    sink.close()
+        sink.close()
     return Report(tally, perf_counter() - start, outputs)
 
 

@@ -15,14 +15,14 @@ from consumer.message import plugin_version
 from consumer.photometry import Photometry
 from consumer.settings import Settings
 from sedflow_core import Artifact, Summary
-from sedflow_core.summary import EVENTS
+from sedflow_core.summary import EVENTS, LEVEL_NAMES
 from sedflow_core.trust import is_trusted
 from sedflow_core.units import njy_from_nanomaggy
 
 Record = dict[str, Any]
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
-MOMENTS = ("mean", "std", "q025", "q16", "q50", "q84", "q975")
+MOMENTS = ("mean", "std", *LEVEL_NAMES)
 
 
 @dataclass(frozen=True, slots=True)

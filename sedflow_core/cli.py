@@ -222,7 +222,7 @@ def run_build(args: argparse.Namespace) -> int:
 
 
 def _add_validate(parser: argparse.ArgumentParser) -> None:
-    from sedflow_core.fit import add_column_arguments
+    from sedflow_core.columns import add_column_arguments
     from sedflow_core.validate import Sizes
 
     add, sizes = parser.add_argument, Sizes()
@@ -304,14 +304,12 @@ def _read_curve(path: Path | None) -> dict[str, Any] | None:
 
 def _real_galaxies(args: argparse.Namespace, bands: Any) -> Any:
     """Galaxies with finite photometry of the catalogue that --galaxies names, if any."""
-    if args.galaxies is None:
-        return None
-    from sedflow_core.catalog import read_catalog
-    from sedflow_core.fit import column_map
+    from sedflow_core.columns import read_galaxies
     from sedflow_core.support import can_encode
 
-    args.catalog = args.galaxies
-    catalog = read_catalog(args.catalog, column_map(args), bands)
+    catalog = read_galaxies(args, args.galaxies, bands)
+    if catalog is None:
+        return None
     observation = catalog.observation
     photometry = (observation.flux, observation.flux_err, observation.redshift)
     usable = can_encode(*map(torch.tensor, photometry)).numpy()

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.catalog import read_catalog
+from sedflow_core.columns import add_column_arguments, read_galaxies
 from sedflow_core.comparison import Difference, compare, per_galaxy, table, why
 from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import find_flags, load_artifact
-from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
 from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.simulated import forward_model, simulate
@@ -59,11 +58,11 @@ def run_compare(args: argparse.Namespace) -> int:
 
 def _choose(args: argparse.Namespace, artifact: Artifact) -> tuple[np.ndarray, Observation]:
     """Rows and photometry of the galaxies to compare: supported ones, at random."""
-    if args.catalog is None:
+    catalog = read_galaxies(args, args.catalog, artifact.bands)
+    if catalog is None:
         observation = simulate(artifact, 2 * args.n_galaxies, seed=args.seed).observation
         usable = np.arange(len(observation))
     else:
-        catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
         observation, usable = catalog.observation, np.flatnonzero(catalog.quality == 0)
     shuffled = np.random.default_rng(args.seed).permutation(usable)[: 4 * args.n_galaxies]
     flags = find_flags(artifact, observation.rows(shuffled))

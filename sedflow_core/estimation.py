@@ -110,29 +110,38 @@ def estimate(
     Raises:
         ObservationError: the number of bands is not the artifact's, or there are to be no samples.
     """
-    n_samples = artifact.n_samples if n_samples is None else n_samples
-    _check_n_samples(n_samples)
-    photometry = _tensors(artifact, observation)
-    flags = check_support(*photometry, artifact.support, artifact.bands)
-    names = artifact.param_names + artifact.derived_names
-    summary = empty_summary(
-        names,
-        flags.cpu().numpy(),
-        artifact.flag_names,
-        n_samples=n_samples,
-        seed=seed,
-        judgements=() if artifact.trust is None else Trust._fields,
-        prior_width=_prior_width(artifact, names),
-    )
+    summary = flag(artifact, observation, n_samples, seed)
+    n_samples, photometry = summary.n_samples, _tensors(artifact, observation)
     is_wanted = can_encode(*photometry) & (photometry[2] <= artifact.redshift_max)
     if not include_unsupported:
-        is_wanted &= flags == 0
+        is_wanted &= torch.tensor(summary.flags == 0, device=artifact.device)
     wanted = is_wanted.nonzero().flatten()
     with torch.inference_mode(), torch_threads(1):
         for rows in _groups(artifact, wanted, n_samples):
             bases = [choose_base(observation, i, n_samples, seed) for i in rows.tolist()]
             _fill(artifact, summary, rows, photometry, torch.stack(bases).to(artifact.device))
     return summary
+
+
+def flag(
+    artifact: Artifact, observation: Observation, n_samples: int | None = None, seed: int = 0
+) -> Summary:
+    """The support flags of n galaxies, in summaries that say nothing else yet.
+
+    Args and errors are those of `estimate`.
+    """
+    n_samples = artifact.n_samples if n_samples is None else n_samples
+    _check_n_samples(n_samples)
+    names = artifact.param_names + artifact.derived_names
+    return empty_summary(
+        names,
+        find_flags(artifact, observation),
+        artifact.flag_names,
+        n_samples=n_samples,
+        seed=seed,
+        judgements=() if artifact.trust is None else Trust._fields,
+        prior_width=_prior_width(artifact, names),
+    )
 
 
 def _check_n_samples(n_samples: int) -> None:

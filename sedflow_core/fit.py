@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,18 @@ import torch
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.catalog import (
-    CUT_NAMES,
-    UNITS,
-    Catalog,
-    ColumnMap,
-    nsa_columns,
-    read_catalog,
-    sdss_columns,
-)
-from sedflow_core.errors import CatalogError, MissingExtraError
+from sedflow_core.catalog import CUT_NAMES, Catalog, read_catalog
+from sedflow_core.columns import add_column_arguments, column_map
+from sedflow_core.errors import MissingExtraError
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
 from sedflow_core.options import count, count_from_zero
-from sedflow_core.summary import Summary
+from sedflow_core.summary import LEVEL_NAMES, Summary
 from sedflow_core.support import reasons_of
-from sedflow_core.tables import check_folder, open_table, table_writer, write_table
+from sedflow_core.tables import check_folder, table_writer, write_table
 from sedflow_core.threads import torch_threads
 from sedflow_core.trust import is_trusted
 
-LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
 CHUNK_ROWS = 128
 
 
@@ -161,28 +153,6 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     add_column_arguments(parser)
 
 
-_COLUMNS_HELP = """\
-nsa: NASA-Sloan Atlas. sdss: SDSS array columns. Both know their columns and corrections.
-columns: say them here. A name that stands for all bands is 'u=COL1,g=COL2,...', a pattern
-such as 'flux_{band}', or an array column that ends in u g r i z."""
-
-
-def add_column_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which columns of a catalogue hold what."""
-    add = parser.add_argument_group("columns", _COLUMNS_HELP).add_argument
-    add("--layout", choices=("columns", "nsa", "sdss"), default="columns")
-    add("--flux-columns", help="fluxes or magnitudes; with nsa or sdss: which of theirs")
-    add("--err-columns", help="their errors")
-    add("--ivar-columns", help="their inverse variances, instead of errors")
-    add("--unit", choices=UNITS, help="default: nanomaggy")
-    add("--redshift-column")
-    add("--extinction-columns", help="Galactic extinction [mag] to correct for")
-    add("--ebv-column", help="E(B-V) [mag] to correct for, instead")
-    add("--ab-factors", action="store_true", help="bring catalogue fluxes to the AB system")
-    add("--error-floor", action="store_true", help="add the calibration error in quadrature")
-    add("--quality-columns", help="SDSS photo flags: one 64-bit column, or 'FLAGS,FLAGS2'")
-
-
 def run_fit(args: argparse.Namespace) -> int:
     """Do what `sedflow fit` was asked for; raises SedflowError where that is not possible."""
     table_writer(args.out)
@@ -190,7 +160,7 @@ def run_fit(args: argparse.Namespace) -> int:
     if args.samples is not None:
         check_folder(args.samples, "--samples")
     artifact = load_artifact(args.artifact)
-    catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
+    catalog = read_catalog(args.catalog, column_map(args, args.catalog), artifact.bands)
     fit = fit_catalog(
         artifact,
         catalog,
@@ -202,43 +172,6 @@ def run_fit(args: argparse.Namespace) -> int:
     write_table(args.out, output_columns(fit, catalog), meta)
     print(_report(fit), f"corrections applied: {meta['correct']}", f"wrote {args.out}", sep="\n")
     return 0
-
-
-def column_map(args: argparse.Namespace) -> ColumnMap:
-    """The columns that the arguments of a command name."""
-    said = {
-        "flux_err": args.err_columns,
-        "ivar": args.ivar_columns,
-        "unit": args.unit,
-        "redshift": args.redshift_column,
-        "row_id": vars(args).get("id_column"),
-        "extinction": args.extinction_columns,
-        "ebv": args.ebv_column,
-        "ab_factors": args.ab_factors or None,
-        "error_floor": args.error_floor or None,
-        "quality": tuple(args.quality_columns.split(",")) if args.quality_columns else None,
-    }
-    said = {name: value for name, value in said.items() if value is not None}
-    for name, other in (("flux_err", "ivar"), ("ebv", "extinction")):
-        _drop_other(said, name, other)
-    if args.layout == "sdss":
-        return replace(sdss_columns(args.flux_columns), **said)
-    if args.layout == "nsa":
-        with open_table(args.catalog) as table:
-            return replace(nsa_columns(table.names, args.flux_columns), **said)
-    for option in ("flux_columns", "redshift_column"):
-        if getattr(args, option) is None:
-            name = option.replace("_", "-")
-            raise CatalogError(f"--{name}: expected a column name with --layout columns, got none")
-    return ColumnMap(flux=args.flux_columns, **said)
-
-
-def _drop_other(said: dict[str, Any], name: str, other: str) -> None:
-    """Where one of two was said, a layout's default of the other does not hold."""
-    if name in said and other not in said:
-        said[other] = None
-    elif other in said and name not in said:
-        said[name] = None
 
 
 _STATUS_OF_REASON = (

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import CUT_NAMES, read_catalog
 from sedflow_core.chains import MIN_ESS
+from sedflow_core.columns import add_column_arguments, column_map
 from sedflow_core.errors import CatalogError, check_installed
 from sedflow_core.estimation import estimate, load_artifact, sample
-from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
 from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
@@ -60,7 +60,7 @@ def _add_galaxy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_galaxy(args: argparse.Namespace, artifact: Artifact) -> Observation:
-    catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
+    catalog = read_catalog(args.catalog, column_map(args, args.catalog), artifact.bands)
     if not 0 <= args.row < len(catalog):
         raise CatalogError(f"--row: expected 0 to {len(catalog) - 1}, got {args.row}")
     if cuts := reasons_of(int(catalog.quality[args.row]), CUT_NAMES):

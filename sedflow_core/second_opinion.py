@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.chains import MIN_ESS
-from sedflow_core.estimation import estimate
+from sedflow_core.chains import MIN_ESS, Chains
+from sedflow_core.estimation import flag
 from sedflow_core.mcmc import ExactPosterior, sample_exact
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u
@@ -31,13 +31,13 @@ class SecondOpinion(NamedTuple):
             efficiency of the emulator's correction where a simulator made one.
         likelihood: of which it is the posterior.
         converged: whether the samples are that posterior.
-        exact: the samples and their diagnostics, without the walks, which take up 100 MB.
+        chains: the diagnostics, without the walks, which take up 100 MB.
     """
 
     summary: Summary
     likelihood: Likelihood
     converged: bool
-    exact: ExactPosterior
+    chains: Chains
 
     def is_trusted(self) -> bool:
         """The verdict: the samples are the posterior, and the model explains the photometry."""
@@ -49,6 +49,7 @@ def give_second_opinion(
     observation: Observation,
     *,
     model: ForwardModel | None = None,
+    n_samples: int | None = None,
     max_seconds: float = 60.0,
     seed: int = 0,
 ) -> SecondOpinion:
@@ -56,11 +57,12 @@ def give_second_opinion(
 
     Args:
         artifact, observation, model, max_seconds, seed: see `sedflow_core.mcmc.sample_exact`.
+        n_samples: to summarise; None for the artifact's number.
 
     Raises:
         ArtifactError, ObservationError, MissingExtraError: see there.
     """
-    summary = estimate(artifact, observation, seed=seed, include_unsupported=True)
+    summary = flag(artifact, observation, n_samples, seed)
     likelihood = choose_likelihood(summary)
     exact = sample_exact(
         artifact,
@@ -73,8 +75,7 @@ def give_second_opinion(
         seed=seed,
     )
     _summarise(summary, artifact, observation, exact)
-    chains = exact.chains
-    brief = exact._replace(chains=chains._replace(samples=chains.samples[:, :0].copy()))
+    brief = exact.chains._replace(samples=exact.chains.samples[:, :0].copy())
     return SecondOpinion(summary, likelihood, exact.converged(MIN_ESS), brief)
 
 
@@ -87,7 +88,7 @@ def choose_likelihood(summary: Summary) -> Likelihood:
 def _summarise(
     summary: Summary, artifact: Artifact, observation: Observation, exact: ExactPosterior
 ) -> None:
-    """Put the exact posterior in the place of the flow's."""
+    """Put the exact posterior in."""
     theta = from_u(torch.tensor(exact.u)).float()[None]
     redshift = torch.tensor(observation.redshift)
     derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)

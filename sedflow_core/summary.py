@@ -13,6 +13,7 @@ from sedflow_core.support import reasons_of
 from sedflow_core.units import Array
 
 LEVELS: tuple[float, ...] = (0.025, 0.16, 0.5, 0.84, 0.975)
+LEVEL_NAMES = ("q025", "q16", "q50", "q84", "q975")
 
 SCORE_WIDTH = 0.12
 """Width in normal score over which samples make up a quantile, as a standard deviation."""

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.catalog import read_catalog
+from sedflow_core.columns import add_column_arguments, read_galaxies
 from sedflow_core.corruptions import corrupted_simulations
 from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import load_artifact
-from sedflow_core.fit import add_column_arguments, column_map
 from sedflow_core.observation import Observation
 from sedflow_core.options import count, count_from_zero
 from sedflow_core.support_table import SEED, measure_support
@@ -51,7 +50,7 @@ def run_support_table(args: argparse.Namespace) -> int:
     from sedflow_core.cli import progress_bar
 
     artifact = load_artifact(args.artifact)
-    real = {} if args.catalog is None else _read_real(args, artifact)
+    real = _read_real(args, artifact)
     populations = corrupted_simulations(artifact, args.n, args.seed)
     for name in real.keys() & populations.keys():
         raise CatalogError(f"--group-column: expected a group that is no corruption, got {name!r}")
@@ -74,8 +73,12 @@ def run_support_table(args: argparse.Namespace) -> int:
 
 
 def _read_real(args: argparse.Namespace, artifact: Artifact) -> dict[str, Observation]:
-    """Up to args.n galaxies of each group of a catalogue, chosen by the seed."""
-    catalog = read_catalog(args.catalog, column_map(args), artifact.bands)
+    """Up to args.n galaxies of each group of a catalogue, chosen by the seed; none without one."""
+    catalog = read_galaxies(args, args.catalog, artifact.bands)
+    if catalog is None:
+        if args.group_column is not None:
+            raise CatalogError(f"--group-column: expected --catalog, got {args.group_column} alone")
+        return {}
     label = np.full(len(catalog), args.catalog.stem, dtype=object)
     if args.group_column is not None:
         with open_table(args.catalog) as table:

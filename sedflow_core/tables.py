@@ -155,7 +155,13 @@ def _open_fits(path: Path) -> Iterator[Table]:
 
         def read(name: str, dtype: str | None) -> NDArray[Any]:
             values = np.asarray(data[name])
-            return np.array(values, dtype or values.dtype.newbyteorder("="))
+            found = np.array(values, dtype or values.dtype.newbyteorder("="))
+            null = data.columns[name].null  # of integers; what stands for a missing one
+            if null in (None, "") or dtype is None:
+                return found
+            found = found.astype(object) if dtype == "str" else found
+            found[values == null] = None if dtype == "str" else np.nan
+            return found
 
         yield Table(tuple(data.names), read)
 

@@ -117,6 +117,8 @@ def test_dry_run_writes_nothing(archive: Path, tiny_path: Path, tmp_path: Path) 
     [
         (["replay", "x.avro"], "--out: expected a file, or --to-kafka or --dry-run, got none"),
         (["replay", "x.avro", "--dry-run", "--artifact", "no-such"], "artifact: expected"),
+        (["replay", "x", "--dry-run", "--format", "avro"], "--format: expected with --out alone"),
+        (["dlq", "replay", "--max-attempts", "2", "a/0/1"], "--max-attempts: expected no places"),
         (["check-config", "--config", "no.toml"], "expected a readable file, got no.toml"),
     ],
 )

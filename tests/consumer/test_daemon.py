@@ -62,7 +62,7 @@ class MemorySource:
         self.position += len(batch)
         return batch
 
-    def rewind(self, window: Window) -> None:
+    def rewind(self, messages: Sequence[Message]) -> None:
         self.position = self.committed
 
     def close(self) -> None:

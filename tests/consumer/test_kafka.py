@@ -180,7 +180,7 @@ def test_an_end_is_kept_once_nothing_is_in_hand(
 def test_an_end_is_not_kept_before_a_window_that_is_read_again(
     source: KafkaSource, behind_markers: FakeConsumer
 ) -> None:
-    source.rewind(Window(tuple(source.poll(1, 0.0)), (), ()))
+    source.rewind(source.poll(1, 0.0))
     assert source.poll(1, 0.0) == []
     assert behind_markers.committed == []
 

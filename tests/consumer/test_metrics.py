@@ -1,5 +1,6 @@
 """Metrics count what was published, with bounded labels."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,7 +22,7 @@ def make_window() -> Window:
         for i in range(4)
     )
     results = (
-        Result(b"a", b"", (), "OK", "ZTF", galaxy=Galaxy(0.04, 10.2, 0.11)),
+        Result(b"a", b"", (), "OK", "ZTF", galaxy=Galaxy(0.04, 10.2, 0.11, trusted=False)),
         Result(b"b", b"", (), "OUT_OF_SUPPORT", "ZTF", flags=("sigma_high_u", "redshift_range")),
         Result(b"c", b"", (), "MISSING_BANDS", "LSST", missing_bands=("u",)),
     )
@@ -53,6 +54,21 @@ def test_a_window_is_counted() -> None:
     assert values["sedflow_batch_size_sum", ()] == 4
     assert values["sedflow_end_to_end_latency_seconds_sum", ()] == 8.0
     assert values["sedflow_last_message_timestamp_seconds", ()] == NOW.timestamp() - 2
+
+
+def test_verdicts_are_counted() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.count_window(make_window(), NOW)
+    values = counted(metrics)
+    assert values["sedflow_trust_verdicts_total", ("doubted",)] == 1
+    assert values["sedflow_trust_verdicts_total", ("trusted",)] == 0
+
+
+def test_an_artifact_need_not_know_the_surviving_mass(tiny: Artifact) -> None:
+    derived = [d for d in tiny.manifest["derived"] if d["name"] != "log_mstar_surviving"]
+    metrics = Metrics(CollectorRegistry())
+    metrics.set_artifact(replace(tiny, manifest={**tiny.manifest, "derived": derived}))
+    assert counted(metrics)["sedflow_artifact_info", ("tiny", tiny.sha256, "0")] == 1
 
 
 def test_every_name_has_the_prefix(tiny: Artifact) -> None:

@@ -140,6 +140,18 @@ def test_missing_values_are_nan_and_no_row_is_lost(tmp_path, flux, suffix):
     assert np.argwhere(np.isnan(read.flux)).tolist() == [[2, 1]]
 
 
+def test_what_stands_for_missing_integers_in_fits_is_missing(tmp_path):
+    columns = [
+        fits.Column("n", "J", array=np.array([3, -99]), null=-99),
+        fits.Column("flux", "E", array=np.array([1.0, 2.0])),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    with open_table(tmp_path / "a.fits") as table:
+        np.testing.assert_array_equal(table.numbers("n"), [3.0, np.nan])
+        assert table.labels("n").tolist() == ["3", None]
+        np.testing.assert_array_equal(table.numbers("flux"), [1.0, 2.0])
+
+
 def test_parquet_null_and_csv_words_for_nothing_are_nan(tmp_path):
     pq.write_table(pa.table({"z": [0.1, None]}), tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text("z,w\n0.1,1\n,2\nNaN,3\nnull,4\n")

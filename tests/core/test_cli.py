@@ -85,6 +85,23 @@ def test_numbers_out_of_range_are_named_at_the_start(capsys: pytest.CaptureFixtu
     assert "--learning-curve: expected a JSON file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate", "{tiny}", "--out", "x", "--ebv-column", "E"], "--ebv-column: expected a cat"),
+        (["compare", "--out", "x.csv", "--layout", "nsa"], "--layout: expected a catalogue"),
+        (["support-table", "{tiny}", "--out", "x", "--error-floor"], "--error-floor: expected a"),
+        (["support-table", "{tiny}", "--out", "x", "--group-column", "g"], "expected --catalog"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_columns_without_a_catalogue_are_refused(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main([a.format(tiny=tiny_path) for a in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["[1]", "{}", '{"points": []}'])
 def test_a_file_that_is_no_learning_curve_is_told_before_anything_is_measured(
     tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str

@@ -14,9 +14,10 @@ from astropy.table import Table as AstropyTable
 
 from sedflow_core import estimate
 from sedflow_core.catalog import read_catalog, sdss_columns
+from sedflow_core.columns import column_map
 from sedflow_core.errors import CatalogError
-from sedflow_core.fit import LEVEL_NAMES, add_fit_arguments, column_map, row_status, run_fit
-from sedflow_core.summary import quantiles
+from sedflow_core.fit import add_fit_arguments, row_status, run_fit
+from sedflow_core.summary import LEVEL_NAMES, quantiles
 from sedflow_core.tables import open_table
 from sedflow_core.threads import torch_threads
 from sedflow_core.trust import MIN_EFFICIENCY, MIN_P_VALUE
@@ -213,7 +214,7 @@ def test_what_is_said_takes_the_place_of_a_layouts_column(option, column, given,
     parser = argparse.ArgumentParser()
     add_fit_arguments(parser)
     arguments = ["a.fits", "--out", "b.fits", "--layout", "sdss", option, column]
-    columns = column_map(parser.parse_args(arguments))
+    columns = column_map(parser.parse_args(arguments), Path("a.fits"))
     assert getattr(columns, given) == column
     assert getattr(columns, dropped) is None
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,14 @@ def test_the_demo_as_a_stream(
     messages = read_committed(bootstrap, topics.alerts, at_least=N)
     alerts = [Decoder().decode(m.value(), m.key()).record for m in messages]
     assert sorted(alert["alertId"] for alert in alerts) == list(range(N))
+
+
+@pytest.mark.parametrize("topic", ["none", "hosts_{date}"])
+def test_a_stream_that_cannot_be_delivered_says_so(
+    bootstrap: str, topics: Topics, tiny_path: Path, tmp_path: Path, capsys, topic: str
+) -> None:
+    config = tmp_path / "sedflow.toml"
+    names = {"artifact": tiny_path, "bootstrap": bootstrap, "slot": "0", "port": 0}
+    config.write_text(SETTINGS.format(topics=replace(topics, alerts=topic), **names))
+    assert demo_alerts.main(["--config", str(config), "--rate", "1000", "--limit", "3"]) == 2
+    assert topic in capsys.readouterr().err
