@@ -23,6 +23,7 @@ LOG = logging.getLogger("sedflow.daemon")
 MAX_ABORTS_IN_A_ROW = 5
 FIRST_PAUSE_S = 0.1
 STEP_AT_ONCE = 64
+"""Messages that are stepped before the membership is looked after again."""
 NEVER = BreakerSettings(max_bad_fraction=1.0)
 
 
@@ -92,10 +93,13 @@ def run(
     max_delay_s: float,
     metrics: Metrics,
     health: Health,
+    at_once: int = STEP_AT_ONCE,
     replay: bool = False,
     guard: Guard | None = None,
 ) -> Tally:
     """Poll up to `max_batch` messages or `max_delay_s`, step, publish; return what was published.
+
+    Messages are stepped `at_once`.
 
     Ends when `stop` is set or the source is exhausted, in this order: what was stepped of the
     window in hand is published; then the caller closes the sink, then the source. An input position
@@ -114,7 +118,9 @@ def run(
             continue
         try:
             with metrics.time("step"):
-                window = _step_all(messages, step, stop, guard, health, replay=replay)
+                window = _step_all(
+                    messages, step, stop, guard, health, at_once=at_once, replay=replay
+                )
             guard.breaker.judge(window)
             if window.consumed:  # none where it was told to stop before the first answer
                 with metrics.time("publish"):
@@ -142,6 +148,7 @@ def _step_all(
     guard: Guard,
     health: Health,
     *,
+    at_once: int,
     replay: bool,
 ) -> Window:
     """Step the messages in batches that a membership and a death can wait for.
@@ -150,7 +157,7 @@ def _step_all(
     message is buried it ends with that one; the rest is read again.
     """
     parts: list[Window] = []
-    for batch in guard.in_hand.batches(messages, STEP_AT_ONCE):
+    for batch in guard.in_hand.batches(messages, at_once):
         if parts:
             if stop.is_set():
                 break

@@ -69,7 +69,7 @@ def measure(alert: HostAlert, artifact: Artifact, settings: CorrectionSettings) 
     redshift = math.nan if host.redshift is None else host.redshift
     raw = Photometry(status, reasons, flux, flux_err, redshift)
     if status != "OK":
-        return raw
+        return replace(raw, missing=tuple(_find_due(host)))
     corrected = _correct(host, artifact, settings, raw)
     return replace(
         corrected,
@@ -182,16 +182,26 @@ def _find_corrections(
     host: Host, artifact: Artifact, settings: CorrectionSettings
 ) -> dict[str, Correction | None]:
     """Return the corrections the host still needs, in order; None: not to be had or not wanted."""
-    needed: dict[str, Correction | None] = {}
+    ways = {
+        "dereddened": _dereddening if settings.deredden else None,
+        "ab_factors": _ab_factors if settings.ab_factors else None,
+        "error_floor": _error_floor if settings.error_floor else None,
+        "luminosity_distance": _rescaling,
+    }
+    found = ((name, ways[name]) for name in _find_due(host))
+    return {name: None if find is None else find(host, artifact) for name, find in found}
+
+
+def _find_due(host: Host) -> Iterator[str]:
+    """Yield the corrections that the catalogue left to be made, in their order."""
     if not host.dereddened:
-        needed["dereddened"] = _dereddening(host, artifact) if settings.deredden else None
+        yield "dereddened"
     if not host.ab_corrected:
-        needed["ab_factors"] = _ab_factors(host, artifact) if settings.ab_factors else None
+        yield "ab_factors"
     if not host.error_floor_included:
-        needed["error_floor"] = _error_floor(host, artifact) if settings.error_floor else None
+        yield "error_floor"
     if host.luminosity_distance is not None:
-        needed["luminosity_distance"] = _rescaling(host, artifact)
-    return needed
+        yield "luminosity_distance"
 
 
 def _table(

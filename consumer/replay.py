@@ -87,6 +87,7 @@ def replay(
             max_delay_s=settings.batch.max_delay_s,
             metrics=metrics,
             health=Health(),
+            at_once=step.at_once,
             replay=True,
         )
         sink.close()

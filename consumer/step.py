@@ -15,6 +15,7 @@ import numpy as np
 
 from consumer.alerts import HostAlert, adapt, find_alert_id
 from consumer.avro import WIRE_ID, Decoder, encode
+from consumer.daemon import STEP_AT_ONCE
 from consumer.errors import EncodeError, MessageError, SettingsError
 from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window
 from consumer.photometry import Photometry, measure
@@ -29,7 +30,7 @@ from consumer.summaries import (
     split_summary,
 )
 from sedflow_core import Artifact, Observation, estimate
-from sedflow_core.estimation import MOST_TOGETHER
+from sedflow_core.estimation import MOST_TOGETHER, galaxies_at_once
 
 KNOWN_SURVEYS = frozenset(("ZTF", "LSST", "ELAsTiCC", "DES", "ATLAS", "PS1", "SDSS"))
 """Surveys counted by name; an alert may name any, and metrics need a bounded set."""
@@ -112,6 +113,11 @@ class Step:
             results=tuple(item for item in outcomes if isinstance(item, Result)),
             rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
         )
+
+    @property
+    def at_once(self) -> int:
+        """How many messages to step at once: on a GPU as many as it samples together."""
+        return max(STEP_AT_ONCE, galaxies_at_once(self._artifact, self._n_samples))
 
     def judge(self, alerts: Sequence[HostAlert]) -> list[Judgement]:
         """Return what would be said of each alert; nothing is encoded."""

@@ -24,7 +24,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from consumer.breaker import Breaker
-from consumer.daemon import Guard, NotedSink, StepFunction, Tally, run
+from consumer.daemon import STEP_AT_ONCE, Guard, NotedSink, StepFunction, Tally, run
 from consumer.errors import (
     BrokerError,
     HaltedError,
@@ -134,6 +134,7 @@ class Worker:
     _absent: Collection[str] = ()
     """Of the input's topics, those that were not there yet when this process began."""
     _source: KafkaSource | None = None
+    _at_once = STEP_AT_ONCE
 
     def __init__(self, settings: Settings, stop: Event, traces: Traces | None = None) -> None:
         self.registry = CollectorRegistry()
@@ -161,6 +162,7 @@ class Worker:
         if self._traces is not None:
             watch = self._traces.watch(watch)
         self._step = Step(artifact, self._settings, watch)
+        self._at_once = self._step.at_once
         self._metrics.set_artifact(artifact)
         check_clients(self._settings)
         self._step.summary_id = self._find_services()
@@ -236,6 +238,7 @@ class Worker:
                 max_delay_s=settings.batch.max_delay_s,
                 metrics=metrics,
                 health=self.health,
+                at_once=self._at_once,
                 guard=Guard(self._breaker, in_hand, source.keep_alive),
             )
 

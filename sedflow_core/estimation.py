@@ -160,18 +160,24 @@ def find_flags(artifact: Artifact, observation: Observation) -> NDArray[np.int64
     return np.asarray(flags.cpu().numpy())
 
 
+def galaxies_at_once(artifact: Artifact, n_samples: int) -> int:
+    """How many galaxies are sampled together: a multiple of so many costs least for each."""
+    if artifact.device == "cuda":
+        return max(1, N_SAMPLES_ON_GPU // n_samples)
+    # The end of an array that does not fill a vector register is rounded in another way.
+    return MOST_TOGETHER if n_samples % N_REGISTER == 0 else 1
+
+
 def _groups(artifact: Artifact, rows: Tensor, n_samples: int) -> tuple[Tensor, ...]:
     """The galaxies (n,) that are sampled, summarised and judged in one go, group by group.
 
     A power of two each on the CPU, for which little has to be traced. On a GPU products are rounded
     as their shape demands: there groups are of one size, in the last of which a galaxy may repeat.
     """
+    size = galaxies_at_once(artifact, n_samples)
     if artifact.device == "cuda":
-        size = max(1, N_SAMPLES_ON_GPU // n_samples)
         starts = range(0, len(rows), size)
         return tuple(rows[torch.arange(i, i + size).clamp_max(len(rows) - 1)] for i in starts)
-    # The end of an array that does not fill a vector register is rounded in another way.
-    size = MOST_TOGETHER if n_samples % N_REGISTER == 0 else 1
     n_full, rest = divmod(len(rows), size)
     powers = [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
     return tuple(rows.split([size] * n_full + powers))

@@ -105,6 +105,7 @@ def run_through(
     stop: Event | None = None,
     step: Callable[..., Window] = echo,
     max_batch: int = 7,
+    at_once: int = STEP_AT_ONCE,
     metrics: Metrics | None = None,
     guard: Guard | None = None,
 ) -> Tally:
@@ -117,6 +118,7 @@ def run_through(
         max_delay_s=0.0,
         metrics=metrics or Metrics(CollectorRegistry()),
         health=Health(),
+        at_once=at_once,
         guard=guard,
     )
 
@@ -153,6 +155,17 @@ def test_stop_within_a_large_window_publishes_what_was_stepped() -> None:
 
     tally = run_through(source, sink, stop=stop, step=stop_in_second, max_batch=5 * STEP_AT_ONCE)
     assert tally.messages == len(sink.published) == source.committed == 2 * STEP_AT_ONCE
+
+
+def test_so_many_are_stepped_at_once() -> None:
+    source, sizes = make_source(20), []
+
+    def note(messages: Sequence[Message], **rest: object) -> Window:
+        sizes.append(len(messages))
+        return echo(messages, **rest)  # type: ignore[arg-type]
+
+    run_through(source, MemorySink(source), step=note, max_batch=20, at_once=8)
+    assert sizes == [8, 8, 4]
 
 
 def test_stop_before_the_first_answer_publishes_nothing() -> None:

@@ -6,6 +6,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from prometheus_client import CollectorRegistry
 
+from consumer import kafka
 from consumer.errors import BrokerError, WindowAbortedError
 from consumer.health import Health
 from consumer.kafka import KafkaSource
@@ -48,6 +49,13 @@ class Event:
 
     def headers(self) -> None:
         return None
+
+
+class Large(Event):
+    """A message of a kilobyte."""
+
+    def value(self) -> bytes:
+        return bytes(1000)
 
 
 class Misnamed(Event):
@@ -208,3 +216,24 @@ def test_an_end_that_is_refused_is_kept_later(
     behind_markers.refusal = None
     source.poll(1, 0.0)
     assert behind_markers.committed == [13]
+
+
+@pytest.mark.parametrize("code", [KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED])
+def test_trouble_that_passes_costs_nothing(source: KafkaSource, code: int) -> None:
+    events = [Event(CUT, 10), Event(CUT, 11, code), Event(CUT, 11)]
+    source._consumer = FakeConsumer([events])  # type: ignore[assignment]
+    assert offsets(source.poll(2, 0.0), CUT) == [10, 11]
+
+
+def test_a_refusal_ends_the_loop(source: KafkaSource) -> None:
+    refused = Event(CUT, 10, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    source._consumer = FakeConsumer([[refused]])  # type: ignore[assignment]
+    with pytest.raises(BrokerError, match="input: "):
+        source.poll(1, 0.0)
+
+
+def test_a_window_is_bounded_in_bytes(source: KafkaSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "MAX_WINDOW_BYTES", 2_500)
+    source._consumer = FakeConsumer([[Large(CUT, i)] for i in range(10, 20)])  # type: ignore[assignment]
+    assert offsets(source.poll(10, 60.0), CUT) == [10, 11, 12]
+    assert offsets(source.poll(10, 60.0), CUT) == [13, 14, 15]

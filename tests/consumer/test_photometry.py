@@ -93,6 +93,16 @@ def test_ready_photometry_is_only_converted(photometry: Measure, sample_alert: R
     assert (measured.applied, measured.missing) == ((), ())
 
 
+def test_what_is_not_tried_is_not_corrected_and_says_so(
+    photometry: Measure, sample_alert: Record
+) -> None:
+    due = {"dereddened": False, "errorFloorIncluded": False, "redshift": None}
+    measured = photometry(**READY | due)
+    assert measured.status == "NO_REDSHIFT"
+    assert (measured.applied, measured.missing) == ((), ("dereddened", "error_floor"))
+    assert measured.flux[2] * NJY == pytest.approx(sample_alert["host"]["r_flux"])
+
+
 def test_dereddening(photometry: Measure) -> None:
     """A_u = 4.239 E(B-V) and A_z = 1.263 E(B-V), Schlafly & Finkbeiner (2011)."""
     raw, measured = photometry(**READY), photometry(**READY | {"dereddened": False, "ebv": 0.1})

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import fastavro
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -23,6 +25,8 @@ from consumer.registry import Registry
 from consumer.settings import Settings
 from consumer.slow_settings import slow_settings
 from sedflow_core import Artifact
+from sedflow_core.second_opinion import SecondOpinion
+from sedflow_core.trust import MIN_P_VALUE
 
 Record = dict[str, Any]
 
@@ -126,6 +130,23 @@ def records_of_refit() -> Record:
     path = schemas_path() / "1" / "2" / "sample_data" / "posteriorSummary.json"
     refit: Record = json.loads(path.read_text())["refit"]
     return refit
+
+
+@pytest.mark.parametrize(
+    ("converged", "p_value", "trusted"),
+    [
+        (True, MIN_P_VALUE, True),
+        (True, 0.5 * MIN_P_VALUE, False),
+        (False, 0.9, False),
+        (True, np.nan, False),
+    ],
+)
+def test_a_second_opinion_is_trusted_where_it_converged_and_fits(
+    *, converged: bool, p_value: float, trusted: bool
+) -> None:
+    judged = SimpleNamespace(trust={"p_value": [p_value]})
+    opinion = SecondOpinion(judged, "generative", converged, None)  # type: ignore[arg-type]
+    assert opinion.is_trusted() is trusted
 
 
 def test_a_second_opinion_has_posterior_verdict_and_diagnostics(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fastavro
@@ -17,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.avro import MAX_ENCODED_BYTES, decode_summary, encode, encode_body, schema_text
+from consumer.daemon import STEP_AT_ONCE
 from consumer.errors import SettingsError
 from consumer.message import ERROR_HEADER_PREFIX, DeadLetter, Message, Result, Window
 from consumer.settings import Settings
 from consumer.step import Step
 from sedflow_core import Artifact, Observation, estimate
+from sedflow_core.estimation import galaxies_at_once
 from sedflow_core.units import nanomaggy_from_njy
 
 Record = dict[str, Any]
@@ -383,6 +386,13 @@ def test_pinned_artifact(tiny: Artifact) -> None:
     with pytest.raises(SettingsError, match=r"artifact\.sha256: expected 0000"):
         Step(tiny, Settings.model_validate({"artifact": {"sha256": "0" * 64}}))
     Step(tiny, Settings.model_validate({"artifact": {"sha256": tiny.sha256}})).warm_up()
+
+
+def test_a_gpu_gets_as_many_as_it_samples_together(step: Step, tiny: Artifact) -> None:
+    on_gpu = SimpleNamespace(device="cuda")
+    assert galaxies_at_once(on_gpu, 1024) == 256
+    assert galaxies_at_once(on_gpu, 1 << 20) == 1
+    assert step.at_once == STEP_AT_ONCE > galaxies_at_once(tiny, 1024)
 
 
 def test_times_span_the_batch(step: Step, make_message: MakeMessage) -> None:

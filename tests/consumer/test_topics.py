@@ -6,7 +6,23 @@ from consumer import topics
 from consumer.sections import ClusterSettings
 from consumer.settings import Settings
 from consumer.slow_settings import slow_settings
-from consumer.topics import Section, plan
+from consumer.topics import Found, Section, Wanted, _doubts, _faults, plan
+
+
+def test_what_a_topic_lacks_is_an_error_or_a_warning() -> None:
+    config = {"cleanup.policy": "compact", "min.insync.replicas": "2"}
+    wanted = Wanted("output", "t", 4, 3, config, frozenset())
+    found = Found(2, 1, {"cleanup.policy": "delete", "min.insync.replicas": "2"}, None)
+    assert list(_faults(wanted, found)) == [
+        "expected cleanup.policy=compact, got delete",
+        "expected min.insync.replicas <= 1 replicas, got 2",
+    ]
+    assert list(_doubts(wanted, found)) == [
+        "expected 3 replicas, got 1",
+        "expected 4 partitions like the input, got 2",
+    ]
+    sound = Found(4, 3, config, None)
+    assert list(_faults(wanted, sound)) == list(_doubts(wanted, sound)) == []
 
 
 class EmptyCluster:

@@ -253,12 +253,16 @@ def test_what_a_shadow_says_is_counted_once_published() -> None:
     assert len(worker.gallery.since(0)) == 1
 
 
-def test_the_slow_lane_counts_what_was_published() -> None:
+def test_the_slow_lane_counts_what_was_published_and_keeps_its_membership() -> None:
     worker = RefitWorker(Settings(), Pauses(1))
     worker._refit = SimpleNamespace()  # type: ignore[assignment]
     worker._answer = lambda *_, **__: Window((), (), ())
     worker._refit_metrics = RefitMetrics(worker.registry)
-    noted, _ = worker._connect(SimpleNamespace(), NoSink())  # type: ignore[arg-type]
+    kept: list[object] = []
+    source = SimpleNamespace(keep_alive=kept.append)
+    noted, _ = worker._connect(source, NoSink())  # type: ignore[arg-type]
     noted.publish(Window((), (Result(None, b"", (), "OK", "ZTF", refit="EXPIRED"),), ()))
     labels = {"outcome": "EXPIRED"}
     assert worker.registry.get_sample_value("sedflow_refits_total", labels) == 1
+    worker._refit.keep_alive(("in hand",))
+    assert kept == [("in hand",)]

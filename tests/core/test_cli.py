@@ -126,6 +126,9 @@ def learning_curve(rows: Path, folder: Path) -> Path:
     for sizes in (["2000"], ["1000", "2000"]):
         options = ["--sizes", *sizes, "--passes", "1", "--n-test", "1000"]
         assert main(["learning-curve", str(rows), str(folder), *options]) == 0
+    for sizes in (["3", "8"], ["9999"]):
+        options = ["--sizes", *sizes, "--passes", "1", "--n-test", "1000"]
+        assert main(["learning-curve", str(rows), str(folder / "other"), *options]) == 2
     path = folder / "learning-curve.json"
     points = json.loads(path.read_text())["points"]
     assert [(p["n_rows"], p["epochs"]) for p in points] == [(1_000, 2), (2_000, 1)]
@@ -139,6 +142,7 @@ def learning_curve(rows: Path, folder: Path) -> Path:
         (["train", "{folder}/none", "{folder}/run"], "none: expected a training set"),
         (["build", "{folder}", "{folder}/a", "--name", "a", "--version", "1"], "training run"),
         (["validate", "{folder}/none", "--out", "{folder}"], "none'"),
+        (["learning-curve", "{folder}/none", "{folder}/x"], "none: expected a training set"),
         (["simulate", "{folder}/rows", "--bands", "sdss-ugriz"], "got 'sdss-ugriz'"),
         (["simulate", "{folder}/rows", "--ssp", "stars.npz"], "got 'stars.npz'"),
         (["fit", "{folder}/none.csv", "--artifact", "{tiny}", "--out", "{folder}/b.csv"], "none"),

@@ -45,13 +45,14 @@ def assert_same(first: Summary, second: Summary) -> None:
     for name in ("quantiles", "mean", "std", "covariance", "flags"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     for ours, others in ((first.probabilities, second.probabilities), (first.trust, second.trust)):
+        assert ours.keys() == others.keys()
         for name, values in ours.items():
             np.testing.assert_array_equal(values, others[name])
 
 
 def rows_of(summary: Summary, index: object) -> tuple[np.ndarray, ...]:
     trust, probabilities = summary.trust.values(), summary.probabilities.values()
-    values = (summary.quantiles, summary.mean, summary.covariance, summary.flags)
+    values = (summary.quantiles, summary.mean, summary.std, summary.covariance, summary.flags)
     return tuple(value[index] for value in (*values, *trust, *probabilities))
 
 

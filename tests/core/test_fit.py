@@ -85,9 +85,11 @@ def test_rows_are_those_of_estimate(fit, tiny, catalog_path):
         for j, level in enumerate(LEVEL_NAMES):
             expected = summary.quantiles[:, i, j].astype(np.float32)
             np.testing.assert_array_equal(np.asarray(table[f"{name}_{level}"]), expected)
-        np.testing.assert_array_equal(
-            np.asarray(table[f"{name}_std"]), summary.std[:, i].astype(np.float32)
-        )
+        for statistic, values in (("mean", summary.mean), ("std", summary.std)):
+            found = np.asarray(table[f"{name}_{statistic}"])
+            np.testing.assert_array_equal(found, values[:, i].astype(np.float32))
+    for event, values in summary.probabilities.items():
+        np.testing.assert_array_equal(np.asarray(table[f"p_{event}"]), values.astype(np.float32))
     np.testing.assert_array_equal(np.asarray(table["flags"]), summary.flags)
     for name, values in summary.trust.items():
         np.testing.assert_array_equal(np.asarray(table[name]), values.astype(np.float32))

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from sedflow_core import Artifact, Observation
 from sedflow_core.bands import parse_band_set
-from sedflow_core.corruptions import CLEAN, all_corruptions, corrupted_simulations
+from sedflow_core.corruptions import CLEAN, Setting, all_corruptions, corrupted_simulations
+from sedflow_core.simulated import forward_model
+from sedflow_core.simulation import ForwardConfig, simulate_noisy
 from sedflow_core.support_report import render_markdown
 from sedflow_core.support_table import judge_online, measure_support, rank_correlation
 from sedflow_core.units import mag_err_from_flux
@@ -27,6 +30,20 @@ def test_every_way_of_going_wrong_has_its_simulations(
     assert all(len(observation) == N for observation in populations.values())
     other = all_corruptions(parse_band_set("lsst2023-ugrizy"))
     assert [name for name in other if name.startswith("filters")] == []
+
+
+def test_every_corruption_changes_something(tiny: Artifact) -> None:
+    config = ForwardConfig(**tiny.manifest["provenance"]["forward_model"])
+    model = forward_model(tiny)
+    setting = Setting(config, model, tiny.bands, torch.Generator().manual_seed(1))
+    rows = simulate_noisy(model, 20, seed=1)
+    corruptions = all_corruptions(tiny.bands)
+    sound = corruptions.pop(CLEAN)(rows, setting)
+    for name, corrupt in corruptions.items():
+        photometry = corrupt(rows, setting)
+        changed = [bool((a != b).any()) for a, b in zip(photometry, sound, strict=True)]
+        assert changed[2] == (name == "redshift_off"), name
+        assert any(changed), name
 
 
 def test_errors_are_scaled_as_their_names_say(populations: dict[str, Observation]) -> None:

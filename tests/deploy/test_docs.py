@@ -1,6 +1,7 @@
 """The documents: what they link to exists, and their blocks are closed and named."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,13 @@ def test_every_alert_leads_to_the_runbook() -> None:
     for rule in (rule for group in rules["groups"] for rule in group["rules"]):
         if "alert" in rule:
             check_link(rule["annotations"]["runbook_url"], ROOT / "README.md")
+
+
+def test_the_operator_gets_every_rule() -> None:
+    (block,) = re.findall(r"```sh\n(.+?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    command = block.replace("| kubectl apply -f -", "")
+    made = subprocess.run(["/bin/bash", "-c", command], cwd=ROOT, capture_output=True, check=True)
+    document = yaml.safe_load(made.stdout)
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "sedflow.rules.yml").read_text())
+    assert document["kind"] == "PrometheusRule"
+    assert document["spec"] == rules
