@@ -1,16 +1,15 @@
 """A headless Chromium for tests of the live page: skipped where there is none, required in CI."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.services import program
 
 WAIT_S = 120.0
 OPTIONS = (
@@ -26,13 +25,7 @@ OPTIONS = (
 @contextmanager
 def chromium(width: int = 1280, height: int = 1400) -> Iterator[WebDriver]:
     """A browser without a window; it looks nothing up outside."""
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        reason = "chromium is not installed: `apt-get install chromium chromium-driver`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    browser, driver = programs
+    browser, driver = program("chromium", "chromium"), program("chromedriver", "chromium-driver")
     options = Options()
     options.binary_location = browser
     for option in (*OPTIONS, f"--window-size={width},{height}"):

@@ -12,7 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from .broker import BrokerUnavailableError, create_topics, free_ports, kafka_broker
+from tests.services import service
+
+from .broker import create_topics, free_ports, kafka_broker
 
 STOP_TIMEOUT_S = 60.0
 SETTINGS = """
@@ -67,13 +69,8 @@ class Daemon:
 
 @pytest.fixture(scope="session")
 def bootstrap() -> Iterator[str]:
-    try:
-        with kafka_broker() as address:
-            yield address
-    except BrokerUnavailableError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    with service(kafka_broker()) as address:
+        yield address
 
 
 @pytest.fixture

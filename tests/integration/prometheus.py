@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.deploy.files import DEPLOY
-from tests.deploy.promtool import find_program
+from tests.services import program
 
 from .broker import free_ports
 
@@ -81,7 +81,7 @@ def prometheus(folder: Path, scraped_port: int, *, shorter: int = 1) -> Iterator
     config = folder / "prometheus.yml"
     config.write_text(CONFIG.format(rules=rules, port=scraped_port))
     (port,) = free_ports(1)
-    command = [find_program("prometheus"), f"--config.file={config}"]
+    command = [program("prometheus", "prometheus"), f"--config.file={config}"]
     command += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

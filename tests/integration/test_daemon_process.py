@@ -1,48 +1,13 @@
 """The daemon as a process: its endpoints during a run, its log, and how it refuses to start."""
 
 import json
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 
 from confluent_kafka.admin import AdminClient
-from prometheus_client.parser import text_string_to_metric_families
 
 from .conftest import Daemon, Topics
-from .traffic import make_good, make_malformed, produce, read_committed
-
-READY_TIMEOUT_S = 120.0
-
-
-def fetch(daemon: Daemon, path: str) -> tuple[int, str]:
-    """Status and body; (0, reason) while nothing listens yet."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except urllib.error.URLError as error:
-        return 0, str(error.reason)
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"expected {what} within {READY_TIMEOUT_S} s"
-        time.sleep(0.1)
-
-
-def scrape(daemon: Daemon) -> dict[tuple[str, ...], float]:
-    """Every sample of /metrics by its name and label values."""
-    status, text = fetch(daemon, "/metrics")
-    assert status == 200
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+from .daemons import READY_TIMEOUT_S, fetch, scrape, wait_for
+from .traffic import make_good, make_malformed, produce, read_committed, read_exactly
 
 
 def lag(daemon: Daemon) -> list[float]:
@@ -59,9 +24,10 @@ def test_endpoints_during_a_run(
     produce(bootstrap, topics.alerts, [*make_good(300), *make_malformed(10)])
     read_committed(bootstrap, topics.summaries, at_least=300)
     read_committed(bootstrap, topics.dead_letters, at_least=10)
+    consumed = ("sedflow_alerts_consumed_total", topics.alerts)
+    wait_for(lambda: scrape(daemon)[consumed] == 310, "every alert counted")
     wait_for(lambda: lag(daemon) == [0.0] * 4, "no lag in four partitions")
     values = scrape(daemon)
-    assert values["sedflow_alerts_consumed_total", topics.alerts] == 310
     assert values["sedflow_summaries_published_total",] == 300
     assert values["sedflow_dead_letters_total", "decode"] == 10
     assert values["sedflow_stage_duration_seconds_count", "step"] >= 2
@@ -92,7 +58,7 @@ def test_the_older_of_two_workers_in_one_slot_leaves(
     assert "fenced" in older.log.read_text()
     read_committed(bootstrap, topics.summaries, at_least=200)
     assert newer.stop() == 0
-    assert len(read_committed(bootstrap, topics.summaries)) == 200
+    read_exactly(bootstrap, topics.summaries, 200)
 
 
 def test_a_missing_topic_is_named(

@@ -22,7 +22,7 @@ from consumer.step import Step
 from sedflow_core import Artifact
 
 from .conftest import SETTINGS, Topics
-from .traffic import make_alert, read_committed
+from .traffic import make_alert, read_committed, read_exactly
 
 UNKNOWN = b"\x00\x00\x00\x10\x92"
 """The header of Confluent id 4242."""
@@ -74,7 +74,8 @@ def test_a_letter_from_the_future_is_stamped_now(
     letters = [DeadLetter(m, "decode", "DecodeError", "no", now) for m in messages]
     sink = KafkaSink(load_settings(config), Metrics(CollectorRegistry()))
     sink.publish(Window(tuple(messages), (), tuple(letters)))
-    found = {m.value(): m.timestamp()[1] for m in read_committed(bootstrap, topics.dead_letters)}
+    published = read_exactly(bootstrap, topics.dead_letters, 2)
+    found = {m.value(): m.timestamp()[1] for m in published}
     past, future = (found[message.value] for message in messages)
     assert past == times_ms[0]
     assert 0 <= future - now.timestamp() * 1e3 < 600_000

@@ -39,8 +39,15 @@ def test_the_demo_as_a_stream(
 
 @pytest.mark.parametrize("topic", ["none", "hosts_{date}"])
 def test_a_stream_that_cannot_be_delivered_says_so(
-    bootstrap: str, topics: Topics, tiny_path: Path, tmp_path: Path, capsys, topic: str
+    bootstrap: str,
+    topics: Topics,
+    tiny_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    topic: str,
 ) -> None:
+    monkeypatch.setenv("SEDFLOW_OUTPUT__DEAD_LETTER_TOPIC", topics.dead_letters)
     config = tmp_path / "sedflow.toml"
     names = {"artifact": tiny_path, "bootstrap": bootstrap, "slot": "0", "port": 0}
     config.write_text(SETTINGS.format(topics=replace(topics, alerts=topic), **names))

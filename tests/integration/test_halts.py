@@ -21,8 +21,8 @@ from consumer.settings import Settings
 
 from .broker import create_topics
 from .conftest import Daemon, Topics
-from .test_daemon_process import fetch, scrape, wait_for
-from .traffic import Sent, make_good, make_malformed, produce, read_committed
+from .daemons import fetch, scrape, wait_for
+from .traffic import Sent, make_good, make_malformed, produce, read_committed, read_exactly
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,12 +55,12 @@ def test_messages_deleted_unread(
     assert "were deleted unread" in reason_of_halt(halted)
     assert scrape(halted)["sedflow_offsets_lost_total",] > 0
     assert halted.stop() == 3
-    assert len(read_committed(bootstrap, topics.summaries)) == 100
+    read_exactly(bootstrap, topics.summaries, 100)
 
     resumed = start_daemon("0", "--accept-gap")
     run_until(resumed, bootstrap, topics.summaries, 140)
     assert len(resumed.lines("gap accepted")) == 4
-    assert len(read_committed(bootstrap, topics.summaries)) == 140
+    read_exactly(bootstrap, topics.summaries, 140)
 
 
 def remake(bootstrap: str, topic: str) -> None:
@@ -95,7 +95,7 @@ def test_a_topic_made_anew(
     run_until(start_daemon("0", "--accept-gap"), bootstrap, topics.summaries, n)
     produce(bootstrap, topics.alerts, list(make_good(40)))
     run_until(start_daemon(), bootstrap, topics.summaries, n + 40)
-    assert len(read_committed(bootstrap, topics.summaries)) == n + 40
+    read_exactly(bootstrap, topics.summaries, n + 40)
 
 
 def test_a_group_forgotten_goes_on_where_it_was(
@@ -108,7 +108,7 @@ def test_a_group_forgotten_goes_on_where_it_was(
     client.delete_consumer_groups([topics.alerts])[topics.alerts].result()
     produce(bootstrap, topics.alerts, list(make_good(40)))
     run_until(start_daemon(), bootstrap, topics.summaries, 140)
-    assert len(read_committed(bootstrap, topics.summaries)) == 140
+    read_exactly(bootstrap, topics.summaries, 140)
 
 
 def test_a_wrong_stream_is_not_dead_lettered(
@@ -122,7 +122,7 @@ def test_a_wrong_stream_is_not_dead_lettered(
     willing = start_daemon("0", more="[breaker]\nmax_bad_fraction = 1.0\n")
     read_committed(bootstrap, topics.dead_letters, at_least=600)
     assert willing.stop() == 0
-    assert len(read_committed(bootstrap, topics.dead_letters)) == 600
+    read_exactly(bootstrap, topics.dead_letters, 600)
 
 
 def limit_messages(bootstrap: str, topic: str, n_bytes: int) -> None:
@@ -229,8 +229,8 @@ def test_a_message_that_kills_its_process(bootstrap: str, topics: Topics, tmp_pa
         command = [sys.executable, "-c", DEADLY_PROCESS, str(config)]
         codes.append(subprocess.run(command, cwd=ROOT, check=False, timeout=300).returncode)
     assert codes == [-signal.SIGKILL] * 3 + [0]
-    (letter,) = read_committed(bootstrap, topics.dead_letters)
+    (letter,) = read_exactly(bootstrap, topics.dead_letters, 1)
     assert letter.value() == b"deadly"
     assert dict(letter.headers() or [])[f"{ERROR_HEADER_PREFIX}stage"] == b"crash"
-    published = Counter(m.value() for m in read_committed(bootstrap, topics.summaries))
+    published = Counter(m.value() for m in read_exactly(bootstrap, topics.summaries, 200))
     assert published == Counter(value for value in values if value != b"deadly")

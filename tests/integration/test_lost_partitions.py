@@ -2,77 +2,28 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from threading import Event, Thread
+from threading import Thread
 
 import pytest
 from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient, NewTopic
-from prometheus_client import CollectorRegistry
 
-from consumer.daemon import Guard, Tally, run
+from consumer.daemon import Tally
 from consumer.errors import WorkerLostError
-from consumer.health import Health
-from consumer.kafka import KEEP_ALIVE_S, KafkaSource
-from consumer.kafka_sink import KafkaSink
-from consumer.message import Message, Result, Sink, Window
-from consumer.metrics import Metrics
-from consumer.positions import TwoClusterSink
+from consumer.kafka import KEEP_ALIVE_S
 from consumer.settings import Settings
 
 from .broker import create_topics
 from .conftest import Topics
-from .test_daemon_process import READY_TIMEOUT_S, wait_for
-from .traffic import Sent, produce, read_committed
+from .daemons import READY_TIMEOUT_S, wait_for
+from .member import MAX_BATCH, Member
+from .traffic import Sent, produce, read_committed, read_exactly
 
-N = 200
+N = MAX_BATCH
 SESSION = {"session.timeout.ms": 3_000, "heartbeat.interval.ms": 500}
-
-
-class Member:
-    """The loop between Kafka and Kafka, around a step that echoes once `may_step` lets it."""
-
-    def __init__(
-        self, settings: Settings, *, two_clusters: bool = False, absent: Collection[str] = ()
-    ) -> None:
-        self.metrics = Metrics(CollectorRegistry())
-        self.stop, self.may_step, self.steps = Event(), Event(), Event()
-        self.slow_s = 0.0
-        self._settings, self._two_clusters, self._absent = settings, two_clusters, absent
-
-    def serve(self, *, keep_alive: bool) -> Tally:
-        """Run until stopped."""
-        health = Health()
-        with self._connect(health) as (source, sink):
-            guard = Guard(keep_alive=source.keep_alive) if keep_alive else None
-            limits = {"max_batch": N, "max_delay_s": 1.0}
-            rest = {"metrics": self.metrics, "health": health, "guard": guard}
-            return run(source, sink, self._step, self.stop, **limits, **rest)  # type: ignore[arg-type]
-
-    @contextmanager
-    def _connect(self, health: Health) -> Iterator[tuple[KafkaSource, Sink]]:
-        with ExitStack() as open_ends:
-            source = KafkaSource(self._settings, self.metrics, health, self._absent)
-            open_ends.enter_context(closing(source))
-            if self._two_clusters:
-                positions = TwoClusterSink(self._settings, self.metrics, source, "elsewhere")
-                open_ends.enter_context(closing(positions))
-                source.subscribe(positions)
-                yield source, positions
-            else:
-                sink = KafkaSink(self._settings, self.metrics, source)
-                source.subscribe()
-                yield source, sink
-
-    def _step(self, messages: Sequence[Message], **_: object) -> Window:
-        self.steps.set()
-        assert self.may_step.wait(READY_TIMEOUT_S)
-        time.sleep(self.slow_s)
-        results = tuple(Result(None, m.value or b"", (), "OK", "ZTF") for m in messages)
-        return Window(tuple(messages), results, ())
 
 
 def make_settings(
@@ -130,7 +81,7 @@ def test_what_a_sleeper_lost_it_does_not_commit(
     asleep.join(READY_TIMEOUT_S)
     other.stop.set()
     awake.join(READY_TIMEOUT_S)
-    published = read_committed(bootstrap, topics.summaries)
+    published = read_exactly(bootstrap, topics.summaries, N)
     assert Counter(message.value() for message in published) == sent
     (end,) = ends
     assert isinstance(end, WorkerLostError) if two_clusters else end == Tally()
@@ -148,10 +99,11 @@ def test_a_window_slower_than_the_poll_interval_keeps_its_partitions(
     begin = datetime.now(UTC)
     thread = Thread(target=member.serve, kwargs={"keep_alive": True}, daemon=True)
     thread.start()
-    published = read_committed(bootstrap, topics.summaries, at_least=N)
+    read_committed(bootstrap, topics.summaries, at_least=N)
     assert (datetime.now(UTC) - begin).total_seconds() > interval_s
     member.stop.set()
     thread.join(READY_TIMEOUT_S)
+    published = read_exactly(bootstrap, topics.summaries, N)
     assert Counter(message.value() for message in published) == sent
     assert member.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 0
 
@@ -175,17 +127,26 @@ def test_partitions_that_went_and_came_back_during_a_window_are_read_on(
     """The window in hand is given up, its partitions paused; one of two members gets them again."""
     sent = send(bootstrap, topics.alerts)
     first, second = (Member(make_settings(bootstrap, topics, slot, 60_000)) for slot in "01")
-    first.slow_s = KEEP_ALIVE_S + 3.0
+    first.slow_s = KEEP_ALIVE_S + 1.0
     threads = make_threads(first, second)
-    first.may_step.set()
     second.may_step.set()
     threads[0].start()
     assert first.steps.wait(READY_TIMEOUT_S)
     threads[1].start()
-    time.sleep(KEEP_ALIVE_S)
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    group = topics.alerts
+
+    def is_moving() -> bool:
+        state = client.describe_consumer_groups([group])[group].result().state
+        return state is not ConsumerGroupState.STABLE
+
+    wait_for(is_moving, "a rebalance that waits for the first")
+    first.may_step.set()
+    time.sleep(0.5)
     first.slow_s = 0.0  # from the next step on
-    published = read_committed(bootstrap, topics.summaries, at_least=N)
+    read_committed(bootstrap, topics.summaries, at_least=N)
     stop(threads, first, second)
+    published = read_exactly(bootstrap, topics.summaries, N)
     assert Counter(message.value() for message in published) == sent
     assert first.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 1
 
@@ -216,7 +177,8 @@ def test_a_window_goes_on_over_a_rebalance_that_takes_nothing_of_it(
 
     wait_for(lambda: n_members() == 2, "a second member")
     first.may_step.set()
-    published = read_committed(bootstrap, topics.summaries, at_least=N)
+    read_committed(bootstrap, topics.summaries, at_least=N)
     stop(threads, first, second)
+    published = read_exactly(bootstrap, topics.summaries, N)
     assert Counter(message.value() for message in published) == sent
     assert first.metrics.registry.get_sample_value("sedflow_commit_failures_total") == 0

@@ -43,6 +43,10 @@ def rows(window: WebDriver) -> int:
     return len(window.find_elements(By.CSS_SELECTOR, "#galaxies tr"))
 
 
+def published(window: WebDriver) -> str:
+    return window.find_element(By.ID, "published").text
+
+
 def shown(window: WebDriver, selector: str) -> bool:
     return window.find_element(By.CSS_SELECTOR, selector).is_displayed()
 
@@ -53,7 +57,7 @@ def test_it_fills_and_updates(stream: Stream, tiny_path: Path, window: WebDriver
         assert rows(window) == 0
         stream.send_some(0, N_ALERTS)
         wait_until(window, "a row for each alert", lambda w: rows(w) == N_ALERTS)
-        assert window.find_element(By.ID, "published").text == str(N_ALERTS)
+        wait_until(window, "the number", lambda w: published(w) == str(N_ALERTS))
         assert not shown(window, "#empty")
         n_fitted = script(window, "state.galaxies.filter((g) => g.mass).length")
         assert script(window, "document.querySelectorAll('#plane .points path').length > 0")

@@ -15,7 +15,7 @@ from consumer.settings import Settings
 
 from .broker import N_PARTITION, create_topics
 from .conftest import Topics
-from .test_daemon_process import wait_for
+from .daemons import wait_for
 from .traffic import Sent, produce
 
 PLACE = ("hosts", 1)

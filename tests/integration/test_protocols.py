@@ -8,7 +8,7 @@ import pytest
 from consumer.avro import decode_summary
 
 from .conftest import Daemon, Topics
-from .test_daemon_process import fetch, wait_for
+from .daemons import fetch, scrape, wait_for
 from .traffic import make_good, produce, read_committed
 
 N_GOOD = 2_000
@@ -29,12 +29,16 @@ def test_a_second_worker_joins_under_load(
     produce(bootstrap, topics.alerts, list(make_good(N_GOOD)))
     second = start_daemon("1", environment=CASES[case])
     wait_for(lambda: fetch(second, "/readyz")[0] == 200, "/readyz of the second")
-    read_committed(bootstrap, topics.summaries, at_least=N_GOOD)
+    produce(bootstrap, topics.alerts, list(make_good(2 * N_GOOD))[N_GOOD:])
+    published = ("sedflow_summaries_published_total",)
+    for daemon in (first, second):
+        wait_for(lambda of=daemon: scrape(of)[published] > 0, "summaries of each")
+    read_committed(bootstrap, topics.summaries, at_least=2 * N_GOOD)
     for daemon in (first, second):
         assert daemon.stop() == 0, daemon.log.read_text()
     summaries = read_committed(bootstrap, topics.summaries)
     ids = Counter(decode_summary(summary.value() or b"")["alertId"] for summary in summaries)
     if case == "at least once":
-        assert set(ids) == set(range(N_GOOD))
+        assert set(ids) == set(range(2 * N_GOOD))
     else:
-        assert ids == Counter(range(N_GOOD))
+        assert ids == Counter(range(2 * N_GOOD))

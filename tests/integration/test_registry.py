@@ -1,7 +1,6 @@
 """Confluent wire format in and out with a real registry, up, down and without an id."""
 
 import json
-import os
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +11,10 @@ from consumer.avro import VERSION, WIRE_ID, Decoder, RecordName, encode, schema_
 from consumer.errors import DecodeError, SettingsError
 from consumer.registry import Registry, RegistryError
 from consumer.sections import RegistrySettings
+from tests.services import service
 
 from .apicurio import registry as running_registry
-from .broker import BrokerUnavailableError, free_ports
+from .broker import free_ports
 from .traffic import make_alert
 
 ALERT = make_alert(7)
@@ -22,13 +22,8 @@ ALERT = make_alert(7)
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    try:
-        with running_registry() as address:
-            yield address
-    except BrokerUnavailableError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    with service(running_registry()) as address:
+        yield address
 
 
 def connect(url: str, **more: Any) -> Registry:
@@ -114,14 +109,11 @@ def test_what_is_no_avro_is_undecodable(url: str) -> None:
 def test_a_registry_that_is_down_halts_and_comes_back() -> None:
     """What was known goes on being read; what was not waits, and is never a dead letter."""
     (port,) = free_ports(1)
-    try:
-        with running_registry(port) as url:
-            registry = connect(url)
-            known = registry.register("alerts", schema_text("hostAlert"))
-            decoder = Decoder(registry=registry)
-            assert decoder.decode(encode(ALERT, "hostAlert", known))
-    except BrokerUnavailableError as error:
-        pytest.skip(str(error))
+    with service(running_registry(port)) as url:
+        registry = connect(url)
+        known = registry.register("alerts", schema_text("hostAlert"))
+        decoder = Decoder(registry=registry)
+        assert decoder.decode(encode(ALERT, "hostAlert", known))
     assert decoder.decode(encode(ALERT, "hostAlert", known))
     with pytest.raises(RegistryError, match=f"expected an answer of {url}, got"):
         decoder.decode(encode(ALERT, "hostAlert", known + 1))

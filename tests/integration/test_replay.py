@@ -16,7 +16,7 @@ from consumer.registry import Registry
 
 from .broker import create_topics
 from .conftest import SETTINGS, Topics
-from .traffic import Sent, make_good, make_malformed, read_committed
+from .traffic import Sent, make_good, make_malformed, read_committed, read_exactly
 
 N_GOOD = 200
 
@@ -54,8 +54,8 @@ def test_replay_to_kafka(
     command = ["replay", str(night), "--to-kafka", "--config", str(config), "--batch-size", "64"]
     assert main(command) == 0
 
-    check_summaries(read_committed(bootstrap, replayed), night)
-    check_dead_letters(read_committed(bootstrap, f"{replayed}.sedflow.dlq"), bad)
+    check_summaries(read_exactly(bootstrap, replayed, N_GOOD), night)
+    check_dead_letters(read_exactly(bootstrap, f"{replayed}.sedflow.dlq", len(bad)), bad)
     for live in (topics.summaries, topics.dead_letters):
         assert read_committed(bootstrap, live) == []
     printed = capsys.readouterr().out
@@ -79,7 +79,7 @@ def test_summaries_bear_the_id_registered_for_their_topic(
     create_topics(bootstrap, (replayed, f"{replayed}.sedflow.dlq"))
     assert main(["replay", str(night), "--to-kafka", "--config", str(config)]) == 0
     assert registered == [replayed]
-    values = [m.value() or b"" for m in read_committed(bootstrap, replayed)]
+    values = [m.value() or b"" for m in read_exactly(bootstrap, replayed, 4)]
     assert [int.from_bytes(value[1:5], "big") for value in values] == [4711] * 4
 
 

@@ -36,8 +36,9 @@ from consumer.position_log import PositionLog
 from consumer.replay import set_apart
 from consumer.settings import Settings
 from consumer.topics import check, plan, plan_replay
+from tests.services import service
 
-from .broker import BrokerUnavailableError, create_topics, free_ports
+from .broker import create_topics, free_ports
 from .secure_broker import PASSWORD, USERS, SecureBroker, secure_broker
 from .test_topics import create_as_planned
 from .token_server import CLIENT, SECRET, token_server
@@ -53,13 +54,8 @@ SHORT_S = 3.0
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[SecureBroker]:
-    try:
-        with secure_broker() as running:
-            yield running
-    except BrokerUnavailableError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    with service(secure_broker()) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -477,6 +473,18 @@ def get(address: str) -> str:
             return error.read().decode()
 
 
+def status(address: str) -> int | None:
+    """The status of an answer; None while nothing listens."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
@@ -487,20 +495,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_a_refused_daemon_is_not_ready_and_tells_why(
     broker: SecureBroker, topics: list[str], tiny_path: Path, tmp_path: Path
 ) -> None:
+    (port,) = free_ports(1)
     config = write_config(tmp_path / "sedflow.toml", scram(broker), topics, tiny_path)
     line, environment = command("run", config, WRONG)
-    log = tmp_path / "log"
+    environment["SEDFLOW_HTTP__PORT"] = str(port)
+    log, answers = tmp_path / "log", set()
     with log.open("wb") as output:
         process = subprocess.Popen(line, env=environment, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 120
         while process.poll() is None and "invalid credentials" not in log.read_text():
             assert time.monotonic() < deadline
-            time.sleep(0.2)
+            answers.add(status(f"http://127.0.0.1:{port}/readyz"))
+            time.sleep(0.1)
         assert process.returncode != 0  # None while it tries again
+        assert 503 in answers <= {None, 503}
         text = log.read_text()
         assert "invalid credentials" in text
-        assert "ready" not in text
         assert WRONG not in text
     finally:
         process.kill()

@@ -1,15 +1,13 @@
 """A shadow beside the daemon: what it would answer otherwise is in the metrics and in the log."""
 
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.avro import decode_summary
 from sedflow_core.testing import tiny_artifact
 
 from .conftest import Daemon, Topics
+from .daemons import scrape, wait_for
 from .traffic import has_host, make_good, produce, read_committed
 
 N_ALERTS = 60
@@ -26,18 +24,16 @@ def test_a_shadow_reports(
     daemon = start_daemon("0", "--shadow", str(other))
     produce(bootstrap, topics.alerts, list(make_good(N_ALERTS)))
     summaries = read_committed(bootstrap, topics.summaries, at_least=N_ALERTS)
-    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.port}/metrics") as answer:
-        text = answer.read().decode()
+
+    def compared() -> dict[tuple[str, ...], float]:
+        name = "sedflow_shadow_status_total"
+        return {tuple(labels): n for (of, *labels), n in scrape(daemon).items() if of == name}
+
+    wait_for(lambda: sum(compared().values()) == N_ALERTS, "every alert compared")
+    pairs, values = compared(), scrape(daemon)
     assert daemon.stop() == 0
-    samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
-    pairs = {
-        (s.labels["status"], s.labels["shadow"]): s.value
-        for s in samples
-        if s.name == "sedflow_shadow_status_total"
-    }
-    assert sum(pairs.values()) == N_ALERTS
     assert pairs["NO_HOST", "NO_HOST"] == sum(not has_host(i) for i in range(N_ALERTS))
-    shifted = {s.value for s in samples if s.name == "sedflow_shadow_shift_sigma_count"}
+    shifted = {n for (name, *_), n in values.items() if name == "sedflow_shadow_shift_sigma_count"}
     assert shifted == {pairs["OK", "OK"]}
     (line,) = daemon.lines("stopped")
     assert line["shadow_compared"] == N_ALERTS

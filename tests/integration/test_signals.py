@@ -12,8 +12,8 @@ from consumer.avro import decode_summary
 from consumer.supervisor import GRACE_S
 
 from .conftest import Daemon, Topics
-from .test_daemon_process import wait_for
-from .traffic import Sent, make_good, produce, read_committed
+from .daemons import wait_for
+from .traffic import Sent, make_good, produce, read_committed, read_exactly
 
 HOST_EVERY, N_ALERT = 4, 640
 SLOW = "20_000"
@@ -50,9 +50,9 @@ def test_the_first_signal_publishes_what_was_answered(
     begin_s = time.monotonic()
     assert daemon.stop() == 0, daemon.log.read_text()
     assert time.monotonic() - begin_s < GRACE_S
-    n_done = len(read_committed(bootstrap, topics.summaries))
+    (n_done,) = (line["messages"] for line in daemon.lines("stopped") if "messages" in line)
     assert 0 < n_done < N_ALERT
-    assert [line["messages"] for line in daemon.lines("stopped") if "messages" in line] == [n_done]
+    read_exactly(bootstrap, topics.summaries, n_done)
     check_the_rest(bootstrap, topics, start_daemon())
 
 

@@ -1,11 +1,9 @@
 """`input.start = "latest"`: from the end that the group found at first; nothing is skipped then."""
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -25,9 +23,7 @@ from consumer.starts import find_absent
 
 from .broker import N_PARTITION, create_topics
 from .conftest import Topics
-from .test_daemon_process import READY_TIMEOUT_S, wait_for
-from .test_lost_partitions import Member
-from .traffic import read_committed
+from .member import expect, running
 
 PARTITIONS = range(N_PARTITION)
 CASES: dict[str, tuple[dict[str, str], bool]] = {
@@ -66,30 +62,6 @@ def send(
         producer.produce(topic, value, partition=partition)
     assert producer.flush(30) == 0
     return set(values.values())
-
-
-@contextmanager
-def running(
-    settings: Settings, *, two_clusters: bool = False, absent: Collection[str] = ()
-) -> Iterator[Member]:
-    """A member of the group that was assigned its partitions, if its topics are there."""
-    member = Member(settings, two_clusters=two_clusters, absent=absent)
-    member.may_step.set()
-    thread = Thread(target=member.serve, kwargs={"keep_alive": True}, daemon=True)
-    thread.start()
-    registry = member.metrics.registry
-    if not absent:
-        wait_for(lambda: registry.get_sample_value("sedflow_rebalances_total") > 0, "an assignment")
-    yield member
-    member.stop.set()
-    thread.join(READY_TIMEOUT_S)
-
-
-def expect(bootstrap: str, topics: Topics, values: set[bytes]) -> None:
-    """These and no others are published, each once, or will be soon."""
-    read_committed(bootstrap, topics.summaries, at_least=len(values))
-    published = read_committed(bootstrap, topics.summaries)
-    assert Counter(m.value() for m in published) == Counter(values)
 
 
 @pytest.mark.parametrize("case", CASES)

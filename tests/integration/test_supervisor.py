@@ -10,14 +10,10 @@ from pathlib import Path
 from consumer.avro import decode_summary
 
 from .conftest import Daemon, Topics
-from .test_daemon_process import READY_TIMEOUT_S, fetch, scrape, wait_for
+from .daemons import READY_TIMEOUT_S, fetch, scrape, wait_for, worker_pids
 from .traffic import make_good, produce, read_committed
 
 N_GOOD = 4_000
-
-
-def worker_pids(daemon: Daemon) -> list[int]:
-    return [int(line["pid"]) for line in daemon.lines("worker started")]
 
 
 def is_running(pid: int) -> bool:

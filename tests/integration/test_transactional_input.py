@@ -13,8 +13,9 @@ from consumer.settings import Settings
 
 from .broker import N_PARTITION, create_topics
 from .conftest import Topics
-from .test_daemon_process import wait_for
-from .test_start_latest import expect, make_settings, running
+from .daemons import wait_for
+from .member import expect, running
+from .test_start_latest import make_settings
 
 
 def send(bootstrap: str, topic: str, text: str) -> set[bytes]:

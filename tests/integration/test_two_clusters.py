@@ -23,11 +23,11 @@ from consumer.message import Message, Place, Result, Window
 from consumer.metrics import Metrics
 from consumer.positions import TwoClusterSink
 from consumer.settings import Settings
+from tests.services import service
 
-from .broker import N_PARTITION, BrokerUnavailableError, create_topics, java_broker
+from .broker import N_PARTITION, create_topics, java_broker
 from .conftest import Daemon, Topics
-from .test_daemon_process import READY_TIMEOUT_S, fetch, wait_for
-from .test_supervisor import worker_pids
+from .daemons import READY_TIMEOUT_S, fetch, wait_for, worker_pids
 from .traffic import Sent, make_good, make_malformed, produce, read_committed
 
 N_GOOD, N_BAD = 2_000, 20
@@ -105,11 +105,8 @@ def test_a_gap_is_accepted_once(bootstrap: str, topics: Topics) -> None:
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[str]:
     """A second broker, which the alerts come from."""
-    try:
-        with java_broker() as address:
-            yield address
-    except BrokerUnavailableError as error:
-        pytest.skip(str(error))
+    with service(java_broker()) as address:
+        yield address
 
 
 @pytest.fixture

@@ -138,6 +138,17 @@ def read_committed(
         consumer.close()
 
 
+def read_exactly(bootstrap: str, topic: str, n: int) -> list[Message]:
+    """Read the topic to its end once `n` messages are there: there are no more.
+
+    A commit is answered before every partition shows it.
+    """
+    read_committed(bootstrap, topic, at_least=n)
+    messages = read_committed(bootstrap, topic)
+    assert len(messages) == n
+    return messages
+
+
 def _read(
     consumer: Consumer, n_partition: int, at_least: int | None, deadline_s: float
 ) -> list[Message]:
