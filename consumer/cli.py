@@ -10,10 +10,10 @@ from threading import Event
 from typing import Any, Literal
 
 from consumer.errors import SettingsError
-from consumer.message import plugin_version
 from consumer.settings import Settings, load_settings
 from sedflow_core.errors import SedflowError
 from sedflow_core.options import count
+from sedflow_core.version import __version__
 
 MAX_ATTEMPTS = 3
 """A dead letter that came back from so many replays is left."""
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sedflow-consumer", description=__doc__)
-    parser.add_argument("--version", action="version", version=plugin_version())
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="alerts from Kafka in, summaries to Kafka out"))
     _add_refit(commands.add_parser("refit", help="flagged summaries in, second opinions out"))

@@ -28,7 +28,7 @@ from consumer.writers import ParquetWriter
 from sedflow_core import Artifact, Observation, load_artifact, sample
 from sedflow_core.catalog import Catalog, read_catalog, sdss_columns
 from sedflow_core.errors import MissingExtraError, SedflowError
-from sedflow_core.sfh import calc_derived
+from sedflow_core.quantities import calc_quantities
 from sedflow_core.tables import open_table
 from sedflow_core.units import Array, nanomaggy_from_njy, njy_from_nanomaggy
 
@@ -253,12 +253,9 @@ def _sample_corner(record: Record, artifact: Artifact) -> tuple[Array, str]:
         nanomaggy_from_njy([inputs["fluxErr"]]),
         np.array([inputs["redshift"]]),
     )
-    theta = torch.from_numpy(sample(artifact, observation, CORNER_SAMPLES)).transpose(0, 1)
+    theta = torch.from_numpy(sample(artifact, observation, CORNER_SAMPLES)[:, 0])
     redshift = torch.from_numpy(observation.redshift)
-    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    names = artifact.param_names + artifact.derived_names
-    shown = [names.index(name) for name in CORNER_NAMES]
-    samples: Array = torch.cat([theta, derived], dim=-1)[0, :, shown].numpy()
+    samples: Array = calc_quantities(CORNER_NAMES, theta, redshift, artifact.tables).numpy()
     return samples, f"{record['objectId']}\nz = {inputs['redshift']:.4f}"
 
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client import CollectorRegistry
 
 from consumer.gather import Ports, fetch_bytes
-from consumer.message import Window
+from consumer.message import Window, number_of
 from consumer.settings import Settings
 
 if TYPE_CHECKING:
     from consumer.health import Verdicts
 
 MAX_KEPT = 2000
-MAX_DIGITS = 18
 
 
 class Kept(NamedTuple):
@@ -124,8 +123,3 @@ def after_of(query: Mapping[str, Sequence[str]]) -> int | None:
     """Return the number that `?after=` names, 0 without it; None where it is no number."""
     (text, *_) = query.get("after", ["0"])
     return number_of(text)
-
-
-def number_of(text: str) -> int | None:
-    """Return the number that a request names; None where it is none of `MAX_DIGITS` at most."""
-    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None

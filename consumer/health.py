@@ -20,7 +20,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from consumer.errors import SettingsError
-from consumer.gallery import MAX_DIGITS, Gallery, after_of, pack
+from consumer.gallery import Gallery, after_of, pack
+from consumer.message import MAX_DIGITS
 
 LOG = logging.getLogger("sedflow.health")
 

@@ -69,7 +69,7 @@ class InHand:
 
     def is_suspect(self, message: Message) -> bool:
         """Whether the message was in hand at a death."""
-        left = self._suspects.get((message.topic, message.partition))
+        left = self._suspects.get(message.place)
         return left is not None and left.first <= message.offset <= left.last
 
     def is_deadly(self, message: Message) -> bool:
@@ -104,7 +104,7 @@ class InHand:
             path.write_text(json.dumps(note))
 
     def _deaths(self, message: Message) -> int:
-        left = self._suspects.get((message.topic, message.partition))
+        left = self._suspects.get(message.place)
         alone = left is not None and left.first == left.last == message.offset
         return left.deaths_alone if left is not None and alone else 0
 
@@ -142,7 +142,7 @@ def notes_folder(settings: Settings) -> Path | None:
 def _ranges(batch: Sequence[Message]) -> Mapping[Place, tuple[int, int]]:
     ranges: dict[Place, tuple[int, int]] = {}
     for message in batch:
-        place = message.topic, message.partition
+        place = message.place
         first, _ = ranges.get(place, (message.offset, 0))
         ranges[place] = first, message.offset
     return ranges

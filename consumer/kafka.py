@@ -35,7 +35,7 @@ PASSING_ERRORS = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._ALL_BROKE
 """Errors among polled messages that librdkafka recovers from, although not marked as retriable."""
 
 
-class Follower(Protocol):
+class Successor(Protocol):
     """Who wants to know which partitions come."""
 
     def take_over(self, places: Collection[Place]) -> None:
@@ -59,7 +59,7 @@ class KafkaSource:
         self._metrics = metrics
         self._health = health
         self._positions: Positions | None = None
-        self._follower: Follower | None = None
+        self._successor: Successor | None = None
         self._day: date | None = None
         self._topics: tuple[str, ...] = ()
         self._held: set[Place] = set()
@@ -80,11 +80,11 @@ class KafkaSource:
     def subscribe(
         self,
         positions: Positions | None = None,
-        follower: Follower | None = None,
+        successor: Successor | None = None,
         log: PositionLog | None = None,
     ) -> None:
         """Join the group. Without `positions` the group keeps them, and `log` what it forgets."""
-        self._positions, self._follower, self.starts.log = positions, follower, log
+        self._positions, self._successor, self.starts.log = positions, successor, log
         self._subscribe_for(datetime.now(UTC))
 
     @property
@@ -133,7 +133,7 @@ class KafkaSource:
             self._consumer.pause([TopicPartition(*place) for place in self._held])
         self._metrics.partitions_paused.set(len(self._paused))
         self._take(1, 0.0)
-        if self._gone & {(m.topic, m.partition) for m in messages}:
+        if self._gone & {m.place for m in messages}:
             raise WindowAbortedError("input: a partition was revoked while its window was made")
         self._renew_membership()
 
@@ -158,8 +158,8 @@ class KafkaSource:
 
     def rewind(self, messages: Sequence[Message]) -> None:
         """Go back to where these messages began, in the partitions still held."""
-        places = {(m.topic, m.partition) for m in messages}
-        self._taken = [m for m in self._taken if (m.topic, m.partition) not in places]
+        places = {m.place for m in messages}
+        self._taken = [m for m in self._taken if m.place not in places]
         with foreign_errors("input: seek"):
             for place in places & self._held:
                 offset = self._next[place]
@@ -267,7 +267,7 @@ class KafkaSource:
             return
         with foreign_errors("input: watermark"):
             start = self.starts.find_again(place, self._next[place])
-        self._taken = [m for m in self._taken if (m.topic, m.partition) != place]
+        self._taken = [m for m in self._taken if m.place != place]
         self._gone.add(place)
         self._next[place] = self._position[place] = start
         with foreign_errors("input: seek"):
@@ -284,8 +284,8 @@ class KafkaSource:
             assign([])
             return
         try:
-            if self._follower is not None:
-                self._follower.take_over(places)
+            if self._successor is not None:
+                self._successor.take_over(places)
             starts = self.starts.find_all(places, self._positions)
         except (KafkaException, ConsumerError) as error:
             # An exception must not pass through librdkafka: `poll` raises it.
@@ -303,7 +303,7 @@ class KafkaSource:
         places = places_of(partitions)
         self._held -= places
         self._gone |= places
-        self._taken = [m for m in self._taken if (m.topic, m.partition) in self._held]
+        self._taken = [m for m in self._taken if m.place in self._held]
         for place in places:
             self._position.pop(place, None)
         if self._positions is not None:
@@ -319,7 +319,7 @@ class KafkaSource:
 
 def next_offsets(messages: Iterable[Message]) -> dict[Place, int]:
     """Return for each partition the offset behind its last message."""
-    return {(m.topic, m.partition): m.offset + 1 for m in messages}
+    return {m.place: m.offset + 1 for m in messages}
 
 
 def places_of(partitions: Iterable[TopicPartition]) -> set[Place]:

@@ -140,6 +140,11 @@ def moves_for_another(settings: Settings, *, apart: bool) -> bool:
     return sink.delivery == "exactly-once" and not (apart or one_user)
 
 
+def open_admin(cluster: ClusterSettings) -> AdminClient:
+    """Return a client that asks a cluster, and says little itself."""
+    return AdminClient({**cluster.client_config(), "log_level": 3}, logger=LOG)
+
+
 def check_output(output: OutputSettings, topics: Collection[str]) -> None:
     """Check before a replay that the output's cluster holds `topics`. Raises BrokerError."""
     _require("output", describe_cluster("output", output), topics)
@@ -155,7 +160,7 @@ def find_limits(settings: Settings) -> Limits:
     names = sorted({output.topic, *letters})
     wanted = {ConfigResource(ConfigResource.Type.TOPIC, name): name for name in names}
     with foreign_errors("output: size of messages"):
-        client = AdminClient({**output.client_config(), "log_level": 3}, logger=LOG)
+        client = open_admin(output)
         answers = client.describe_configs(list(wanted), request_timeout=CALL_TIMEOUT_S)
     sizes = {wanted[topic]: _find_size(wanted[topic], answers[topic]) for topic in wanted}
     return Limits(min(sizes[name] for name in letters), min(sizes.values()))

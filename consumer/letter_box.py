@@ -12,7 +12,6 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError
-from consumer.gallery import number_of
 from consumer.kafka_client import (
     CALL_TIMEOUT_S,
     LOG,
@@ -20,7 +19,7 @@ from consumer.kafka_client import (
     foreign_errors,
     to_message,
 )
-from consumer.message import ERROR_HEADER_PREFIX, Message, Place
+from consumer.message import ERROR_HEADER_PREFIX, Message, Place, number_of
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 

@@ -8,10 +8,10 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, NamedTuple, Protocol
 
 from consumer.alerts import HostAlert
+from sedflow_core.version import __version__
 
 Header = tuple[str, bytes | None]
 Headers = tuple[Header, ...]
@@ -21,6 +21,8 @@ Place = tuple[str, int]
 """A topic and a partition."""
 
 ERROR_HEADER_PREFIX = "__sedflow.errors."
+MAX_DIGITS = 18
+"""Of a number that somebody else wrote: more would not fit into 64 bits."""
 FRAMING_BYTES = 128
 """Upper bound of what a batch of one message holds beside key, value and headers."""
 
@@ -36,6 +38,11 @@ class Message:
     partition: int = 0
     offset: int = 0
     timestamp_ms: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Topic and partition."""
+        return self.topic, self.partition
 
 
 class Galaxy(NamedTuple):
@@ -94,6 +101,19 @@ class DeadLetter:
     alert_id: int | None = None
     """The alert's, where the message was read so far."""
 
+    @classmethod
+    def of(
+        cls,
+        message: Message,
+        stage: Stage,
+        error: Exception,
+        failed_at: datetime,
+        alert_id: int | None = None,
+    ) -> "DeadLetter":
+        """Return the letter of a message that an error stopped."""
+        kind = type(error).__name__
+        return cls(message, stage, kind, str(error), failed_at, alert_id=alert_id)
+
     def fit(self, limit: int) -> "DeadLetter":
         """Return the letter, or a stub of it, as a message of at most `limit` bytes.
 
@@ -120,7 +140,7 @@ class DeadLetter:
             "stage": self.stage,
             "class": self.error_class,
             "message": self.error,
-            "version": plugin_version(),
+            "version": __version__,
             "failed.at": self.failed_at.isoformat(timespec="milliseconds"),
         }
         errors = tuple(
@@ -147,6 +167,17 @@ class Window:
     consumed: tuple[Message, ...]
     results: tuple[Result, ...]
     rejected: tuple[DeadLetter, ...]
+
+    @classmethod
+    def of(
+        cls, consumed: Sequence[Message], outcomes: Sequence["Result | DeadLetter | None"]
+    ) -> "Window":
+        """Return the window of what became of messages, in their order; None: nothing."""
+        return cls(
+            tuple(consumed),
+            tuple(item for item in outcomes if isinstance(item, Result)),
+            tuple(item for item in outcomes if isinstance(item, DeadLetter)),
+        )
 
     def outcomes(self) -> Iterator[tuple[Message, Result | DeadLetter]]:
         """Yield each message of a window of alerts with what became of it."""
@@ -193,9 +224,6 @@ class Sink(Protocol):
         """Finish the output."""
 
 
-def plugin_version() -> str:
-    """Return the installed version of this package, or "0+unknown" in a bare checkout."""
-    try:
-        return version("sedflow-streaming")
-    except PackageNotFoundError:
-        return "0+unknown"
+def number_of(text: str) -> int | None:
+    """Return the number that a text of others is; None where it is none of `MAX_DIGITS` at most."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None

@@ -6,7 +6,7 @@ Several processes behind one address are gathered by `consumer.gather`. What has
 be missing from a query, so labels that are known beforehand start at 0.
 """
 
-from collections import Counter as Tally
+import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -164,7 +164,7 @@ class Metrics:
         """Count a window that was published at `now`."""
         self.batch_size.observe(len(window.consumed))
         results = window.results
-        for topic, n in Tally(message.topic for message in window.consumed).items():
+        for topic, n in collections.Counter(message.topic for message in window.consumed).items():
             self.consumed.labels(self._entry_of(topic)).inc(n)
         _add(self.processed, ((result.survey, result.status) for result in results))
         _add(self.support_flags, ((flag,) for result in results for flag in result.flags))
@@ -185,7 +185,7 @@ class Metrics:
             if message.timestamp_ms is not None:
                 time_s = message.timestamp_ms / 1e3
                 self.latency.observe(max(0.0, now_s - time_s))
-                place = message.topic, message.partition
+                place = message.place
                 newest_s[place] = max(time_s, newest_s.get(place, time_s))
         self._read_up_to |= newest_s
         if newest_s:
@@ -242,5 +242,5 @@ def calc_golden_width(artifact: Artifact) -> float:
 
 def _add(counter: Counter, labels: Iterable[tuple[str, ...]]) -> None:
     """Count each tuple of label values; few are different, so they are added up first."""
-    for values, n in Tally(labels).items():
+    for values, n in collections.Counter(labels).items():
         counter.labels(*values).inc(n)

@@ -28,8 +28,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.avro import Record, decode_summary
-from consumer.gallery import MAX_KEPT, Follower, Gallery, Recent, number_of
+from consumer.gallery import MAX_KEPT, Follower, Gallery, Recent
 from consumer.health import REQUEST_TIMEOUT_S, TEXT, Verdicts, listen
+from consumer.message import number_of
 from consumer.metrics import Metrics
 from consumer.portrait import Artist
 from consumer.reading import Reading, calc_latency, calc_rate, read

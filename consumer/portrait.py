@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from consumer.avro import Record
 from sedflow_core import Artifact, Observation, load_artifact, sample
 from sedflow_core.errors import MissingExtraError
-from sedflow_core.sfh import calc_derived
+from sedflow_core.quantities import calc_quantities
 from sedflow_core.simulated import forward_model
 from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
 
@@ -83,14 +83,14 @@ def draw(artifact_name: str, inputs: Record) -> Portrait:
         nanomaggy_from_njy([inputs["fluxErr"]]),
         np.array([inputs["redshift"]]),
     )
-    theta = torch.from_numpy(sample(artifact, observation, N_SAMPLES)).transpose(0, 1)
+    theta = torch.from_numpy(sample(artifact, observation, N_SAMPLES)[:, 0])
     redshift = torch.from_numpy(observation.redshift)
     names = tuple(name for name in CORNER if name in artifact.derived_names)
-    derived = calc_derived(theta, redshift, artifact.tables, names)[0]
-    fit, reason = _fit(artifact_name, theta[0, :N_FIT], redshift)
+    values = calc_quantities(names, theta, redshift, artifact.tables)
+    fit, reason = _fit(artifact_name, theta[:N_FIT], redshift)
     return {
         "names": names,
-        "samples": [[round(value, 4) for value in row] for row in derived.tolist()],
+        "samples": [[round(value, 4) for value in row] for row in values.tolist()],
         "bands": inputs["bands"],
         "flux": inputs["flux"],
         "flux_err": inputs["fluxErr"],

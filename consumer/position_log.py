@@ -24,11 +24,11 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import OffsetSpec
 
 from consumer.errors import BrokerError
 from consumer.gaps import Position
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG, client_config, foreign_errors
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, client_config, foreign_errors, open_admin
 from consumer.message import Place
 from consumer.sections import ClientOption
 from consumer.settings import Settings
@@ -70,7 +70,7 @@ class PositionLog:
         self._written: dict[bytes, Written] = {}
         self._read_to: dict[int, int] = {}
         with foreign_errors("output: positions"):
-            self._admin = AdminClient({**settings.output.client_config(), "log_level": 3})
+            self._admin = open_admin(settings.output)
             self._consumer = Consumer(config, logger=LOG)
             self._follow_partitions()
 

@@ -25,7 +25,7 @@ from consumer.gaps import Position
 from consumer.kafka import KafkaSource, next_offsets
 from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
-from consumer.message import DeadLetter, Place, Result, Window
+from consumer.message import Place, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.settings import Settings
@@ -114,13 +114,9 @@ class TwoClusterSink:
 def split_by_place(window: Window) -> dict[Place, Window]:
     """Return the part of the window of each partition, in the order they first appear."""
     outcomes = list(window.outcomes())
-    places = dict.fromkeys((m.topic, m.partition) for m in window.consumed)
+    places = dict.fromkeys(m.place for m in window.consumed)
     parts = {}
     for place in places:
-        mine = [(m, o) for m, o in outcomes if (m.topic, m.partition) == place]
-        parts[place] = Window(
-            tuple(message for message, _ in mine),
-            tuple(outcome for _, outcome in mine if isinstance(outcome, Result)),
-            tuple(outcome for _, outcome in mine if isinstance(outcome, DeadLetter)),
-        )
+        mine = [(m, o) for m, o in outcomes if m.place == place]
+        parts[place] = Window.of([m for m, _ in mine], [o for _, o in mine])
     return parts

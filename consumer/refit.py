@@ -168,11 +168,7 @@ class RefitStep:
                 break
             self.keep_alive(messages)
             outcomes.append(self._answer(item, refusals[i], replay, now))
-        return Window(
-            consumed=tuple(messages[: len(outcomes)]),
-            results=tuple(item for item in outcomes if isinstance(item, Result)),
-            rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
-        )
+        return Window.of(messages[: len(outcomes)], outcomes)
 
     def _read(self, message: Message, now: datetime) -> Request | DeadLetter | None:
         stage: Stage = "decode"
@@ -182,7 +178,7 @@ class RefitStep:
             if not SUMMARY.fullmatch(decoded.schema_name):
                 raise AdaptError(f"schema: expected a summary, got {decoded.schema_name!r}")
         except MessageError as error:
-            return DeadLetter(message, stage, type(error).__name__, str(error), now)
+            return DeadLetter.of(message, stage, error, now)
         record: Record = decoded.record
         asked = why_asked(record)
         if asked is None:
@@ -230,7 +226,7 @@ class RefitStep:
         try:
             value = encode(changed, "posteriorSummary", self.summary_id)
         except MessageError as error:
-            return DeadLetter(message, "encode", type(error).__name__, str(error), now())
+            return DeadLetter.of(message, "encode", error, now())
         survey = counted_survey(record["survey"])
         return Result(message.key, value, (), record["status"], survey, refit=outcome)
 

@@ -5,7 +5,7 @@ alert; the old one's answer is published, the difference is counted, and logged 
 judges what was read already and writes no summaries, so it costs its own inference.
 """
 
-from collections import Counter as Tally
+import collections
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -42,7 +42,7 @@ class Shadowed:
         self._watch = watch
         self._step = step
         self._shadow = shadow
-        self._tally: Tally[str] = Tally()
+        self._tally: collections.Counter[str] = collections.Counter()
         self._largest: dict[str, float] = {}
         self.statuses = Counter(
             "sedflow_shadow_status_total",

@@ -37,7 +37,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.days import find_earlier, find_unfinished
 from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
 from consumer.gaps import Extent, Gap, Position, find_gap
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors, open_admin
 from consumer.message import Place
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -88,7 +88,7 @@ class Starts:
         self._metrics = metrics
         self._consumer = consumer
         with foreign_errors("input: topics"):
-            self._admin = AdminClient({**settings.client_config(), "log_level": 3}, logger=LOG)
+            self._admin = open_admin(settings)
         self._absent = absent
         self._topic_ids: dict[str, str] = {}
         self._asked: Mapping[str, Future[Any]] = {}
@@ -283,7 +283,7 @@ def find_absent(settings: InputSettings) -> frozenset[str]:
     if not (settings.dated and settings.start == "latest"):
         return frozenset()
     with foreign_errors("input: topics"):
-        admin = AdminClient({**settings.client_config(), "log_level": 3}, logger=LOG)
+        admin = open_admin(settings)
         return frozenset(e for e in settings.topics if not _find_places(admin, settings, e))
 
 

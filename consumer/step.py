@@ -108,11 +108,7 @@ class Step:
                 else self._answer(item, next(judgements), times)
                 for item in read
             ]
-        return Window(
-            consumed=tuple(messages),
-            results=tuple(item for item in outcomes if isinstance(item, Result)),
-            rejected=tuple(item for item in outcomes if isinstance(item, DeadLetter)),
-        )
+        return Window.of(messages, outcomes)
 
     @property
     def at_once(self) -> int:
@@ -149,7 +145,7 @@ class Step:
             photometry = measure(alert, self._artifact, self._settings.corrections)
         except MessageError as error:
             alert_id = None if decoded is None else find_alert_id(decoded)
-            return _reject(message, stage, error, now, alert_id)
+            return DeadLetter.of(message, stage, error, now, alert_id)
         return _Read(message, alert, photometry)
 
     def _infer(self, photometries: Sequence[Photometry]) -> list[Posterior | None]:
@@ -205,7 +201,7 @@ class Step:
             )
         except MessageError as error:
             when, alert_id = times["endTimestamp"], read.alert.alert_id
-            return _reject(read.message, "encode", error, when, alert_id)
+            return DeadLetter.of(read.message, "encode", error, when, alert_id)
         flag_names = posterior.reasons if posterior is not None and flags else ()
         return Result(
             key=read.alert.object_id.encode(),
@@ -263,10 +259,3 @@ def _galaxy(redshift: float, record: Record | None, posterior: Posterior | None)
 def _find_missing(reasons: Sequence[str]) -> tuple[str, ...]:
     prefix = "missing_band_"
     return tuple(item.removeprefix(prefix) for item in reasons if item.startswith(prefix))
-
-
-def _reject(
-    message: Message, stage: Stage, error: MessageError, now: datetime, alert_id: int | None
-) -> DeadLetter:
-    kind = type(error).__name__
-    return DeadLetter(message, stage, kind, str(error), now, alert_id=alert_id)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from consumer.alerts import Host, HostAlert
-from consumer.message import plugin_version
 from consumer.photometry import Photometry
 from consumer.settings import Settings
 from sedflow_core import Artifact, Summary
 from sedflow_core.summary import EVENTS, LEVEL_NAMES
 from sedflow_core.trust import is_trusted
 from sedflow_core.units import njy_from_nanomaggy
+from sedflow_core.version import __version__
 
 Record = dict[str, Any]
 
@@ -112,7 +112,7 @@ def _marginal(values: Sequence[float]) -> Record | None:
 def describe_provenance(artifact: Artifact, settings: Settings) -> Record:
     """Return the part of `provenance` that all answers of a process share."""
     return {
-        "pluginVersion": plugin_version(),
+        "pluginVersion": __version__,
         "artifactName": artifact.name,
         "artifactVersion": artifact.version,
         "artifactSha256": artifact.sha256,

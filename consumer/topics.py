@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from confluent_kafka import KafkaException, Producer, TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource
+from confluent_kafka.admin import AclOperation, ConfigResource
 
 from consumer.connection import Need, check_rights, describe_cluster, explain
 from consumer.errors import BrokerError, SettingsError
@@ -19,6 +19,7 @@ from consumer.kafka_client import (
     CALL_TIMEOUT_S,
     LOG,
     moves_for_another,
+    open_admin,
 )
 from consumer.letter_box import letter_group
 from consumer.sections import DATE, ClusterSettings
@@ -77,7 +78,7 @@ class Cluster:
         self.bootstrap = settings.bootstrap
         self.config = settings.client_config()
         listed = describe_cluster(section, settings)
-        self.admin = AdminClient({**self.config, "log_level": 3}, logger=LOG)
+        self.admin = open_admin(settings)
         self.id = str(listed.cluster_id)
         self.replication = min(SAFE_REPLICATION, len(listed.brokers))
         self.names = frozenset(listed.topics)

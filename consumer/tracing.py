@@ -17,10 +17,11 @@ from time import time_ns
 from typing import TYPE_CHECKING
 
 from consumer.daemon import StepFunction
-from consumer.message import DeadLetter, Headers, Message, Result, Sink, Window, plugin_version
+from consumer.message import DeadLetter, Headers, Message, Result, Sink, Window
 from consumer.settings import Settings
 from consumer.step import Watch
 from sedflow_core.errors import MissingExtraError
+from sedflow_core.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -60,7 +61,7 @@ class Traces:
     """Makes the spans of one worker."""
 
     def __init__(self, provider: "TracerProvider") -> None:
-        self._tracer = provider.get_tracer("sedflow", plugin_version())
+        self._tracer = provider.get_tracer("sedflow", __version__)
         self._steps: deque[Span] = deque(maxlen=MAX_LINKED)
 
     def watch(self, also: Watch) -> Watch:

@@ -13,8 +13,9 @@ from sedflow_core.estimation import estimate
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.galaxy import COSMOLOGY
 from sedflow_core.observation import ContextScale, Observation
-from sedflow_core.prior import from_u
-from sedflow_core.sfh import DERIVED_NAMES, calc_derived
+from sedflow_core.prior import PARAM_NAMES, from_u
+from sedflow_core.quantities import calc_quantities
+from sedflow_core.sfh import DERIVED_NAMES
 from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,
@@ -109,15 +110,10 @@ def build_trust_tables(model: ForwardModel) -> TrustTables:
     """Emulator, noise and prior widths of a forward model."""
     generator = torch.Generator().manual_seed(PRIOR_SEED)
     u, redshift = draw_prior(model, N_PRIOR, generator)
-    theta = from_u(u).float()
-    tables = model.galaxy.tables
-    derived = [
-        calc_derived(t[:, None], z, tables, DERIVED_NAMES)[:, 0]
-        for t, z in zip(theta.split(4096), redshift.split(4096), strict=True)
-    ]
-    samples = torch.cat([theta, torch.cat(derived)], dim=-1)
-    low, high = torch.quantile(samples, torch.tensor([0.16, 0.84]), dim=0)
-    return TrustTables(build_emulator(model.galaxy), model.noise, 0.5 * (high - low).double())
+    names = PARAM_NAMES + DERIVED_NAMES
+    values = calc_quantities(names, from_u(u), redshift, model.galaxy.tables)
+    low, high = torch.quantile(values, torch.tensor([0.16, 0.84], dtype=values.dtype), dim=0)
+    return TrustTables(build_emulator(model.galaxy), model.noise, 0.5 * (high - low))
 
 
 def _golden(artifact: Artifact, simulations: NoisySimulations, flags: Tensor) -> dict[str, Tensor]:

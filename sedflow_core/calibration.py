@@ -198,8 +198,7 @@ def draw(
         observation: of one galaxy, finite and above zero.
         base: (n_u, n_sample) standard-normal points.
     """
-    flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
-    context = to_context(flux, flux_err, torch.tensor(observation.redshift), artifact.scale)
+    context = to_context(*observation.tensors(), artifact.scale)
     u, log_q = artifact.flow.sample_u(base, context)
     return u[0].T, log_q[0], context
 

@@ -311,8 +311,7 @@ def _real_galaxies(args: argparse.Namespace, bands: Any) -> Any:
     if catalog is None:
         return None
     observation = catalog.observation
-    photometry = (observation.flux, observation.flux_err, observation.redshift)
-    usable = can_encode(*map(torch.tensor, photometry)).numpy()
+    usable = can_encode(*observation.tensors()).numpy()
     return observation.rows(usable & (catalog.quality == 0))
 
 

@@ -17,9 +17,9 @@ from sedflow_core.estimation import estimate
 from sedflow_core.exactness import HEAVY_TAIL, divergences
 from sedflow_core.importance import Weighted, weigh, weighted_quantile
 from sedflow_core.mcmc import ExactPosterior, sample_exact
-from sedflow_core.new_prior import calc_quantities
 from sedflow_core.observation import Observation
 from sedflow_core.prior import PARAM_NAMES
+from sedflow_core.quantities import calc_quantities
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.summary import LEVEL_NAMES, LEVELS
 from sedflow_core.trust import fit_pareto_k

@@ -17,12 +17,11 @@ from torch.jit._trace import TracerWarning
 from sedflow_core.artifact import Artifact
 from sedflow_core.emulator import FixedRedshift, emulate_history, fix_redshift
 from sedflow_core.new_prior import log_prior_weight
+from sedflow_core.observation import Photometry
 from sedflow_core.prior import from_u
 from sedflow_core.sfh import History, calc_history, calc_time_bins, derive
 from sedflow_core.trust import CLEAR_EFFICIENCY, N_DRAWS, Trust, TrustTables, judge
 
-Photometry = tuple[Tensor, Tensor, Tensor]
-"""flux (n, n_band), flux_err (n, n_band) [nanomaggies] and redshift (n,), float64."""
 Consequences = tuple[Tensor, ...]
 """Values (n, n_name, n_sample) of parameters and derived quantities; then the fields of `Trust`,
 (n,) each, if the artifact can judge."""

@@ -16,7 +16,7 @@ from sedflow_core.bands import FILTER_SYSTEMS, BandSet
 from sedflow_core.corrections import EXTINCTION_PER_EBV
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.noise import draw_noise, load_noise
-from sedflow_core.observation import Observation
+from sedflow_core.observation import Observation, Photometry
 from sedflow_core.prior import from_u
 from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import ForwardConfig, ForwardModel, NoisySimulations, simulate_noisy
@@ -32,8 +32,6 @@ MIN_SIGMA_MAG = 0.003
 """Smallest error without a calibration floor, as catalogues of bright galaxies have it."""
 OTHER_SYSTEMS = {"sdss2010": "ugriz", "lsst2023": "ugrizy", "decam2014": "ugriz"}
 """Filter group -> its bands, for galaxies seen through a system other than the artifact's."""
-
-Photometry = tuple[Tensor, Tensor, Tensor]
 
 
 class Setting(NamedTuple):

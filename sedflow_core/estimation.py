@@ -18,7 +18,7 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact, read_artifact
 from sedflow_core.consequences import find_consequences
 from sedflow_core.errors import ArtifactError, ObservationError
-from sedflow_core.observation import Observation, to_context
+from sedflow_core.observation import Observation, Photometry, to_context
 from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u, to_u
 from sedflow_core.sfh import DERIVED_NAMES
@@ -187,7 +187,7 @@ def _fill(
     artifact: Artifact,
     summary: Summary,
     rows: Tensor,
-    photometry: tuple[Tensor, Tensor, Tensor],
+    photometry: Photometry,
     base: Tensor,
 ) -> None:
     """Fill rows (n,) of the summary, from base points (n, n_u, n_samples)."""
@@ -207,18 +207,14 @@ def _prior_width(artifact: Artifact, names: tuple[str, ...]) -> Array | None:
     return artifact.trust.prior_width[[every.index(name) for name in names]].cpu().numpy()
 
 
-def _tensors(artifact: Artifact, observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(artifact: Artifact, observation: Observation) -> Photometry:
     n_band = len(artifact.bands.names)
     if observation.flux.shape[1] != n_band:
         raise ObservationError(
             f"flux: expected {n_band} bands {''.join(artifact.bands.names)}, "
             f"got {observation.flux.shape[1]}"
         )
-    flux, flux_err, redshift = (
-        torch.tensor(values, device=artifact.device)
-        for values in (observation.flux, observation.flux_err, observation.redshift)
-    )
-    return flux, flux_err, redshift
+    return observation.tensors(artifact.device)
 
 
 def _sample_u(

@@ -157,9 +157,8 @@ def _weighted(
     """The samples u (n, n_u) and ln exact posterior / flow (n,), by the emulator."""
     if artifact.trust is None:
         raise ArtifactError(f"{artifact.name}: expected an artifact with an emulator, got none")
-    redshift, theta = torch.tensor(observation.redshift), from_u(u)
+    (flux, flux_err, redshift), theta = observation.tensors(), from_u(u)
     fixed = fix_redshift(artifact.trust.emulator, artifact.tables, redshift)
-    flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
     model_flux = emulate(fixed, artifact.tables, theta[None], flux.shape[1])[0].double()
     log_prior = log_prior_weight(artifact.prior, theta, redshift, artifact.tables)
     log_prior = log_prior - 0.5 * u.double().square().sum(dim=-1)

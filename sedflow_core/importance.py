@@ -15,7 +15,7 @@ from sedflow_core.noise import gaussian_log_likelihood, log_likelihood
 from sedflow_core.observation import Observation
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u
 from sedflow_core.simulation import ForwardModel
-from sedflow_core.trust import Smoothed, chi_square_tail, smooth_weights
+from sedflow_core.trust import Smoothed, calc_efficiency, chi_square_tail, smooth_weights
 
 
 class Weighted(NamedTuple):
@@ -25,6 +25,8 @@ class Weighted(NamedTuple):
         theta: (n_sample, n, 12) samples of the flow.
         weights: (n_sample, n) normalised to sum to 1 per galaxy.
         gaussian_weights: the same for the paper's plain Gaussian likelihood.
+        p_value: (n,) of the exact posterior: the probability of a larger chi-square
+            (posterior-predictive, Gelman et al. 1996).
 
     Where no sample has a weight above zero they all are zero.
     """
@@ -32,11 +34,11 @@ class Weighted(NamedTuple):
     theta: NDArray[np.float32]
     weights: NDArray[np.float64]
     gaussian_weights: NDArray[np.float64]
+    p_value: NDArray[np.float64]
 
     def efficiency(self) -> NDArray[np.float64]:
-        """(sum w)^2 / (n_sample sum w^2) of each galaxy, (n,)."""
-        square, total = (self.weights**2).sum(axis=0), self.weights.sum(axis=0)
-        return np.asarray(total / (len(self.weights) * np.where(square > 0, square, np.inf)))
+        """Importance efficiency of each galaxy, (n,)."""
+        return np.asarray(calc_efficiency(torch.tensor(self.weights.T)).numpy())
 
     def smoothed(self) -> Smoothed:
         """Pareto-smoothed weights of each galaxy."""
@@ -63,21 +65,6 @@ def weigh(
         n_samples: independent draws per galaxy.
         seed: of the draws.
     """
-    return weigh_and_test(artifact, model, observation, n_samples=n_samples, seed=seed)[0]
-
-
-def weigh_and_test(
-    artifact: Artifact,
-    model: ForwardModel,
-    observation: Observation,
-    *,
-    n_samples: int = 10_000,
-    seed: int = 0,
-) -> tuple[Weighted, NDArray[np.float64]]:
-    """As `weigh`, and the p-value (n,) of the exact posterior.
-
-    Posterior-predictive: the probability of a larger chi-square (Gelman et al. 1996).
-    """
     n = len(observation)
     theta = np.empty((n_samples, n, len(PARAM_NAMES)), dtype=np.float32)
     log_q, exact, gaussian, chi_square = torch.empty((4, n_samples, n), dtype=torch.float64)
@@ -97,7 +84,7 @@ def weigh_and_test(
     )
     tail = chi_square_tail(chi_square, observation.flux.shape[1])
     p_value = (weights * tail).sum(dim=0)
-    return Weighted(theta, weights.numpy(), gaussian_weights.numpy()), p_value.numpy()
+    return Weighted(theta, weights.numpy(), gaussian_weights.numpy(), p_value.numpy())
 
 
 def log_posteriors(
@@ -118,11 +105,10 @@ def _log_factors(
     model: ForwardModel, u: Tensor, observation: Observation
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ln of the prior, the exact and the Gaussian likelihood, (n,) each."""
-    theta, redshift = from_u(u), torch.tensor(observation.redshift)
+    theta, (flux, flux_err, redshift) = from_u(u), observation.tensors()
     log_prior = -0.5 * u.square().sum(dim=-1)
     log_prior = log_prior + log_prior_weight(model.prior, theta, redshift, model.galaxy.tables)
     model_flux = calc_band_flux(model.galaxy, theta, redshift.expand(len(u)))
-    flux, flux_err = torch.tensor(observation.flux), torch.tensor(observation.flux_err)
     exact = log_likelihood(flux, flux_err, model_flux, model.noise)
     return log_prior, exact, gaussian_log_likelihood(flux, flux_err, model_flux)
 

@@ -109,9 +109,7 @@ def _p_value(score: Array, null: Array) -> Array:
 @torch.inference_mode()
 def _base_points(artifact: Artifact, simulations: Simulations) -> tuple[Tensor, Tensor]:
     """Where the flow takes the truths (n, n_u), and the contexts (n, n_context)."""
-    observed = simulations.observation
-    flux, flux_err = torch.tensor(observed.flux), torch.tensor(observed.flux_err)
-    context = to_context(flux, flux_err, torch.tensor(observed.redshift), artifact.scale)
+    context = to_context(*simulations.observation.tensors(), artifact.scale)
     u = to_u(torch.tensor(simulations.theta)).float()
     base, _ = artifact.flow.to_base(u, context)
     return base, context

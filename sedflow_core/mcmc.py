@@ -6,7 +6,6 @@ acceptance would remove it too, at the price of a simulator call for every accep
 times as many; the efficiency of the weights, near 1, tells that nothing more is to be had.
 """
 
-from dataclasses import astuple
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +88,7 @@ def sample_exact(
     """
     if len(observation) != 1:
         raise ObservationError(f"observation: expected one galaxy, got {len(observation)}")
-    if not can_encode(*map(torch.tensor, astuple(observation))).all():
+    if not can_encode(*observation.tensors()).all():
         raise ObservationError(f"observation: expected finite photometry, got {observation}")
     if observation.redshift[0] > artifact.redshift_max:
         raise ObservationError(
@@ -126,9 +125,10 @@ def _correct(
     generative, gaussian = log_posteriors(model, u, observation)
     exact = gaussian if likelihood == "gaussian" else generative
     log_weight = calc_log_weight(exact, target.log_density(u))
-    weight, n = torch.softmax(log_weight, dim=0).numpy(), len(u) // 2
-    index = np.searchsorted(np.cumsum(weight), (np.arange(n) + 0.5) / n).clip(max=len(u) - 1)
-    return index, float(calc_efficiency(log_weight))
+    weights, n = torch.softmax(log_weight, dim=0), len(u) // 2
+    cumulative = np.cumsum(weights.numpy())
+    index = np.searchsorted(cumulative, (np.arange(n) + 0.5) / n).clip(max=len(u) - 1)
+    return index, float(calc_efficiency(weights))
 
 
 def calc_log_weight(exact: Tensor, emulated: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from sedflow_core.errors import PriorError
-from sedflow_core.prior import PARAM_NAMES, column
-from sedflow_core.sfh import DERIVED_NAMES, PopulationTables, calc_derived
+from sedflow_core.prior import PARAM_NAMES
+from sedflow_core.quantities import calc_quantities
+from sedflow_core.sfh import DERIVED_NAMES, PopulationTables
 from sedflow_core.units import Array
 
 N_BIN = 100
@@ -29,7 +30,6 @@ MIN_MASS = 1e-3
 """Least mass of a bin under the prior of the table; thinner bins join their neighbour."""
 MIN_INSIDE = 0.01
 """Least mass of a wanted distribution within the range that the quantity can take."""
-_CHUNK = 4096
 
 Cdf = Callable[[Array], Array]
 
@@ -217,36 +217,6 @@ def load_factors(document: list[dict[str, Any]] | None) -> tuple[Factor, ...]:
         )
         for part in document or []
     )
-
-
-def calc_quantities(
-    names: tuple[str, ...], theta: Tensor, redshift: Tensor, tables: PopulationTables
-) -> Tensor:
-    """Parameters and derived quantities (n, n_name), float64.
-
-    Args:
-        names: of the quantities.
-        theta: (n, n_theta); redshift: (n,) or (1,).
-        tables: of the galaxy model.
-    """
-    derived_names = tuple(name for name in DERIVED_NAMES if name in names)
-    values = {name: column(theta, name).double() for name in names if name in PARAM_NAMES}
-    if derived_names:
-        derived = _derived(theta.float(), redshift, tables, derived_names).double()
-        values |= dict(zip(derived_names, derived.T, strict=True))
-    return torch.stack([values[name] for name in names], dim=-1)
-
-
-def _derived(
-    theta: Tensor, redshift: Tensor, tables: PopulationTables, names: tuple[str, ...]
-) -> Tensor:
-    if len(redshift) == 1:
-        return calc_derived(theta[None], redshift, tables, names)[0]
-    parts = [
-        calc_derived(t[:, None], z, tables, names)[:, 0]
-        for t, z in zip(theta.split(_CHUNK), redshift.split(_CHUNK), strict=True)
-    ]
-    return torch.cat(parts)
 
 
 def log_prior_weight(

@@ -17,6 +17,9 @@ from torch import Tensor
 from sedflow_core.errors import ObservationError
 from sedflow_core.units import NANOMAGGY_ZERO_POINT, POGSON, Array
 
+Photometry = tuple[Tensor, Tensor, Tensor]
+"""flux (n, n_band), flux_err (n, n_band) [nanomaggies] and redshift (n,), float64."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -56,6 +59,11 @@ class Observation:
     def rows(self, index: slice | NDArray[Any]) -> "Observation":
         """The galaxies selected by a slice, mask or index array."""
         return Observation(self.flux[index], self.flux_err[index], self.redshift[index])
+
+    def tensors(self, device: str = "cpu") -> Photometry:
+        """The photometry on a device."""
+        flux, flux_err = (torch.tensor(t, device=device) for t in (self.flux, self.flux_err))
+        return flux, flux_err, torch.tensor(self.redshift, device=device)
 
 
 class ContextScale(NamedTuple):

@@ -17,7 +17,7 @@ from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
 from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
-from sedflow_core.sfh import calc_derived
+from sedflow_core.quantities import calc_quantities
 from sedflow_core.simulated import forward_model
 from sedflow_core.summary import Summary
 from sedflow_core.support import reasons_of
@@ -139,14 +139,11 @@ def _draw_corner(
 ) -> None:
     from sedflow_core.figures import corner_plot
 
-    redshift = torch.tensor(observation.redshift)
-    params = torch.tensor(theta)[None]
-    derived = calc_derived(params, redshift, artifact.tables, artifact.derived_names)
-    samples = torch.cat([params, derived], dim=-1)[0].double().numpy()
     names = PARAM_NAMES + artifact.derived_names
-    shown = [name for name in SHOWN if name in names]
-    columns = [names.index(name) for name in shown]
-    corner_plot(samples[:, columns], shown, title=title).savefig(out / "corner.png")
+    shown = tuple(name for name in SHOWN if name in names)
+    redshift = torch.tensor(observation.redshift)
+    samples = calc_quantities(shown, torch.tensor(theta), redshift, artifact.tables)
+    corner_plot(samples.numpy(), shown, title=title).savefig(out / "corner.png")
 
 
 def _draw_sed(

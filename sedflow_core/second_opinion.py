@@ -16,7 +16,7 @@ from sedflow_core.estimation import flag
 from sedflow_core.mcmc import ExactPosterior, sample_exact
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u
-from sedflow_core.sfh import calc_derived
+from sedflow_core.quantities import calc_quantities
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.summary import Summary, fill_rows
 from sedflow_core.target import Likelihood
@@ -89,10 +89,9 @@ def _summarise(
     summary: Summary, artifact: Artifact, observation: Observation, exact: ExactPosterior
 ) -> None:
     """Put the exact posterior in."""
-    theta = from_u(torch.tensor(exact.u)).float()[None]
-    redshift = torch.tensor(observation.redshift)
-    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    fill_rows(summary, np.zeros(1, np.int64), torch.cat([theta.mT, derived.mT], dim=1))
+    theta, redshift = from_u(torch.tensor(exact.u)), torch.tensor(observation.redshift)
+    draws = calc_quantities(summary.names, theta, redshift, artifact.tables)
+    fill_rows(summary, np.zeros(1, np.int64), draws.T[None])
     chi_square = torch.tensor(exact.chi_square)
     judged = {
         "chi_square": float(chi_square.min()),

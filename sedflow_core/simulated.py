@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
@@ -72,20 +71,15 @@ def simulate(artifact: Artifact, n: int, seed: int = 0) -> Simulations:
         MissingExtraError: the packages of the extra `sim` are not installed.
     """
     from sedflow_core.prior import from_u
-    from sedflow_core.sfh import calc_derived
+    from sedflow_core.quantities import calc_quantities
     from sedflow_core.simulation import simulate_noisy
 
     rows = simulate_noisy(forward_model(artifact), n, seed=seed)
     theta = from_u(rows.u)
-    derived = torch.cat(
-        [
-            calc_derived(t[:, None], z, artifact.tables, artifact.derived_names)[:, 0]
-            for t, z in zip(theta.float().split(4096), rows.redshift.split(4096), strict=True)
-        ]
-    )
+    derived = calc_quantities(artifact.derived_names, theta, rows.redshift, artifact.tables)
     return Simulations(
         theta.numpy(),
-        derived.numpy(),
+        derived.float().numpy(),
         rows.noiseless_flux.numpy(),
         Observation(rows.flux.numpy(), rows.flux_err.numpy(), rows.redshift.numpy()),
     )

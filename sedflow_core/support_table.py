@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.corruptions import CLEAN
 from sedflow_core.estimation import estimate
-from sedflow_core.importance import weigh_and_test
+from sedflow_core.importance import weigh
 from sedflow_core.observation import Observation
 from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.simulation import ForwardModel
@@ -89,18 +88,15 @@ def measure_exact(
     artifact: Artifact, model: ForwardModel, observation: Observation, *, n_exact: int, seed: int
 ) -> Exact:
     """The criterion; zeros for what the model cannot describe, such as too high a redshift."""
-    photometry = (observation.flux, observation.flux_err, observation.redshift)
-    possible = can_encode(*(torch.tensor(values) for values in photometry)).numpy()
+    possible = can_encode(*observation.tensors()).numpy()
     possible &= observation.redshift <= artifact.redshift_max
     exact = Exact(*(np.zeros(len(observation)) for _ in Exact._fields))
     for i in np.flatnonzero(possible):
         row = observation.rows(slice(i, i + 1))
-        weighted, p_value = weigh_and_test(
-            artifact, model, row, n_samples=n_exact, seed=seed + int(i)
-        )
+        weighted = weigh(artifact, model, row, n_samples=n_exact, seed=seed + int(i))
         exact.efficiency[i] = weighted.efficiency()[0]
         exact.smoothed_efficiency[i] = float(weighted.smoothed().efficiency()[0])
-        exact.p_value[i] = p_value[0]
+        exact.p_value[i] = weighted.p_value[0]
     return exact
 
 

@@ -7,7 +7,6 @@ away and costs nothing; the others are those of the space u. Measured on four ga
 accept five times as often and forget ten times as fast as in u itself.
 """
 
-from dataclasses import astuple
 from typing import Literal, Protocol
 
 import numpy as np
@@ -73,9 +72,8 @@ class GalaxyTarget:
             raise ArtifactError(f"{artifact.name}: expected an emulator, got none: build it again")
         self._noise, self._population = artifact.trust.noise, artifact.tables
         self._likelihood = likelihood
-        self._flux = torch.tensor(observation.flux)
-        self._flux_err = torch.tensor(observation.flux_err)
-        self._redshift, self._prior = torch.tensor(observation.redshift), artifact.prior
+        self._flux, self._flux_err, self._redshift = observation.tensors()
+        self._prior = artifact.prior
         self._fixed = fix_redshift(artifact.trust.emulator, artifact.tables, self._redshift)
 
     @property
@@ -173,8 +171,7 @@ class FlowProposal:
     """The flow's posterior of the galaxy of a target, in the target's coordinates."""
 
     def __init__(self, artifact: Artifact, observation: Observation, target: GalaxyTarget) -> None:
-        flux, flux_err, redshift = (torch.tensor(values) for values in astuple(observation))
-        self._context = to_context(flux, flux_err, redshift, artifact.scale)
+        self._context = to_context(*observation.tensors(), artifact.scale)
         self._flow, self._target = artifact.flow, target
 
     def draw(self, n: int, random: np.random.RandomState) -> tuple[Array, Array]:

@@ -109,16 +109,14 @@ class Smoothed(NamedTuple):
     pareto_k: Tensor
 
     def efficiency(self) -> Tensor:
-        """(sum w)^2 / (n sum w^2), (...); 0 where no weight is above zero."""
-        efficiency = self.weights.sum(dim=-1).square() / self.weights.square().sum(dim=-1)
-        return (efficiency / self.weights.shape[-1]).nan_to_num(0.0)
+        """Importance efficiency (...)."""
+        return calc_efficiency(self.weights)
 
 
-def calc_efficiency(log_weight: Tensor) -> Tensor:
-    """Efficiency (...) of the weights ln w (..., n) as they are."""
-    largest = log_weight.max(dim=-1, keepdim=True).values
-    unused = torch.full_like(largest[..., 0], torch.nan)
-    return Smoothed(torch.exp(log_weight - largest), unused).efficiency()
+def calc_efficiency(weights: Tensor) -> Tensor:
+    """(sum w)^2 / (n sum w^2) of weights (..., n): (...); 0 where none is above zero."""
+    efficiency = weights.sum(dim=-1).square() / weights.square().sum(dim=-1)
+    return (efficiency / weights.shape[-1]).nan_to_num(0.0)
 
 
 def smooth_weights(log_weight: Tensor) -> Smoothed:

@@ -17,9 +17,9 @@ import pytest
 
 from consumer import refit_worker, worker
 from consumer.cli import main
-from consumer.message import plugin_version
 from consumer.settings import Settings
 from consumer.slow_settings import slow_settings
+from sedflow_core.version import __version__
 
 Record = dict[str, Any]
 
@@ -201,4 +201,4 @@ def test_counts_are_positive(value: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--version"])
-    assert capsys.readouterr().out.strip() == plugin_version()
+    assert capsys.readouterr().out.strip() == __version__

@@ -12,7 +12,6 @@ from consumer.daemon import NotedSink
 from consumer.errors import WindowAbortedError
 from consumer.files import NoSink
 from consumer.gallery import (
-    MAX_DIGITS,
     MAX_KEPT,
     Follower,
     Gallery,
@@ -23,7 +22,7 @@ from consumer.gallery import (
 )
 from consumer.gather import fetch
 from consumer.health import Health, serve
-from consumer.message import Result, Window
+from consumer.message import MAX_DIGITS, Result, Window
 
 
 def make_window(*values: bytes) -> Window:

@@ -96,7 +96,7 @@ class FakeAdmin:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> PositionLog:
     monkeypatch.setattr(position_log, "Consumer", FakeConsumer)
-    monkeypatch.setattr(position_log, "AdminClient", FakeAdmin)
+    monkeypatch.setattr(position_log, "open_admin", FakeAdmin)
     return PositionLog(SETTINGS, "cluster")
 
 

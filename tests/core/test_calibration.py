@@ -12,6 +12,9 @@ from sedflow_core.exact_ranks import weighted_ranks
 from sedflow_core.importance import Weighted
 from sedflow_core.simulated import Simulations, simulate
 
+NO_TEST = np.empty(0)
+"""p-values that nobody looks at."""
+
 N, N_SAMPLE = 120, 64
 
 
@@ -73,10 +76,10 @@ def test_ranks_by_equal_weights_are_the_fractions_below(
     rng = np.random.default_rng(1)
     theta = simulations.theta[rng.integers(0, N, (500, 2))].astype(np.float32)
     weights = np.full((500, 2), 1 / 500)
-    ranks = weighted_ranks(tiny, simulations, Weighted(theta, weights, weights))
+    ranks = weighted_ranks(tiny, simulations, Weighted(theta, weights, weights, NO_TEST))
     mass = (theta[..., 0] < simulations.theta[:2, 0].astype(np.float32)).mean(axis=0)
     np.testing.assert_allclose(ranks[:, 0], mass, atol=0.02)
 
     weights[:, 0] = 0.0
-    without_first = weighted_ranks(tiny, simulations, Weighted(theta, weights, weights))
+    without_first = weighted_ranks(tiny, simulations, Weighted(theta, weights, weights, NO_TEST))
     np.testing.assert_array_equal(without_first, ranks[1:])

@@ -18,6 +18,9 @@ from sedflow_core.mcmc import ExactPosterior
 from sedflow_core.prior import PARAM_NAMES, to_u
 from sedflow_core.summary import LEVELS
 
+NO_TEST = np.empty(0)
+"""p-values that nobody looks at."""
+
 N = 4_000
 
 
@@ -32,7 +35,7 @@ def own(tiny: Artifact, galaxy: Observation) -> Weighted:
     """The flow's own draws, of equal weight: as if the flow were exact."""
     theta = sample(tiny, galaxy, N, seed=1, independent=True)
     equal = np.full((N, 1), 1.0 / N)
-    return Weighted(theta, equal, equal)
+    return Weighted(theta, equal, equal, NO_TEST)
 
 
 def as_mcmc(theta: np.ndarray) -> ExactPosterior:

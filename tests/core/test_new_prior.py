@@ -16,9 +16,10 @@ from sedflow_core.cli import main
 from sedflow_core.errors import PriorError, SimulationError
 from sedflow_core.flow import FlowConfig
 from sedflow_core.importance import weigh
-from sedflow_core.new_prior import calc_quantities, load_factors, log_prior_weight, read_prior_file
+from sedflow_core.new_prior import load_factors, log_prior_weight, read_prior_file
 from sedflow_core.observation import to_context
 from sedflow_core.prior import PARAM_NAMES, column, from_u
+from sedflow_core.quantities import calc_quantities
 from sedflow_core.resampling import new_prior, reweigh
 from sedflow_core.simulation import (
     ForwardModel,
