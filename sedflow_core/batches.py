@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sedflow_core.errors import SimulationError
+from sedflow_core.errors import TrainingError
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range
 from sedflow_core.observation import ContextScale, fit_context_scale
 from sedflow_core.simulation import TrainingSet
@@ -67,7 +67,7 @@ def split_rows(rows: TrainingSet, fraction: float, seed: int) -> tuple[TrainingS
     order = torch.randperm(len(rows.u), generator=generator)
     n_validation = int(fraction * len(order))
     if n_validation == 0:
-        raise SimulationError(
+        raise TrainingError(
             f"validation_fraction: expected at least one of {len(order)} rows, got {fraction}"
         )
     validation, training = order[:n_validation], order[n_validation:]
@@ -78,7 +78,7 @@ def fit_scale(rows: TrainingSet, noise: NoiseModel, seed: int) -> tuple[ContextS
     """Context constants, and the fraction of rows whose noisy photometry passes the cuts.
 
     Raises:
-        SimulationError: too few pass for the constants.
+        TrainingError: too few pass for the constants.
     """
     generator = torch.Generator().manual_seed(seed)
     some = torch.arange(len(rows.u)) if rows.weight is None else draw_order(rows, generator)
@@ -87,7 +87,7 @@ def fit_scale(rows: TrainingSet, noise: NoiseModel, seed: int) -> tuple[ContextS
     keep = in_mag_range(flux, noise)
     least = 2 * flux.shape[1] + 2
     if keep.sum() < least:
-        raise SimulationError(
+        raise TrainingError(
             f"training set: expected at least {least} rows inside the magnitude range, "
             f"got {int(keep.sum())} of {len(keep)}"
         )

@@ -13,7 +13,7 @@ import torch
 from sedflow_core.errors import (
     MissingExtraError,
     SedflowError,
-    SimulationError,
+    TrainingError,
     check_installed,
 )
 from sedflow_core.options import count, count_from_zero, positive
@@ -296,9 +296,9 @@ def _read_curve(path: Path | None) -> dict[str, Any] | None:
     try:
         curve = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise SimulationError(f"--learning-curve: expected a JSON file, got {error}") from None
+        raise TrainingError(f"--learning-curve: expected a JSON file, got {error}") from None
     if not isinstance(curve, dict) or not curve.get("points"):
-        raise SimulationError(f"--learning-curve: expected points of a learning curve in {path}")
+        raise TrainingError(f"--learning-curve: expected points of a learning curve in {path}")
     return curve
 
 

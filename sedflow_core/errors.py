@@ -3,10 +3,11 @@
 SedflowError
 ├── MissingExtraError    an optional dependency is not installed
 ├── ObservationError     fluxes, errors or redshifts of the wrong shape
-├── BandError            an unknown filter, or a filter outside the wavelength grid
-├── GridError            an SSP grid or NMF basis that cannot be read or built
+├── BandError            an unknown filter, or one of which too little is known
+├── GridError            an SSP grid or NMF basis that cannot be read or built, or is too narrow
 ├── PriorError           a file of a new prior that cannot be used
 ├── SimulationError      a simulation outside the model's range, or an unusable training set
+├── TrainingError        a training run, or a learning curve, that cannot be made or gone on with
 ├── ArtifactError        an artifact whose content does not match its manifest
 └── CatalogError         a catalogue column, unit or value that cannot be used
 """
@@ -39,11 +40,11 @@ class ObservationError(SedflowError):
 
 
 class BandError(SedflowError):
-    """A filter is unknown or does not fit on the wavelength grid."""
+    """A filter is unknown, or too little is known of it."""
 
 
 class GridError(SedflowError):
-    """An SSP grid or NMF basis cannot be read or built."""
+    """An SSP grid or NMF basis cannot be read or built, or is too narrow."""
 
 
 class PriorError(SedflowError):
@@ -52,6 +53,10 @@ class PriorError(SedflowError):
 
 class SimulationError(SedflowError):
     """A simulation lies outside the model's range, or a training set cannot be used."""
+
+
+class TrainingError(SedflowError):
+    """A training run or a learning curve cannot be made or gone on with."""
 
 
 class ArtifactError(SedflowError):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sedflow_core.batches import noisy_batches
-from sedflow_core.errors import SimulationError
+from sedflow_core.errors import TrainingError
 from sedflow_core.flow import FlowConfig
 from sedflow_core.noise import NoiseModel, load_noise
 from sedflow_core.observation import to_context
@@ -73,7 +73,7 @@ def learning_curve(
         config: of every run, but for its number of epochs.
 
     Raises:
-        SimulationError: too few rows, or a size that does not divide the largest.
+        TrainingError: too few rows, or a size that does not divide the largest.
     """
     _check(sizes, len(rows.u) - n_test)
     test = rows.map(lambda t: t[len(rows.u) - n_test :])
@@ -99,10 +99,10 @@ def learning_curve(
 
 def _check(sizes: Sequence[int], n_rows: int) -> None:
     if max(sizes) > n_rows:
-        raise SimulationError(f"sizes: expected at most {n_rows} rows, got {max(sizes)}")
+        raise TrainingError(f"sizes: expected at most {n_rows} rows, got {max(sizes)}")
     for size in sizes:
         if max(sizes) % size:
-            raise SimulationError(f"sizes: expected divisors of {max(sizes)}, got {size}")
+            raise TrainingError(f"sizes: expected divisors of {max(sizes)}, got {size}")
 
 
 @torch.no_grad()

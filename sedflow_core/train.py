@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sedflow_core.batches import Batch, fit_scale, noisy_batches, split_rows
-from sedflow_core.errors import SimulationError
+from sedflow_core.errors import TrainingError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.gradients import Gradients
 from sedflow_core.muon import Muon, split_params
@@ -54,14 +54,14 @@ def build_flow(config: TrainConfig) -> nn.Module:
     """The untrained network: a module that maps (u, context) to ln q.
 
     Raises:
-        SimulationError: the library is not known.
+        TrainingError: the library is not known.
     """
     if config.library == "sbi":
         from sedflow_core.nflows_bridge import SbiFlow
 
         return SbiFlow(config.flow)
     if config.library != "sedflow":
-        raise SimulationError(f"library: expected sedflow or sbi, got {config.library!r}")
+        raise TrainingError(f"library: expected sedflow or sbi, got {config.library!r}")
     return MaskedAutoregressiveFlow(config.flow)
 
 
@@ -157,7 +157,7 @@ class _Run:
             total -= float(self.flow(batch.u, batch.context).sum())
             n_rows += len(batch.u)
         if not n_rows:
-            raise SimulationError(
+            raise TrainingError(
                 f"validation: expected rows inside the magnitude range, got none of "
                 f"{len(self.validation.u)}"
             )
@@ -202,7 +202,7 @@ class _Run:
             return
         state = _read_checkpoint(path, self.device)
         if state["config"] != _plain(self.config):
-            raise SimulationError(
+            raise TrainingError(
                 f"{path}: expected a checkpoint of the configuration {_plain(self.config)}, "
                 f"got {state['config']}"
             )
@@ -217,7 +217,7 @@ class _Run:
         ours, saved = _facts(self.provenance), _facts(trained_on)
         for name, value in ours.items():
             if value != saved.get(name):
-                raise SimulationError(
+                raise TrainingError(
                     f"{path}: expected a checkpoint of rows with {name} {value}, "
                     f"got {saved.get(name)}"
                 )
@@ -231,7 +231,7 @@ class _Run:
 def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     if state.get("format") != _FORMAT:
-        raise SimulationError(
+        raise TrainingError(
             f"{path}: expected a checkpoint of format {_FORMAT}, got {state.get('format')}"
         )
     return state
@@ -240,7 +240,7 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 def _check_best(best: dict[str, Tensor], history: list[Epoch]) -> None:
     if not best:
         losses = [epoch.validation_loss for epoch in history]
-        raise SimulationError(f"training: expected a finite validation loss, got {losses}")
+        raise TrainingError(f"training: expected a finite validation loss, got {losses}")
 
 
 def _facts(training_set: dict[str, Any]) -> dict[str, Any]:
@@ -273,12 +273,12 @@ def load_run(folder: Path) -> FinishedRun:
     """The best flow so far of a training run, ready for an artifact.
 
     Raises:
-        SimulationError: the folder holds no checkpoint, one of another format, or one without a
+        TrainingError: the folder holds no checkpoint, one of another format, or one without a
             finite loss.
     """
     path = folder / _CHECKPOINT
     if not path.exists():
-        raise SimulationError(f"{folder}: expected a training run with {_CHECKPOINT}, got none")
+        raise TrainingError(f"{folder}: expected a training run with {_CHECKPOINT}, got none")
     state = _read_checkpoint(path, torch.device("cpu"))
     history = [Epoch(*e) for e in state["history"]]
     _check_best(state["best"], history)
@@ -319,7 +319,7 @@ def fit(
         on_epoch: called with each finished epoch.
 
     Raises:
-        SimulationError: the folder holds a checkpoint of another configuration or format, the loss
+        TrainingError: the folder holds a checkpoint of another configuration or format, the loss
             is not finite in any epoch, or too few rows are inside the magnitude range.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sedflow_core.errors import SimulationError
+from sedflow_core.errors import TrainingError
 from sedflow_core.observation import multiply_rows
 
 EDGE = 0.02
@@ -50,13 +50,13 @@ class Whitening(nn.Module):
         Rows that no prior draws are left out: one of them would move the lines.
 
         Raises:
-            SimulationError: there are too few rows.
+            TrainingError: there are too few rows.
         """
         likely = (u.abs() < LARGEST).all(dim=1)
         u, context = u[likely], context[likely]
         least = context.shape[1] + u.shape[1] + 1
         if len(u) < least:
-            raise SimulationError(f"training set: expected at least {least} rows, got {len(u)}")
+            raise TrainingError(f"training set: expected at least {least} rows, got {len(u)}")
         u, ones = u.double(), context.new_ones((len(context), 1))
         design = torch.cat([context, ones], dim=1).double()
         fitted = torch.cat([torch.special.ndtr(u[:, :1]), u[:, 1:]], dim=1)

@@ -13,7 +13,7 @@ from sedflow_core import Artifact, Observation, estimate
 from sedflow_core.batches import draw_order, noisy_batches
 from sedflow_core.build import assumptions
 from sedflow_core.cli import main
-from sedflow_core.errors import PriorError, SimulationError
+from sedflow_core.errors import PriorError, TrainingError
 from sedflow_core.flow import FlowConfig
 from sedflow_core.importance import weigh
 from sedflow_core.new_prior import load_factors, log_prior_weight, read_prior_file
@@ -231,7 +231,7 @@ def test_training_on_reweighted_rows_is_training_on_the_new_prior(
     assert loss["reweighted"] < loss["direct"] + 0.1
     assert loss["old"] > max(loss["reweighted"], loss["direct"]) + 0.2
     assert load_run(tmp_path / "reweighted").provenance["training_set"]["forward_model"]["prior"]
-    with pytest.raises(SimulationError, match="expected a checkpoint of rows with prior"):
+    with pytest.raises(TrainingError, match="expected a checkpoint of rows with prior"):
         fit(
             rows_of(old_rows, slice(0, len(effective.u))),
             forward.noise,

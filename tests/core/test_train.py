@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sedflow_core.batches import Batch, noisy_batches, split_rows
-from sedflow_core.errors import SimulationError
+from sedflow_core.errors import TrainingError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.gradients import Gradients
 from sedflow_core.nflows_bridge import SbiFlow
@@ -146,7 +146,7 @@ def test_a_finished_run_is_not_trained_again(trained, training_set, noise, folde
 def test_a_checkpoint_of_another_configuration_is_refused(
     trained, training_set, noise, folder: Path, change: dict
 ) -> None:
-    with pytest.raises(SimulationError, match=r"checkpoint\.pt: expected a checkpoint of the conf"):
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt: expected a checkpoint of the conf"):
         fit(training_set, noise, config=replace(CONFIG, **change), folder=folder)
 
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 def test_a_checkpoint_of_other_rows_is_refused(
     trained, training_set, noise, folder: Path, change: Callable, name: str
 ) -> None:
-    with pytest.raises(SimulationError, match=f"expected a checkpoint of rows with {name}"):
+    with pytest.raises(TrainingError, match=f"expected a checkpoint of rows with {name}"):
         fit(change(training_set), noise, config=CONFIG, folder=folder)
 
 
@@ -218,7 +218,7 @@ def test_a_loss_that_is_never_finite_is_an_error(
     config = replace(
         CONFIG, learning_rate=1e30, hidden_learning_rate=None, max_epochs=1, warm_up_steps=0
     )
-    with pytest.raises(SimulationError, match=r"expected a finite validation loss, got \[nan\]"):
+    with pytest.raises(TrainingError, match=r"expected a finite validation loss, got \[nan\]"):
         fit(training_set, noise, config=config, folder=tmp_path)
 
 
@@ -247,9 +247,9 @@ def test_a_checkpoint_of_another_format_is_refused(
     del state["format"]
     torch.save(state, tmp_path / "checkpoint.pt")
     told = "expected a checkpoint of format 2, got None"
-    with pytest.raises(SimulationError, match=told):
+    with pytest.raises(TrainingError, match=told):
         load_run(tmp_path)
-    with pytest.raises(SimulationError, match=told):
+    with pytest.raises(TrainingError, match=told):
         fit(training_set, noise, config=CONFIG, folder=tmp_path)
 
 
@@ -257,12 +257,12 @@ def test_rows_outside_the_magnitudes_are_too_few_to_train_on(
     training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
 ) -> None:
     bright = training_set._replace(flux=1e9 * training_set.flux)
-    with pytest.raises(SimulationError, match="at least 12 rows inside the magnitude range, got 0"):
+    with pytest.raises(TrainingError, match="at least 12 rows inside the magnitude range, got 0"):
         fit(bright, noise, config=CONFIG, folder=tmp_path)
 
 
 def test_an_unknown_library_is_named() -> None:
-    with pytest.raises(SimulationError, match="library: expected sedflow or sbi, got 'SBI'"):
+    with pytest.raises(TrainingError, match="library: expected sedflow or sbi, got 'SBI'"):
         build_flow(replace(CONFIG, library="SBI"))
 
 
@@ -288,7 +288,7 @@ def test_a_run_can_be_loaded_with_what_it_was_trained_on(
     assert len(run.provenance["losses"]) == 2
     for ours, expected in zip(run.scale, trained.scale, strict=True):
         assert torch.equal(ours, expected)
-    with pytest.raises(SimulationError, match=r"expected a training run with checkpoint\.pt"):
+    with pytest.raises(TrainingError, match=r"expected a training run with checkpoint\.pt"):
         load_run(tmp_path)
 
 
@@ -335,7 +335,7 @@ def test_every_row_is_trained_or_held_out(training_set: TrainingSet) -> None:
     assert len(validation.u) == 1_000
     together = torch.cat([training.redshift, validation.redshift])
     assert torch.equal(together.sort().values, training_set.redshift.sort().values)
-    with pytest.raises(SimulationError, match="expected at least one of 10000 rows, got 1e-05"):
+    with pytest.raises(TrainingError, match="expected at least one of 10000 rows, got 1e-05"):
         split_rows(training_set, 1e-5, seed=0)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sedflow_core.batches import fit_scale, noisy_batches
-from sedflow_core.errors import SimulationError
+from sedflow_core.errors import TrainingError
 from sedflow_core.observation import to_context
 from sedflow_core.prior import U_NAMES
 from sedflow_core.simulation import ForwardModel, TrainingSet
@@ -64,5 +64,5 @@ def test_a_galaxy_beyond_every_line_still_has_a_place(whitening: Whitening) -> N
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(SimulationError, match="expected at least 23 rows, got 12"):
+    with pytest.raises(TrainingError, match="expected at least 23 rows, got 12"):
         Whitening(11, 11).fit(torch.randn(12, 11), torch.randn(12, 11))
