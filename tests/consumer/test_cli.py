@@ -95,7 +95,7 @@ def test_replay_gives_the_same_summaries_again_and_for_any_batch_size(
     assert all(output == outputs[0] for output in outputs)
 
 
-@pytest.mark.parametrize("options", [("--format", "parquet"), ()])
+@pytest.mark.parametrize("options", [("--format", "parquet"), (), ("--rate", "1000")])
 def test_replay_to_parquet(
     archive: Path, tiny_path: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

@@ -14,7 +14,7 @@ from astropy.table import Table as AstropyTable
 
 from sedflow_core import estimate
 from sedflow_core.catalog import read_catalog, sdss_columns
-from sedflow_core.columns import column_map
+from sedflow_core.columns import column_map, read_galaxies
 from sedflow_core.errors import CatalogError
 from sedflow_core.fit import add_fit_arguments, row_status, run_fit
 from sedflow_core.summary import LEVEL_NAMES, quantiles
@@ -98,6 +98,33 @@ def test_rows_are_those_of_estimate(fit, tiny, catalog_path):
         summary.trust["efficiency"] >= MIN_EFFICIENCY
     )
     np.testing.assert_array_equal(np.asarray(table["trusted"]), verdict)
+
+
+def test_a_catalogue_may_be_in_any_unit_and_not_yet_corrected(tiny, tmp_path):
+    """1 nanomaggy is 3630.78 nJy, and 22.5 mag; factors and floors of SDSS as the NASA-Sloan Atlas
+    has them."""
+    flux, err = np.array([57.3, 253.8, 549.0, 792.3, 1060.8]), np.array([3.2, 5, 10, 15, 30])
+    factor = [1.0337, 0.9890, 0.9908, 0.9745, 0.9638]
+    floor = np.array([0.05, 0.02, 0.02, 0.02, 0.03]) * np.log(10) / 2.5
+    corrected = flux * factor, np.hypot(err * factor, flux * factor * floor)
+    mag = 22.5 - 2.5 * np.log10(flux), 2.5 / np.log(10) * err / flux
+    catalogs = {
+        "nanomaggy": (corrected, []),
+        "njy": ([3630.7805 * t for t in corrected], ["--unit", "njy"]),
+        "mag": (mag, ["--unit", "mag", "--ab-factors", "--error-floor"]),
+    }
+    parser = argparse.ArgumentParser()
+    add_fit_arguments(parser)
+    for name, (values, options) in catalogs.items():
+        names = [f"{kind}_{band}" for kind in ("flux", "err") for band in "ugriz"]
+        row = dict(zip(names, np.concatenate(values), strict=True)) | {"z": 0.0366}
+        path = tmp_path / f"{name}.csv"
+        AstropyTable([row]).write(path)
+        arguments = [str(path), "--out", "x.fits", "--redshift-column", "z", *options]
+        arguments += ["--flux-columns", "flux_{band}", "--err-columns", "err_{band}"]
+        observed = read_galaxies(parser.parse_args(arguments), path, tiny.bands).observation
+        np.testing.assert_allclose(observed.flux[0], corrected[0], rtol=1e-6)
+        np.testing.assert_allclose(observed.flux_err[0], corrected[1], rtol=1e-6)
 
 
 def test_threads_share_the_rows_and_change_no_bit(fit, monkeypatch):

@@ -1,8 +1,12 @@
 """The table of support rules: corruptions do what they say, and the figures add up."""
 
+import argparse
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from astropy.table import Table
 from scipy import stats
 
 from sedflow_core import Artifact, Observation
@@ -10,7 +14,11 @@ from sedflow_core.bands import parse_band_set
 from sedflow_core.corruptions import CLEAN, Setting, all_corruptions, corrupted_simulations
 from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import ForwardConfig, simulate_noisy
-from sedflow_core.support_report import render_markdown
+from sedflow_core.support_report import (
+    _read_real,
+    add_support_table_arguments,
+    render_markdown,
+)
 from sedflow_core.support_table import judge_online, measure_support, rank_correlation
 from sedflow_core.units import mag_err_from_flux
 
@@ -44,6 +52,25 @@ def test_every_corruption_changes_something(tiny: Artifact) -> None:
         changed = [bool((a != b).any()) for a, b in zip(photometry, sound, strict=True)]
         assert changed[2] == (name == "redshift_off"), name
         assert any(changed), name
+
+
+def test_real_galaxies_are_chosen_by_group(tiny: Artifact, tmp_path: Path) -> None:
+    """As many of each group at most; with no column for it they are one group."""
+    names = [f"{kind}_{band}" for kind in ("flux", "err") for band in "ugriz"]
+    rows = np.arange(1.0, 8.0)
+    columns = dict.fromkeys(names, 100.0 * rows) | {"z": 0.01 * rows}
+    path = tmp_path / "galaxies.fits"
+    Table({**columns, "kind": list("aaaabbc")}).write(path)
+    parser = argparse.ArgumentParser()
+    add_support_table_arguments(parser)
+    arguments = [tiny.name, "--out", str(tmp_path), "--catalog", str(path), "--n", "3"]
+    arguments += ["--flux-columns", "flux_{band}", "--err-columns", "err_{band}"]
+    arguments += ["--redshift-column", "z"]
+    groups = _read_real(parser.parse_args([*arguments, "--group-column", "kind"]), tiny)
+    assert {name: len(group) for name, group in groups.items()} == {"a": 3, "b": 2, "c": 1}
+    np.testing.assert_allclose(groups["b"].redshift, [0.05, 0.06])
+    (whole,) = _read_real(parser.parse_args(arguments), tiny).values()
+    assert len(whole) == 3
 
 
 def test_errors_are_scaled_as_their_names_say(populations: dict[str, Observation]) -> None:
