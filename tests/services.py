@@ -13,6 +13,11 @@ from tests.integration.broker import BrokerUnavailableError
 T = TypeVar("T")
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment of a daemon, without settings of somebody else."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
+
+
 def unavailable(reason: str) -> NoReturn:
     """End the test, which cannot be run here: skipped, but failed in CI."""
     if os.environ.get("CI") == "true":

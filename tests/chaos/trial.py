@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 from tests.integration.broker import free_ports
 from tests.integration.conftest import SETTINGS, Daemon, Topics, run_consumer
@@ -22,7 +21,8 @@ from .feed import Feed, partition_of
 from .proxy import Proxy
 from .watch import Watch
 
-PATIENCE_S = 600.0
+PATIENCE_S = 500.0
+"""Less than what pytest leaves a test, so that the logs are told."""
 LEAVE_WITHIN_S = 90.0
 
 
@@ -180,8 +180,7 @@ def trial(
     registry: FarRegistry | None,
 ) -> Iterator[Trial]:
     """Feed and watch; end all daemons afterwards."""
-    name = f"alerts-{uuid4().hex[:8]}"
-    topics = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+    topics = Topics.fresh()
     source.create_topics(topics.alerts)
     sink.create_topics(topics.summaries, topics.dead_letters)
     if sink is not source:

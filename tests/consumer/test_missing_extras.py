@@ -1,12 +1,13 @@
 """A command whose extra is not installed says which one it is."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.services import clean_environment
 
 SETTINGS = '[input]\ntopics = ["alerts"]\n[http]\nport = 0\n[refit]\nhttp_port = 0\n'
 
@@ -27,9 +28,10 @@ def test_the_extra_is_named(
     config.write_text(SETTINGS)
     hide = "".join(f"sys.modules[{name!r}] = None; " for name in missing)
     run = f"import sys; {hide}from {main} import main; sys.exit(main(sys.argv[1:]))"
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
     command = [sys.executable, "-c", run, *arguments, "--config", str(config)]
-    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=clean_environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert f"expected the package '{missing[0]}' to be installed, got none" in last

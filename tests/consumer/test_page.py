@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.avro import encode, schemas_path
+from consumer.avro import Record, encode, schemas_path
 from consumer.gallery import Follower, Gallery, Kept
 from consumer.gather import fetch
 from consumer.health import listen
@@ -50,6 +50,35 @@ def test_a_galaxy_that_is_not_kept_is_told(number: str) -> None:
     with listen("page", "127.0.0.1", 0, endpoint(page, lambda _: {})) as port:
         status, text = fetch(port, f"/galaxies/{number}")
     assert (status, json.loads(text)) == (404, {"error": "This galaxy is no longer kept."})
+
+
+def test_a_portrait_that_fails_says_why() -> None:
+    gallery = Gallery()
+    page = Page(CollectorRegistry(), Follower(gallery))
+    show(gallery, "a")
+    page.tick()
+
+    def portray(_: Record) -> Record:
+        raise TimeoutError("took 120 s")
+
+    with listen("page", "127.0.0.1", 0, endpoint(page, portray)) as port:
+        status, text = fetch(port, "/galaxies/1")
+    assert (status, json.loads(text)) == (
+        503,
+        {"error": "The posterior could not be drawn: took 120 s"},
+    )
+
+
+def test_the_photometry_of_the_last_galaxies_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.page.MAX_KEPT", 2)
+    gallery = Gallery()
+    page = Page(CollectorRegistry(), Follower(gallery))
+    for name in ("a", "b", "c"):
+        show(gallery, name)
+    page.tick()
+    assert page.inputs_of(1) is None
+    assert page.inputs_of(2) is not None
+    assert page.inputs_of(3) is not None
 
 
 def test_who_keeps_up_gets_the_news_alone() -> None:

@@ -1,6 +1,5 @@
 """Both lanes serve the artifact that their settings pin and its validation passed, and no other."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sedflow_core import load_artifact
+from tests.services import clean_environment
 
 CLUSTER = 'bootstrap = "127.0.0.1:1"\n'
 UNVALIDATED = "allow_unvalidated = true\n"
@@ -20,9 +20,8 @@ def launch(lane: str, artifact: str, folder: Path) -> subprocess.Popen[str]:
         f'[artifact]\n{artifact}[input]\n{CLUSTER}topics = ["alerts"]\n[output]\n{CLUSTER}'
         "[http]\nport = 0\n[refit]\nhttp_port = 0\n"
     )
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
     command = [sys.executable, "-m", "consumer.cli", lane, "--config", str(config)]
-    return subprocess.Popen(command, env=clean, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE, text=True)
 
 
 def refusal(lane: str, artifact: str, folder: Path) -> str:

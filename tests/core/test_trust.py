@@ -22,6 +22,8 @@ from sedflow_core.trust import (
     smooth_weights,
 )
 
+from .conftest import golden
+
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
 def test_the_tail_of_pareto_weights_has_their_shape(k: float) -> None:
@@ -64,10 +66,6 @@ def test_smoothing_changes_the_tail_alone_and_keeps_its_order() -> None:
     assert weights.max() <= 1.0
 
 
-def photometry(tiny: Artifact, n: int) -> Observation:
-    return Observation(*(tiny.golden[k].numpy()[:n] for k in ("flux", "flux_err", "redshift")))
-
-
 def judge_row(
     tiny: Artifact,
     row: Observation,
@@ -85,7 +83,7 @@ def judge_row(
 
 def test_photometry_of_a_sample_itself_is_explained(tiny: Artifact) -> None:
     """The observed flux is the model's own: chi-square 0, and its p-value is 1."""
-    theta = torch.tensor(sample(tiny, photometry(tiny, 1), 1, independent=True))[:, 0]
+    theta = torch.tensor(sample(tiny, golden(tiny).rows(slice(0, 1)), 1, independent=True))[:, 0]
     z = torch.tensor([0.05], dtype=torch.float64)
     assert tiny.trust is not None
     fixed = fix_redshift(tiny.trust.emulator, tiny.tables, z)
@@ -119,7 +117,7 @@ def test_a_verdict_needs_both_and_knows_both(
 def test_few_samples_are_no_reason_to_trust(tiny: Artifact) -> None:
     """A single weight among n has an efficiency of 1 / n, whatever the posterior."""
     for n_samples, known in ((MIN_DRAWS - 1, False), (MIN_DRAWS, True)):
-        trust = estimate(tiny, photometry(tiny, 1), n_samples=n_samples).trust
+        trust = estimate(tiny, golden(tiny).rows(slice(0, 1)), n_samples=n_samples).trust
         assert np.isfinite(trust["efficiency"]).all() == known
         assert known or not is_trusted(trust["p_value"][0], trust["efficiency"][0])
 
@@ -131,7 +129,7 @@ def test_the_efficiency_is_that_of_the_exact_weights(tiny: Artifact, forward: Fo
         width=torch.full_like(forward.noise.width, 0.2),
     )
     assert tiny.trust is not None
-    observation = photometry(tiny, 3)
+    observation = golden(tiny).rows(slice(0, 3))
     observation = Observation(observation.flux, 0.5 * observation.flux, observation.redshift)
     weighted = weigh(tiny, forward._replace(noise=wide), observation, n_samples=2_000, seed=2)
     log_q = log_prob(tiny, weighted.theta, observation)

@@ -1,7 +1,6 @@
 """Fixtures with a real broker: its address, fresh topics, and the daemon as a process."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.services import service
+from tests.services import clean_environment, service
 
 from .broker import create_topics, free_ports, kafka_broker
 
@@ -46,6 +45,12 @@ class Topics:
     summaries: str
     dead_letters: str
 
+    @classmethod
+    def fresh(cls) -> "Topics":
+        """Names that nobody has used."""
+        name = f"alerts-{uuid4().hex[:8]}"
+        return cls(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+
 
 @dataclass(frozen=True)
 class Daemon:
@@ -75,8 +80,7 @@ def bootstrap() -> Iterator[str]:
 
 @pytest.fixture
 def topics(bootstrap: str) -> Topics:
-    name = f"alerts-{uuid4().hex[:8]}"
-    fresh = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+    fresh = Topics.fresh()
     create_topics(bootstrap, astuple(fresh))
     return fresh
 
@@ -129,7 +133,6 @@ def run_consumer(
 ) -> subprocess.Popen[bytes]:
     """Start `sedflow-consumer run`, its log lines in a file, `more` in its environment."""
     command = [sys.executable, "-m", "consumer.cli", "run", "--config", str(config), *options]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
-    environment |= more or {}
+    environment = clean_environment() | dict(more or {})
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -3,7 +3,6 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from uuid import uuid4
 
 from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -23,8 +22,7 @@ DEADLY = [name for name, kind in KINDS.items() if kind.dies]
 
 def create_roomy_topics(bootstrap: str) -> Topics:
     """Topics that take 10 MB, that of dead letters a bit more."""
-    name = f"alerts-{uuid4().hex[:8]}"
-    topics = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+    topics = Topics.fresh()
     roomy = {"max.message.bytes": str(LARGE_BYTES + 200_000)}
     wanted = [NewTopic(topics.alerts, N_PARTITION, 1, config=roomy)]
     wanted.append(NewTopic(topics.summaries, N_PARTITION, 1))

@@ -5,11 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from consumer.avro import decode_summary
-
 from .conftest import Daemon, Topics
 from .daemons import fetch, scrape, wait_for
-from .traffic import make_good, produce, read_committed
+from .traffic import alert_ids, make_good, produce, read_committed
 
 N_GOOD = 2_000
 CASES = {
@@ -36,8 +34,7 @@ def test_a_second_worker_joins_under_load(
     read_committed(bootstrap, topics.summaries, at_least=2 * N_GOOD)
     for daemon in (first, second):
         assert daemon.stop() == 0, daemon.log.read_text()
-    summaries = read_committed(bootstrap, topics.summaries)
-    ids = Counter(decode_summary(summary.value() or b"")["alertId"] for summary in summaries)
+    ids = alert_ids(read_committed(bootstrap, topics.summaries))
     if case == "at least once":
         assert set(ids) == set(range(2 * N_GOOD))
     else:

@@ -1,7 +1,6 @@
 """The slow lane as a process: every flagged galaxy answered exactly once, over kill -9 too."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.avro import decode_summary, encode, schemas_path
+from tests.services import clean_environment
 
 from .broker import create_topics, free_ports
 from .daemons import wait_for
@@ -71,9 +71,8 @@ class Lane:
 
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "consumer.cli", "refit", "--config", str(self.config)]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=clean_environment())
         self.started.append(process)
         return process
 

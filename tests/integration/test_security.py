@@ -4,7 +4,6 @@ Against a real broker with TLS, client certificates, SCRAM, OAuth tokens and acc
 """
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,9 +36,10 @@ from consumer.position_log import PositionLog
 from consumer.replay import set_apart
 from consumer.settings import Settings
 from consumer.topics import check, plan, plan_replay
-from tests.services import service
+from tests.services import clean_environment, service
 
 from .broker import create_topics, free_ports
+from .conftest import Topics
 from .secure_broker import PASSWORD, USERS, SecureBroker, secure_broker
 from .test_topics import create_as_planned
 from .token_server import CLIENT, SECRET, token_server
@@ -58,14 +59,18 @@ def broker() -> Iterator[SecureBroker]:
         yield running
 
 
+def create_allowed(broker: SecureBroker) -> list[str]:
+    """Make topics for alerts, summaries and dead letters on which the user may do everything."""
+    names = list(astuple(Topics.fresh()))
+    create_topics(broker.open, names)
+    allow_all(broker, names, names[0])
+    return names
+
+
 @pytest.fixture(scope="module")
 def topics(broker: SecureBroker) -> list[str]:
     """Topics on which the user has every right that the daemon needs."""
-    name = f"alerts-{uuid4().hex[:8]}"
-    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
-    create_topics(broker.open, names)
-    allow_all(broker, names, name)
-    return names
+    return create_allowed(broker)
 
 
 def allow_all(broker: SecureBroker, names: list[str], group: str) -> None:
@@ -232,10 +237,7 @@ def test_what_is_wrong_is_named(
 def test_a_missing_right_is_named(
     broker: SecureBroker, kind: str, place: int, operation: str, message: str
 ) -> None:
-    name = f"alerts-{uuid4().hex[:8]}"
-    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
-    create_topics(broker.open, names)
-    allow_all(broker, names, name)
+    names = create_allowed(broker)
     settings = as_settings(scram(broker), names)
     check_topics(settings)
     broker.deny(USER, kind, names[place], operation)
@@ -245,10 +247,7 @@ def test_a_missing_right_is_named(
 
 @pytest.mark.parametrize("login", LOGINS)
 def test_each_login_is_told_the_right_it_lacks(broker: SecureBroker, login: str) -> None:
-    name = f"alerts-{uuid4().hex[:8]}"
-    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
-    create_topics(broker.open, names)
-    allow_all(broker, names, name)
+    names = create_allowed(broker)
     broker.deny(USER, "TOPIC", names[1], "WRITE")
     with pytest.raises(BrokerError, match=f"expected the right WRITE on topic {names[1]}, got"):
         check_until_refused(as_settings(LOGINS[login](broker), names))
@@ -369,10 +368,7 @@ def publish_one(settings: Settings) -> None:
 
 
 def test_topics_check_warns_of_settings_that_it_may_not_see(broker: SecureBroker) -> None:
-    name = f"alerts-{uuid4().hex[:8]}"
-    names = [name, f"{name}.summaries", f"{name}.sedflow.dlq"]
-    create_topics(broker.open, names)
-    allow_all(broker, names, name)
+    names = create_allowed(broker)
     broker.deny(USER, "TOPIC", names[2], "DESCRIBE_CONFIGS")
     told = f"output: {names[2]}: expected the right DESCRIBE_CONFIGS, got none: "
     settings = as_settings(scram(broker), names)
@@ -405,9 +401,8 @@ def write_config(path: Path, cluster: Options, topics: list[str], artifact: Path
 
 def command(name: str, config: Path, password: str) -> tuple[list[str], dict[str, str]]:
     secrets = {f"SEDFLOW_{section}__PASSWORD": password for section in ("INPUT", "OUTPUT")}
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SEDFLOW_")}
     line = [sys.executable, "-m", "consumer.cli", *name.split(), "--config", str(config)]
-    return line, clean | secrets
+    return line, clean_environment() | secrets
 
 
 PLANTED = {

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from consumer.avro import decode_summary
-
 from .conftest import Daemon, Topics
 from .daemons import READY_TIMEOUT_S, fetch, scrape, wait_for, worker_pids
-from .traffic import make_good, produce, read_committed
+from .traffic import alert_ids, make_good, produce, read_committed
 
 N_GOOD = 4_000
 
@@ -41,9 +39,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     assert {k[-1] for k in values if k[0] == "sedflow_summaries_published_total"} == {"0-0", "0-1"}
     assert daemon.stop() == 0, daemon.log.read_text()
     assert not any(is_running(pid) for pid in worker_pids(daemon))
-    summaries = read_committed(bootstrap, topics.summaries)
-    ids = Counter(decode_summary(summary.value() or b"")["alertId"] for summary in summaries)
-    assert ids == Counter(range(N_GOOD))
+    assert alert_ids(read_committed(bootstrap, topics.summaries)) == Counter(range(N_GOOD))
 
 
 def test_a_worker_that_hangs_is_replaced(

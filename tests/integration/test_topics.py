@@ -3,7 +3,6 @@
 import os
 import shlex
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -22,8 +21,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def names() -> Topics:
-    name = f"alerts-{uuid4().hex[:8]}"
-    return Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+    return Topics.fresh()
 
 
 @pytest.fixture

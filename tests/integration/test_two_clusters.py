@@ -8,14 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
-from consumer.avro import decode_summary
 from consumer.errors import OffsetsLostError
 from consumer.health import Health
 from consumer.kafka import KafkaSource
@@ -28,7 +26,7 @@ from tests.services import service
 from .broker import N_PARTITION, create_topics, java_broker
 from .conftest import Daemon, Topics
 from .daemons import READY_TIMEOUT_S, fetch, wait_for, worker_pids
-from .traffic import Sent, make_good, make_malformed, produce, read_committed
+from .traffic import Sent, alert_ids, make_good, make_malformed, produce, read_committed
 
 N_GOOD, N_BAD = 2_000, 20
 N_KILLED = 2
@@ -111,8 +109,7 @@ def elsewhere() -> Iterator[str]:
 
 @pytest.fixture
 def split_topics(bootstrap: str, elsewhere: str) -> Topics:
-    name = f"alerts-{uuid4().hex[:8]}"
-    topics = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+    topics = Topics.fresh()
     create_topics(elsewhere, [topics.alerts])
     create_topics(bootstrap, [topics.summaries, topics.dead_letters])
     offsets = NewTopic(
@@ -148,17 +145,14 @@ def test_killed_workers_lose_and_repeat_nothing(
     wait_for(lambda: fetch(again, "/readyz")[0] == 200, "/readyz")
     assert again.stop() == 0, again.log.read_text()
 
-    summaries = read_committed(bootstrap, topics.summaries)
-    ids = Counter(decode_summary(summary.value() or b"")["alertId"] for summary in summaries)
-    assert ids == Counter(range(N_GOOD))
+    assert alert_ids(read_committed(bootstrap, topics.summaries)) == Counter(range(N_GOOD))
     assert len(read_committed(bootstrap, topics.dead_letters)) == N_BAD
 
 
 def test_a_missing_topic_of_positions_is_named(
     bootstrap: str, elsewhere: str, start_from: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    name = f"alerts-{uuid4().hex[:8]}"
-    topics = Topics(name, f"{name}.summaries", f"{name}.sedflow.dlq")
+    topics = Topics.fresh()
     create_topics(elsewhere, [topics.alerts])
     create_topics(bootstrap, [topics.summaries, topics.dead_letters])
     daemon = start_from(elsewhere, topics)

@@ -4,14 +4,15 @@ import io
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import fastavro
 from confluent_kafka import Consumer, KafkaError, Message, Producer
 
-from consumer.avro import encode, own_schema, schemas_path
+from consumer.avro import decode_summary, encode, own_schema, schemas_path
 
 from .broker import committed_consumer
 
@@ -147,6 +148,11 @@ def read_exactly(bootstrap: str, topic: str, n: int) -> list[Message]:
     messages = read_committed(bootstrap, topic)
     assert len(messages) == n
     return messages
+
+
+def alert_ids(summaries: Iterable[Message]) -> Counter[int]:
+    """How many of the summaries each alert has."""
+    return Counter(decode_summary(m.value() or b"")["alertId"] for m in summaries)
 
 
 def _read(
