@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from consumer.avro import Decoder, Record, encode, encode_body, schema_text
@@ -24,13 +23,14 @@ from consumer.files import ArchiveSource
 from consumer.replay import replay
 from consumer.sections import ArtifactSettings
 from consumer.settings import Settings
+from consumer.summaries import observation_of
 from consumer.writers import ParquetWriter
-from sedflow_core import Artifact, Observation, load_artifact, sample
+from sedflow_core import Artifact, load_artifact, sample
 from sedflow_core.catalog import Catalog, read_catalog, sdss_columns
 from sedflow_core.errors import MissingExtraError, SedflowError
 from sedflow_core.quantities import calc_quantities
 from sedflow_core.tables import open_table
-from sedflow_core.units import Array, nanomaggy_from_njy, njy_from_nanomaggy
+from sedflow_core.units import Array, njy_from_nanomaggy
 
 BLOCK_RECORDS = 256
 CORNER_NAMES = (
@@ -248,11 +248,7 @@ def write_figures(records: Sequence[Record], artifact: Artifact, out: Path) -> N
 def _sample_corner(record: Record, artifact: Artifact) -> tuple[Array, str]:
     """Samples (n_sample, n_name) of `CORNER_NAMES`, and what to call the galaxy."""
     inputs = record["inputs"]
-    observation = Observation(
-        nanomaggy_from_njy([inputs["flux"]]),
-        nanomaggy_from_njy([inputs["fluxErr"]]),
-        np.array([inputs["redshift"]]),
-    )
+    observation = observation_of(inputs)
     theta = torch.from_numpy(sample(artifact, observation, CORNER_SAMPLES)[:, 0])
     redshift = torch.from_numpy(observation.redshift)
     samples: Array = calc_quantities(CORNER_NAMES, theta, redshift, artifact.tables).numpy()

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from consumer.avro import Record
-from sedflow_core import Artifact, Observation, load_artifact, sample
+from consumer.summaries import observation_of
+from sedflow_core import Artifact, load_artifact, sample
 from sedflow_core.errors import MissingExtraError
 from sedflow_core.quantities import calc_quantities
 from sedflow_core.simulated import forward_model
-from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
+from sedflow_core.units import njy_from_nanomaggy
 
 CORNER = ("log_mstar_surviving", "log_sfr_1gyr", "t50", "a_v")
 N_SAMPLES = 1024
@@ -78,11 +79,7 @@ def draw(artifact_name: str, inputs: Record) -> Portrait:
     fit is None, and `no_fit` says why, where the packages of the forward model are not installed.
     """
     artifact = _load(artifact_name)
-    observation = Observation(
-        nanomaggy_from_njy([inputs["flux"]]),
-        nanomaggy_from_njy([inputs["fluxErr"]]),
-        np.array([inputs["redshift"]]),
-    )
+    observation = observation_of(inputs)
     theta = torch.from_numpy(sample(artifact, observation, N_SAMPLES)[:, 0])
     redshift = torch.from_numpy(observation.redshift)
     names = tuple(name for name in CORNER if name in artifact.derived_names)

@@ -25,7 +25,6 @@ from threading import Event
 from time import monotonic
 from typing import Any, Literal, get_args
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from consumer.avro import WIRE_ID, Decoder, encode
@@ -35,11 +34,17 @@ from consumer.refit_settings import RefitSettings
 from consumer.registry import open_registry
 from consumer.settings import Settings
 from consumer.step import check_digest, counted_survey
-from consumer.summaries import Record, describe_provenance, finite, split_summary
+from consumer.summaries import (
+    Record,
+    describe_provenance,
+    finite,
+    observation_of,
+    split_summary,
+)
 from sedflow_core import Artifact, Observation
 from sedflow_core.second_opinion import SecondOpinion, give_second_opinion
 from sedflow_core.simulation import ForwardModel
-from sedflow_core.units import nanomaggy_from_njy
+from sedflow_core.support import can_encode
 
 Outcome = Literal["CONVERGED", "NOT_CONVERGED", "EXPIRED", "OVER_QUOTA", "UNUSABLE"]
 METHOD = "emcee: differential evolution, cooled from the prior; the flow's proposals where taken"
@@ -275,14 +280,9 @@ def photometry_of(record: Record, artifact: Artifact) -> Observation | None:
         return None
     if tuple(inputs["bands"]) != artifact.bands.names:
         return None
-    flux, flux_err = (np.array(inputs[name], dtype=np.float64) for name in ("flux", "fluxErr"))
-    redshift = float(inputs["redshift"])
-    usable = np.isfinite(flux).all() and np.isfinite(flux_err).all() and (flux_err > 0).all()
-    if not usable or not (flux > 0).any() or not 0 < redshift <= artifact.redshift_max:
-        return None
-    return Observation(
-        nanomaggy_from_njy(flux)[None], nanomaggy_from_njy(flux_err)[None], np.array([redshift])
-    )
+    found = observation_of(inputs)
+    usable = can_encode(*found.tensors()).all() and (found.flux > 0).any()
+    return found if usable and found.redshift[0] <= artifact.redshift_max else None
 
 
 def describe_refit(request: Request, outcome: Outcome, opinion: SecondOpinion | None) -> Record:

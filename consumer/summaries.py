@@ -13,10 +13,10 @@ import numpy as np
 from consumer.alerts import Host, HostAlert
 from consumer.photometry import Photometry
 from consumer.settings import Settings
-from sedflow_core import Artifact, Summary
+from sedflow_core import Artifact, Observation, Summary
 from sedflow_core.summary import EVENTS, LEVEL_NAMES
 from sedflow_core.trust import is_trusted
-from sedflow_core.units import njy_from_nanomaggy
+from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
 from sedflow_core.version import __version__
 
 Record = dict[str, Any]
@@ -107,6 +107,15 @@ def _marginal(values: Sequence[float]) -> Record | None:
     if not all(map(math.isfinite, values)):
         return None
     return dict(zip(MOMENTS, values, strict=True))
+
+
+def observation_of(inputs: Record) -> Observation:
+    """Return the photometry that the record `inputs` of a summary tells; NaN where it is null."""
+    return Observation(
+        nanomaggy_from_njy([inputs["flux"]]),
+        nanomaggy_from_njy([inputs["fluxErr"]]),
+        np.array([inputs["redshift"]]),
+    )
 
 
 def describe_provenance(artifact: Artifact, settings: Settings) -> Record:
