@@ -87,6 +87,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--to-kafka", action="store_true", help="to the topics of [replay] in the settings"
     )
+    out.add_argument("--dry-run", action="store_true", help="infer, but write nothing")
     parser.add_argument(
         "--format", choices=("avro", "parquet"), help="default: by the name of FILE"
     )
@@ -96,7 +97,6 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=count, metavar="HZ", help="at most so many alerts per second"
     )
-    parser.add_argument("--dry-run", action="store_true", help="infer, but write nothing")
     parser.add_argument(
         "--serve",
         action="store_true",
@@ -238,7 +238,7 @@ def _replay(options: argparse.Namespace) -> int:
         report = replay(
             settings,
             options.archives,
-            out=None if options.dry_run else out,
+            out=out,
             file_format=options.format,
             limit=options.limit,
             rate=options.rate,

@@ -17,7 +17,8 @@ from confluent_kafka import KafkaError, Producer
 from consumer.avro import encode
 from consumer.demo import describe_galaxy, load_galaxies
 from consumer.errors import BrokerError, SettingsError
-from consumer.kafka_client import LOG, foreign_errors
+from consumer.kafka_client import LOG
+from consumer.kafka_sink import options_taken
 from consumer.sections import DATE
 from consumer.settings import Settings, load_settings
 from sedflow_core import load_artifact
@@ -57,7 +58,7 @@ def produce(settings: Settings, *, rate: float, limit: int | None) -> None:
     topic = (*settings.input.topics, TOPIC)[0]
     if DATE in topic:
         raise SettingsError(f"input.topics: expected a topic without {DATE} first, got {topic}")
-    with foreign_errors("input: client"):
+    with options_taken("input"):
         producer = Producer(settings.input.client_config(), logger=LOG)
     refused: list[str] = []
 

@@ -27,6 +27,7 @@ from consumer.message import DeadLetter, Message, Window
 from consumer.writers import SummaryWriter
 from sedflow_core.errors import SedflowError
 
+GZIP_MAGIC = b"\x1f\x8b"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _ALERT_SUFFIXES = (".avro", ".avro.gz")
 IDLE_S = 0.5
@@ -119,7 +120,8 @@ def _read_file(path: Path) -> Iterator[Part]:
 
 
 def _read_large(file: BinaryIO, path: Path) -> Iterator[Part]:
-    packed = path.name.endswith(".gz")
+    packed = file.read(2) == GZIP_MAGIC
+    file.seek(0)
     with io.BufferedReader(gzip.GzipFile(fileobj=file)) if packed else nullcontext(file) as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise ArchiveError(f"{path}: expected a container, or at most {MAX_BYTES} bytes")

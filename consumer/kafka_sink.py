@@ -287,15 +287,16 @@ def check_clients(settings: Settings) -> None:
     forced = PLAIN if settings.output.delivery == "at-least-once" else transactional("check")
     quiet: dict[str, ClientOption] = {"log_level": 0}
     settings.registry.read_password()
-    with _taken("input"):
+    with options_taken("input"):
         Consumer(consumer_config(settings) | quiet).close()
-    with _taken("output"):
+    with options_taken("output"):
         limits = Limits(BROKER_DEFAULT_BYTES, BROKER_DEFAULT_BYTES)
         Producer(producer_config(settings, forced, limits) | quiet)
 
 
 @contextmanager
-def _taken(section: str) -> Iterator[None]:
+def options_taken(section: str) -> Iterator[None]:
+    """Raise SettingsError where librdkafka refuses the options of a client."""
     try:
         yield
     except (KafkaException, TypeError) as error:

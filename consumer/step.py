@@ -35,6 +35,7 @@ from sedflow_core.estimation import MOST_TOGETHER, galaxies_at_once
 KNOWN_SURVEYS = frozenset(("ZTF", "LSST", "ELAsTiCC", "DES", "ATLAS", "PS1", "SDSS"))
 """Surveys counted by name; an alert may name any, and metrics need a bounded set."""
 N_WARM_UP = 3
+MOST_AT_ONCE = 1024
 """TorchScript looks at two calls before it settles."""
 Watch = Callable[[str], AbstractContextManager[object]]
 """Is entered while the part of the work with this name is done."""
@@ -113,7 +114,8 @@ class Step:
     @property
     def at_once(self) -> int:
         """How many messages to step at once: on a GPU as many as it samples together."""
-        return max(STEP_AT_ONCE, galaxies_at_once(self._artifact, self._n_samples))
+        together = galaxies_at_once(self._artifact, self._n_samples)
+        return min(max(STEP_AT_ONCE, together), MOST_AT_ONCE)
 
     def judge(self, alerts: Sequence[HostAlert]) -> list[Judgement]:
         """Return what would be said of each alert; nothing is encoded."""

@@ -3,7 +3,7 @@
 SedflowError
 ├── MissingExtraError    an optional dependency is not installed
 ├── ObservationError     fluxes, errors or redshifts of the wrong shape
-├── BandError            an unknown filter, or one of which too little is known
+├── BandError            unknown filters, or a set of bands that cannot be used
 ├── GridError            an SSP grid or NMF basis that cannot be read or built, or is too narrow
 ├── PriorError           a file of a new prior that cannot be used
 ├── SimulationError      a simulation outside the model's range, or an unusable training set
@@ -40,7 +40,7 @@ class ObservationError(SedflowError):
 
 
 class BandError(SedflowError):
-    """A filter is unknown, or too little is known of it."""
+    """Filters are unknown, or a set of bands cannot be used."""
 
 
 class GridError(SedflowError):

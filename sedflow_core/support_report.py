@@ -82,7 +82,7 @@ def _read_real(args: argparse.Namespace, artifact: Artifact) -> dict[str, Observ
     label = np.full(len(catalog), args.catalog.stem, dtype=object)
     if args.group_column is not None:
         with open_table(args.catalog) as table:
-            label = table.read(args.group_column).astype(str)
+            label = table.labels(args.group_column).astype(str)
     usable = np.flatnonzero(catalog.quality == 0)
     order = np.random.default_rng(args.seed).permutation(usable)
     return {

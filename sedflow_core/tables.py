@@ -156,14 +156,22 @@ def _open_fits(path: Path) -> Iterator[Table]:
         def read(name: str, dtype: str | None) -> NDArray[Any]:
             values = np.asarray(data[name])
             found = np.array(values, dtype or values.dtype.newbyteorder("="))
-            null = data.columns[name].null  # of integers; what stands for a missing one
-            if null in (None, "") or dtype is None:
+            missing = _find_null(values, data.columns[name])
+            if not missing.any():
                 return found
-            found = found.astype(object) if dtype == "str" else found
-            found[values == null] = None if dtype == "str" else np.nan
+            found = found.astype(object if dtype == "str" else np.float64)
+            found[missing] = None if dtype == "str" else np.nan
             return found
 
         yield Table(tuple(data.names), read)
+
+
+def _find_null(values: NDArray[Any], column: Any) -> NDArray[np.bool_]:
+    """Where the integer stands that means none, which a header tells of columns without scale."""
+    is_scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
+    if column.null in (None, "") or is_scaled:
+        return np.zeros(values.shape, dtype=bool)
+    return np.asarray(values == column.null)
 
 
 @contextmanager

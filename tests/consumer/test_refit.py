@@ -149,6 +149,17 @@ def test_a_second_opinion_is_trusted_where_it_converged_and_fits(
     assert opinion.is_trusted() is trusted
 
 
+def test_a_second_opinion_has_as_many_samples_as_the_settings_say(
+    tiny: Artifact, metrics: RefitMetrics
+) -> None:
+    settings = Settings.model_validate(
+        {"artifact": {"n_samples": 200}, "refit": {"max_seconds": 1.0}}
+    )
+    step = RefitStep(tiny, None, slow_settings(settings), metrics, Event())
+    (result,) = answer(step, message(summary(1))).results
+    assert decode_summary(result.value)["nSamples"] == 200
+
+
 def test_a_second_opinion_has_posterior_verdict_and_diagnostics(
     make_step: MakeStep, tiny: Artifact
 ) -> None:

@@ -22,9 +22,8 @@ from consumer.daemon import STEP_AT_ONCE
 from consumer.errors import SettingsError
 from consumer.message import ERROR_HEADER_PREFIX, DeadLetter, Message, Result, Window
 from consumer.settings import Settings
-from consumer.step import Step
+from consumer.step import MOST_AT_ONCE, Step
 from sedflow_core import Artifact, Observation, estimate
-from sedflow_core.estimation import galaxies_at_once
 from sedflow_core.units import nanomaggy_from_njy
 
 Record = dict[str, Any]
@@ -388,11 +387,16 @@ def test_pinned_artifact(tiny: Artifact) -> None:
     Step(tiny, Settings.model_validate({"artifact": {"sha256": tiny.sha256}})).warm_up()
 
 
-def test_a_gpu_gets_as_many_as_it_samples_together(step: Step, tiny: Artifact) -> None:
-    on_gpu = SimpleNamespace(device="cuda")
-    assert galaxies_at_once(on_gpu, 1024) == 256
-    assert galaxies_at_once(on_gpu, 1 << 20) == 1
-    assert step.at_once == STEP_AT_ONCE > galaxies_at_once(tiny, 1024)
+@pytest.mark.parametrize(
+    ("n_samples", "at_once"), [(1024, 256), (2048, 128), (1 << 20, STEP_AT_ONCE), (2, MOST_AT_ONCE)]
+)
+def test_a_gpu_gets_as_many_as_it_samples_together(
+    tiny: Artifact, n_samples: int, at_once: int
+) -> None:
+    step = Step(tiny, Settings.model_validate({"artifact": {"n_samples": n_samples}}))
+    assert step.at_once == STEP_AT_ONCE
+    step._artifact = SimpleNamespace(device="cuda")  # type: ignore[assignment]
+    assert step.at_once == at_once
 
 
 def test_times_span_the_batch(step: Step, make_message: MakeMessage) -> None:

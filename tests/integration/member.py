@@ -60,9 +60,10 @@ class Member:
                 yield source, sink
 
     def _step(self, messages: Sequence[Message], **_: object) -> Window:
+        slow_s = self.slow_s
         self.steps.set()
         assert self.may_step.wait(READY_TIMEOUT_S)
-        time.sleep(self.slow_s)
+        time.sleep(slow_s)
         results = tuple(Result(None, m.value or b"", (), "OK", "ZTF") for m in messages)
         return Window(tuple(messages), results, ())
 

@@ -37,7 +37,13 @@ def test_the_demo_as_a_stream(
     assert sorted(alert["alertId"] for alert in alerts) == list(range(N))
 
 
-@pytest.mark.parametrize("topic", ["none", "hosts_{date}"])
+@pytest.mark.parametrize(
+    ("topic", "message"),
+    [
+        ("no-such-topic", "no-such-topic: expected every alert delivered"),
+        ("hosts_{date}", "input.topics: expected a topic without {date} first, got hosts_{date}"),
+    ],
+)
 def test_a_stream_that_cannot_be_delivered_says_so(
     bootstrap: str,
     topics: Topics,
@@ -46,10 +52,11 @@ def test_a_stream_that_cannot_be_delivered_says_so(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     topic: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv("SEDFLOW_OUTPUT__DEAD_LETTER_TOPIC", topics.dead_letters)
     config = tmp_path / "sedflow.toml"
     names = {"artifact": tiny_path, "bootstrap": bootstrap, "slot": "0", "port": 0}
     config.write_text(SETTINGS.format(topics=replace(topics, alerts=topic), **names))
     assert demo_alerts.main(["--config", str(config), "--rate", "1000", "--limit", "3"]) == 2
-    assert topic in capsys.readouterr().err
+    assert message in capsys.readouterr().err

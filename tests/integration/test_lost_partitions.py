@@ -141,9 +141,8 @@ def test_partitions_that_went_and_came_back_during_a_window_are_read_on(
         return state is not ConsumerGroupState.STABLE
 
     wait_for(is_moving, "a rebalance that waits for the first")
-    first.may_step.set()
-    time.sleep(0.5)
     first.slow_s = 0.0  # from the next step on
+    first.may_step.set()
     read_committed(bootstrap, topics.summaries, at_least=N)
     stop(threads, first, second)
     published = read_exactly(bootstrap, topics.summaries, N)
