@@ -1,7 +1,8 @@
 """Ordered sets of photometric bands and their transmission curves.
 
 A band set is named "<filter group>-<bands>", such as "sdss2010-ugriz", "lsst2023-ugrizy" or
-"decam2014-griz"; the curves come from speclite.
+"decam2014-griz"; the curves come from speclite. Errors are known of ugriz alone, see
+`sedflow_core.noise`.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """Catalogue flux -> total, dereddened AB flux with the error floor the flow was trained on.
 
-NSA fluxes carry all three corrections (science: Blanton et al. 2011; Hahn & Melchior 2022, Sec. 4);
-bright galaxies whose errors lack the floor lie outside the training range.
+The NASA-Sloan Atlas's NMGY fluxes are corrected for extinction (Blanton et al. 2011) and AB, and
+their errors hold the floor. Bright galaxies without it may lie outside the training range.
 """
 
 import numpy as np

@@ -16,6 +16,11 @@ def ks_distance(ranks: Array) -> float:
     return float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max()))
 
 
+def expected_ks_distance(n: int) -> float:
+    """Mean Kolmogorov-Smirnov distance of n uniform ranks (asymptotic)."""
+    return float(np.sqrt(0.5 * np.pi / n) * np.log(2.0))
+
+
 def ks_p_value(distance: float, n: int) -> float:
     """Probability of a larger Kolmogorov-Smirnov distance of n uniform ranks (asymptotic)."""
     root = np.sqrt(n)
@@ -29,8 +34,8 @@ def pooled(ranks: Array, control: Array, n_per_set: int = 1_000) -> dict[str, An
     """KS distance and p-value of all ranks (n, n_name) together, and of disjoint sets of rows.
 
     Ranks of one galaxy depend on each other, so even a perfect posterior has p-values below
-    uniform ones. This is the paper's figure; `perfect` is that of control (n, n_control, n_name),
-    whose ranks are those of a perfect posterior on the same galaxies.
+    uniform ones. This is the figure of the paper's public notebooks; `perfect` is that of control
+    (n, n_control, n_name), whose ranks are those of a perfect posterior on the same galaxies.
     """
     n_per_set = min(n_per_set, max(1, len(ranks) // N_SETS))
     sets = _p_values(ranks, n_per_set)

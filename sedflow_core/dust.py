@@ -29,7 +29,7 @@ def bump(wave: Tensor) -> Tensor:
 
 
 def attenuation_curve(wave: Tensor, n_dust: Tensor) -> Tensor:
-    """Optical depth of the diffuse dust relative to tau_ism (Kriek & Conroy 2013, Eqs. 2-3).
+    """Optical depth of the diffuse dust relative to tau_ism (Kriek & Conroy 2013, Eqs. 1-3).
 
     Args:
         wave: (n_wave,) rest wavelength [Angstrom].

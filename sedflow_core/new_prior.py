@@ -5,7 +5,7 @@ is cut into bins, and the weight of a bin is the mass that the wanted distributi
 the mass that the prior of `sedflow_core.prior` has. All else stays as it is, given the quantity. So
 the weighted prior has the wanted distribution, bin by bin; with several quantities it is the
 product of the weights, normalised, and each distribution is met as far as the quantities are
-independent.
+independent. A derived quantity has its distribution over all redshifts together, not at each.
 Needs torch alone.
 """
 

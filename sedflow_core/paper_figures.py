@@ -227,7 +227,13 @@ def p_value_figure(sets: Array, perfect: Sequence[float]) -> Figure:
     axes.plot(shown, np.arange(1, len(shown) + 1), "o", color=BLUE, label="one test set")
     axes.axvline(float(np.median(shown)), color=BLUE, lw=1.2, label="their median")
     paper = (0.0005, 2e-8, 0.073, 0.019)
-    axes.plot(paper, np.full(len(paper), 0.2), "^", color=ORANGE, label="the paper's four restarts")
+    axes.plot(
+        paper,
+        np.full(len(paper), 0.2),
+        "^",
+        color=ORANGE,
+        label="the authors' four restarts",
+    )
     axes.set(xscale="log", xlabel="p-value of all ranks pooled", yticks=[], xlim=(None, 1.5))
     axes.set_title("grey: 68 % of the sets of a perfect posterior", fontsize=11)
     axes.legend(fontsize=9, loc="upper left")

@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sedflow_core.diagnostics import expected_ks_distance
 from sedflow_core.exactness import POWER_NAME
 from sedflow_core.prior import U_NAMES
 from sedflow_core.validate import LIMITS, limit
@@ -97,9 +98,14 @@ def _short(document: dict[str, Any]) -> list[Row]:
             "TARP: distance from the diagonal",
             f"{document['tarp_distance']:.4f}",
             f"{limit('tarp', n):.3f}",
-            "",
+            f"{expected_ks_distance(n):.4f}",
         ),
-        ("expected coverage: distance", f"{document['expected_coverage']['distance']:.4f}", "", ""),
+        (
+            "expected coverage: distance",
+            f"{document['expected_coverage']['distance']:.4f}",
+            "",
+            f"{expected_ks_distance(n):.4f}",
+        ),
     ]
 
 

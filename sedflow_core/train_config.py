@@ -58,4 +58,4 @@ PRESETS: dict[str, TrainConfig] = {
         validation_fraction=0.1,
     ),
 }
-"""Named configurations: "paper" is Hahn & Melchior (2022), Sec. 3.3."""
+"""Named configurations: "paper" is Hahn & Melchior (2022), Sec. 3.3, without batch norm."""

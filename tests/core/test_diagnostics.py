@@ -8,6 +8,7 @@ from sedflow_core.diagnostics import (
     bias_and_width,
     central_levels,
     density_ranks,
+    expected_ks_distance,
     ks_distance,
     ks_p_value,
     noise_bound,
@@ -43,6 +44,11 @@ def test_ks_distance_and_p_value_are_those_of_scipy(rng: np.random.Generator, n:
         expected = stats.kstest(ranks, "uniform")
         assert ks_distance(ranks) == pytest.approx(expected.statistic)
         assert ks_p_value(expected.statistic, n) == pytest.approx(expected.pvalue, abs=0.02)
+
+
+def test_uniform_ranks_have_the_expected_ks_distance(rng: np.random.Generator) -> None:
+    distances = [ks_distance(rng.random(2_000)) for _ in range(1_000)]
+    assert expected_ks_distance(2_000) == pytest.approx(np.mean(distances), rel=0.03)
 
 
 def test_tarp_is_uniform_for_the_exact_posterior_alone(rng: np.random.Generator) -> None:

@@ -180,7 +180,7 @@ def star_light(model: GalaxyModel, age: float, met: float) -> np.ndarray:
 
 
 def kriek_conroy(wave: np.ndarray, n_dust: float) -> np.ndarray:
-    """Kriek & Conroy (2013), Eqs. 2-4, on Calzetti's k / 4.05."""
+    """Kriek & Conroy (2013), Eqs. 1-3, on Calzetti's k / 4.05."""
     x = wave / 1e4
     k = 1.17 * np.where(
         wave > 6300, -1.857 + 1.04 / x, -2.156 + 1.509 / x - 0.198 / x**2 + 0.011 / x**3

@@ -35,7 +35,8 @@ ANALYTIC = {
     "tau_ism": stats.uniform(0.0, 3.0),
     "n_dust": stats.uniform(-2.0, 3.0),
 }
-"""Hahn & Melchior (2022), Table 1; of mass and metallicities the logarithm is uniform."""
+"""The bounds of Hahn & Melchior (2022), Sec. 3.1; mass and metallicities log-uniform, as PROVABGS's
+code draws them."""
 points = strategies.lists(strategies.floats(allow_nan=False, width=32), min_size=N_U, max_size=N_U)
 
 

@@ -21,9 +21,10 @@ from sedflow_core import Artifact, Observation, Summary, estimate, sample
 from sedflow_core.estimation import find_flags
 from sedflow_core.importance import weigh, weighted_quantile
 from sedflow_core.new_prior import log_prior_weight
-from sedflow_core.prior import PARAM_NAMES
+from sedflow_core.prior import PARAM_NAMES, from_u
 from sedflow_core.sfh import calc_derived
-from sedflow_core.simulated import forward_model, simulate
+from sedflow_core.simulated import forward_model
+from sedflow_core.simulation import simulate_noisy
 from sedflow_core.units import mag_from_nanomaggy
 
 H0_SHIFT = 2.0 * np.log10(67.8 / 70.0)
@@ -171,11 +172,7 @@ def test_other_priors_of_dust(shipped: Artifact, galaxies: Galaxies, summary: Su
     mass = calc_derived(draws, redshift, shipped.tables, ("log_mstar_surviving",))[..., 0].T.numpy()
     published, color = galaxies.published[inside], g_minus_i(observation)
     priors = over_artifact(shipped, theta, observation.redshift)
-    simulations = simulate(shipped, 40_000, seed=41)
-    selected = find_flags(shipped, simulations.observation) == 0
-    selection = over_artifact(
-        shipped, simulations.theta[None, selected], simulations.observation.redshift[selected]
-    )
+    selection = over_artifact(shipped, *select_simulations(shipped, observation.redshift))
     log_evidence, width = {}, {}
     print(f"\n{galaxies.source}")
     for prior, weights in priors.items():
@@ -198,6 +195,17 @@ def test_other_priors_of_dust(shipped: Artifact, galaxies: Galaxies, summary: Su
     assert max(log_evidence.values()) == log_evidence[ours] == 0.0
     assert width[narrow_ours] < width[ours] < width[table]
     assert max(width[narrow_ours], width[narrow_table]) <= BOUNDS[galaxies.source][1]
+
+
+def select_simulations(artifact: Artifact, redshift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters (1, n, n_theta) and redshifts (n,) of simulations inside the support, as far away
+    as most of the galaxies."""
+    low, high = np.quantile(redshift, [0.05, 0.95])
+    model = forward_model(artifact)._replace(redshift_range=(float(low), float(high)))
+    rows = simulate_noisy(model, 40_000, seed=41)
+    seen = Observation(rows.flux.numpy(), rows.flux_err.numpy(), rows.redshift.numpy())
+    selected = find_flags(artifact, seen) == 0
+    return from_u(rows.u).numpy()[None, selected], seen.redshift[selected]
 
 
 def over_artifact(
