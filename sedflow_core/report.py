@@ -182,8 +182,8 @@ def _calibration_figures(report: Report) -> Iterator[tuple[str, str, Figure]]:
     yield (
         "All ranks pooled",
         "The figure of the paper's notebooks: the p-value of all ranks of "
-        f"{together['n_per_set']:,} galaxies. Ranks of one galaxy depend on each other, so a perfect posterior "
-        "strays as well.",
+        f"{together['n_per_set']:,} galaxies. Ranks of one galaxy depend on each other, so a "
+        "perfect posterior strays as well.",
         p_value_figure(
             np.array(together["p_values_of_sets"]), together["perfect"]["p_values_16_84"]
         ),
