@@ -54,7 +54,7 @@ class Decoded:
 class SchemaSource(Protocol):
     """Where schemas are found by their Confluent id."""
 
-    def schema(self, schema_id: int) -> bytes | None:
+    def schema(self, schema_id: int, *, has_other: bool) -> bytes | None:
         """Return a schema as JSON, None where the id is unknown; BrokerError without an answer."""
 
 
@@ -120,7 +120,8 @@ class Decoder:
         if value[0] != 0 or len(value) < _WIRE.size:
             raise DecodeError(f"expected a known framing, got the first bytes {value[:5].hex()}")
         _, schema_id = _WIRE.unpack_from(value)
-        found = None if self._registry is None else self._registry.schema(schema_id)
+        is_ours = schema_id in self._by_id
+        found = self._registry.schema(schema_id, has_other=is_ours) if self._registry else None
         schema = foreign_schema(found) if found is not None else self._by_id.get(schema_id)
         if schema is None:
             raise DecodeError(

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
 from consumer.health import Health
-from consumer.kafka_client import LOG, consumer_config, foreign_errors, to_message
+from consumer.kafka_client import LOG, commit, consumer_config, foreign_errors, to_message
 from consumer.message import Message, Place, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -137,6 +137,10 @@ class KafkaSource:
             raise WindowAbortedError("input: a partition was revoked while its window was made")
         self._renew_membership()
 
+    def beat(self) -> None:
+        """Tell that an assignment that takes long goes on."""
+        self._health.beat()
+
     def advance(self, window: Window) -> None:
         """Note that `window` was committed; the end of a partition, if seen, may be further on."""
         for place, offset in next_offsets(window.consumed).items():
@@ -146,7 +150,7 @@ class KafkaSource:
     def commit(self, window: Window) -> None:
         """Move the group's positions behind `window`, without a transaction. Raises BrokerError."""
         with foreign_errors("input: commit"):
-            self._consumer.commit(offsets=self.positions_behind(window), asynchronous=False)
+            commit(self._consumer, self.positions_behind(window))
         self.advance(window)
 
     def positions_behind(self, window: Window) -> list[TopicPartition]:

@@ -4,17 +4,17 @@ An exception of librdkafka ends here, or in `kafka.py`, as `BrokerError`.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from consumer.connection import Need, check_rights, describe_cluster, explain
-from consumer.errors import BrokerError, SettingsError, WorkerLostError
+from consumer.errors import BrokerError, NoAnswerError, SettingsError, WorkerLostError
 from consumer.message import Headers, Message
 from consumer.sections import DATE, ClientOption, ClusterSettings, OutputSettings
 from consumer.settings import Settings
@@ -123,6 +123,8 @@ def check_topics(settings: Settings) -> Clusters:
     if clusters.apart and settings.output.delivery == "exactly-once":
         written.add(positions)
     _require("output", sink, written)
+    if positions in written:
+        _check_compacted(settings.output)
     group = settings.input.group
     check_rights("input", settings.input, [Need("READ", named)], group)
     remembered = [positions] if clusters.remembers else []
@@ -133,6 +135,18 @@ def check_topics(settings: Settings) -> Clusters:
     return clusters
 
 
+def _check_compacted(output: OutputSettings) -> None:
+    """Of positions that are deleted by age, a quiet partition would be answered anew."""
+    topic = output.positions_topic
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    with foreign_errors("output: positions"):
+        client = open_admin(output)  # it must outlive its answers
+        asked = client.describe_configs([resource], request_timeout=CALL_TIMEOUT_S)
+    policy = _read_config(topic, asked[resource], "cleanup.policy", "compact")
+    if policy != "compact":
+        raise BrokerError(f"output: {topic}: expected cleanup.policy=compact, got {policy}")
+
+
 def moves_for_another(settings: Settings, *, apart: bool) -> bool:
     """Whether the output's user moves, in its transactions, what the input's user reads."""
     source, sink = settings.input, settings.output
@@ -140,9 +154,20 @@ def moves_for_another(settings: Settings, *, apart: bool) -> bool:
     return sink.delivery == "exactly-once" and not (apart or one_user)
 
 
+def commit(consumer: Consumer, positions: Sequence[TopicPartition]) -> None:
+    """Commit positions of the group and wait. Raises KafkaException where one is refused."""
+    for position in consumer.commit(offsets=list(positions), asynchronous=False) or ():
+        if position.error is not None:
+            raise KafkaException(position.error)
+
+
 def open_admin(cluster: ClusterSettings) -> AdminClient:
-    """Return a client that asks a cluster, and says little itself."""
-    return AdminClient({**cluster.client_config(), "log_level": 3}, logger=LOG)
+    """Return a client that asks a cluster, and says little itself.
+
+    Nobody polls it, so what it logs waits in memory: with `debug` without end.
+    """
+    config = {k: v for k, v in cluster.client_config().items() if k != "debug"}
+    return AdminClient({**config, "log_level": 3}, logger=LOG)
 
 
 def check_output(output: OutputSettings, topics: Collection[str]) -> None:
@@ -162,20 +187,28 @@ def find_limits(settings: Settings) -> Limits:
     with foreign_errors("output: size of messages"):
         client = open_admin(output)
         answers = client.describe_configs(list(wanted), request_timeout=CALL_TIMEOUT_S)
-    sizes = {wanted[topic]: _find_size(wanted[topic], answers[topic]) for topic in wanted}
+    unknown = str(BROKER_DEFAULT_BYTES)
+    sizes = {
+        topic: int(_read_config(topic, answers[resource], "max.message.bytes", unknown))
+        for resource, topic in wanted.items()
+    }
     return Limits(min(sizes[name] for name in letters), min(sizes.values()))
 
 
-def _find_size(topic: str, answer: Future[Any]) -> int:
+def _read_config(topic: str, answer: Future[Any], key: str, default: str) -> str:
+    """Return a setting of a topic; the default where this user may not see it."""
     try:
-        return int(answer.result()["max.message.bytes"].value)
+        return str(answer.result()[key].value)
     except KafkaException as error:
         cause = error.args[0]
         if cause.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            raise BrokerError(f"output: size of messages in {topic}: {cause.str()}") from error
+            silent = cause.retriable() or cause.code() == KafkaError._TIMED_OUT
+            failed = NoAnswerError if silent else BrokerError
+            raise failed(f"output: {key} of {topic}: {cause.str()}") from error
         text = f"{cause.str()}: ask for the right DESCRIBE_CONFIGS on {topic}"
-        LOG.warning("size of messages unknown", extra={"fields": {"error": text}})
-        return BROKER_DEFAULT_BYTES
+        fields = {"setting": key, "assumed": default, "error": text}
+        LOG.warning("setting of a topic unknown", extra={"fields": fields})
+        return default
 
 
 def _require(section: str, cluster: Any, topics: Collection[str]) -> None:

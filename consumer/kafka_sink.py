@@ -160,12 +160,17 @@ class Transactions(Outlet):
             self._metrics.retries.labels("broker").inc()
             time.sleep(RETRY_PAUSE_S)
 
+    def count_failure(self) -> None:
+        """Count a window that is not tried again under this producer."""
+        self._metrics.commit_failures.inc()
+
     def _roll_back(self, cause: Exception) -> None:
         _raise_if_fatal(cause)
         try:
             self.patiently(self._producer.abort_transaction)
         except KafkaException as error:
             _raise_if_fatal(error)
+            self.count_failure()
             raise BrokerError(f"output: abort: {error.args[0].str()}") from cause
         raise WindowAbortedError(f"output: {cause}") from cause
 
@@ -193,6 +198,7 @@ class KafkaSink:
             self._transactions.publish(window, self._add_positions)
         except WindowAbortedError as error:
             if self._source is not None and timed_out(error.__cause__):
+                self._transactions.count_failure()
                 raise BrokerError(str(error)) from error
             raise
         if self._source is not None:

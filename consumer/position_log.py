@@ -131,11 +131,12 @@ class PositionLog:
             while any(self._read_to[p] < end for p, end in ends.items()):
                 if time.monotonic() > deadline:
                     raise BrokerError(
-                        f"output: expected {self.topic} read up to {ends} within "
-                        f"{CATCH_UP_S:.0f} s, got {self._read_to}"
+                        f"output: expected {self.topic} read up to {ends}, got {self._read_to} and "
+                        f"nothing more for {CATCH_UP_S:.0f} s"
                     )
                 for event in self._consumer.consume(1000, 0.1):
                     self._note(event)
+                    deadline = time.monotonic() + CATCH_UP_S
 
     def _follow_partitions(self) -> None:
         """Read those too that were added since."""

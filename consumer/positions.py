@@ -47,6 +47,7 @@ class TwoClusterSink:
     def take_over(self, places: Collection[Place]) -> None:
         """Shut former owners out. Raises BrokerError."""
         for place in sorted(places):
+            self._source.beat()
             self._transactions[place] = Transactions(
                 self._settings,
                 self._metrics,

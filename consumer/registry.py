@@ -58,8 +58,10 @@ class Registry:
         self._refused: dict[int, str] = {}
         self._unknown: dict[int, float] = {}
 
-    def schema(self, schema_id: int) -> bytes | None:
+    def schema(self, schema_id: int, *, has_other: bool = False) -> bytes | None:
         """Return the Avro schema with an id as JSON, None where there is none.
+
+        While it does not answer, what it did not know before is None if that `has_other` place.
 
         Raises DecodeError when it is no Avro schema, RegistryError when the registry does not
         answer.
@@ -74,6 +76,10 @@ class Registry:
             answer = self._ask(f"/schemas/ids/{schema_id}")
         except _TooLongError as error:
             raise self._refuse(schema_id, str(error)) from None
+        except SilentRegistryError:
+            if not (has_other and schema_id in self._unknown):
+                raise
+            answer = None
         if answer is None:
             if len(self._unknown) >= MAX_UNKNOWN:
                 self._unknown.clear()

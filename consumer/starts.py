@@ -37,7 +37,7 @@ from confluent_kafka.admin import AdminClient
 from consumer.days import find_earlier, find_unfinished
 from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
 from consumer.gaps import Extent, Gap, Position, find_gap
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors, open_admin
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, commit, foreign_errors, open_admin
 from consumer.message import Place
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -252,7 +252,7 @@ class Starts:
             for place, (offset, topic_id) in kept.items()
         ]
         if positions:
-            self._consumer.commit(offsets=positions, asynchronous=False)
+            commit(self._consumer, positions)
             if self.log is not None:
                 self.log.keep(kept)
 

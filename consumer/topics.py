@@ -5,9 +5,8 @@ Kafka's own tools, the rights included; `check` compares it with the clusters as
 them. An error would stop the daemon or lose something; a warning is for a person to weigh.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from confluent_kafka import KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AclOperation, ConfigResource
@@ -24,6 +23,7 @@ from consumer.kafka_client import (
 from consumer.letter_box import letter_group
 from consumer.sections import DATE, ClusterSettings
 from consumer.settings import Settings
+from consumer.topic_checks import Found, Section, Wanted, bytes_of, doubts, faults
 
 LETTER_MARGIN_BYTES = 65_536
 """What a dead letter may hold beside its message."""
@@ -35,39 +35,6 @@ READING = frozenset({AclOperation.READ, AclOperation.DESCRIBE})
 WRITING = frozenset({AclOperation.WRITE, AclOperation.DESCRIBE})
 CONFIGS = frozenset({AclOperation.DESCRIBE_CONFIGS})
 JOINING = frozenset({AclOperation.READ})
-USES: Mapping[AclOperation, str] = {
-    AclOperation.READ: "`sedflow-consumer dlq` cannot read it",
-    AclOperation.DESCRIBE_CONFIGS: "its settings are unknown, the size of its messages too",
-}
-"""What cannot be done without a right that the daemon itself works without."""
-
-Section = Literal["input", "output"]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A topic as it should be."""
-
-    section: Section
-    name: str
-    partitions: int
-    replication: int
-    config: Mapping[str, str]
-    rights: frozenset[AclOperation]
-    needed: bool = True
-    """Whether the daemon does not start without it."""
-    useful: frozenset[AclOperation] = frozenset()
-    """Rights that it works without; see `USES`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A topic as it is; `rights` is None where the broker does not tell."""
-
-    partitions: int
-    replication: int
-    config: Mapping[str, str]
-    rights: frozenset[AclOperation] | None
 
 
 class Cluster:
@@ -170,8 +137,8 @@ def check(settings: Settings) -> tuple[list[str], list[str]]:
             else:
                 warnings.append(f"{text}: an input made anew would be read from its start unseen")
             continue
-        errors += (f"{topic.section}: {topic.name}: {text}" for text in _faults(topic, found))
-        warnings += (f"{topic.section}: {topic.name}: {text}" for text in _doubts(topic, found))
+        errors += (f"{topic.section}: {topic.name}: {text}" for text in faults(topic, found))
+        warnings += (f"{topic.section}: {topic.name}: {text}" for text in doubts(topic, found))
     group, inputs = settings.input.group, [t for t in settings.input.topics if DATE not in t]
     errors += _faults_of_rights("input", settings.input, (), group)
     if moves_for_another(settings, apart=source.id != sink.id):
@@ -187,7 +154,7 @@ def wanted(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[Wante
     inputs = [topic for topic in settings.input.topics if DATE not in topic]
     present = {name: found for name in inputs if (found := source.find(name))}
     partitions = max((found.partitions for found in present.values()), default=NEW_PARTITIONS)
-    sizes = [_bytes_of(found.config) for found in present.values()]
+    sizes = [bytes_of(found.config) for found in present.values()]
     letter_bytes = max(sizes, default=BROKER_DEFAULT_BYTES) + LETTER_MARGIN_BYTES
     for name in inputs:
         yield Wanted("input", name, partitions, source.replication, {}, READING)
@@ -218,55 +185,6 @@ def _connect(settings: Settings) -> tuple[Cluster, Cluster]:
     if not settings.input.topics:
         raise SettingsError("input.topics: expected at least one topic, got none")
     return Cluster("input", settings.input), Cluster("output", settings.output)
-
-
-def _faults(topic: Wanted, found: Found) -> Iterator[str]:
-    """What would stop the daemon or lose something."""
-    if found.rights is not None:
-        for missing in sorted(right.name for right in topic.rights - found.rights):
-            yield f"expected the right {missing}, got none: ask for it"
-    if not found.config:
-        return
-    if topic.config.get("cleanup.policy", "") == "compact" != found.config.get("cleanup.policy"):
-        yield f"expected cleanup.policy=compact, got {found.config.get('cleanup.policy')}"
-    in_sync = int(found.config.get("min.insync.replicas", 1))
-    if topic.section == "output" and in_sync > found.replication:
-        yield f"expected min.insync.replicas <= {found.replication} replicas, got {in_sync}"
-
-
-def _doubts(topic: Wanted, found: Found) -> Iterator[str]:
-    """What a person should weigh."""
-    if found.rights is not None:
-        for missing in sorted(topic.useful - topic.rights - found.rights, key=lambda r: r.name):
-            yield f"expected the right {missing.name}, got none: {USES[missing]}"
-    if topic.section == "input":
-        return
-    if not found.config:
-        yield "expected the broker to tell its settings, got none"
-        return
-    if found.replication < topic.replication:
-        yield f"expected {topic.replication} replicas, got {found.replication}"
-    if found.partitions < topic.partitions:
-        yield f"expected {topic.partitions} partitions like the input, got {found.partitions}"
-    in_sync = int(found.config["min.insync.replicas"])
-    if in_sync < int(topic.config["min.insync.replicas"]):
-        yield f"expected min.insync.replicas {topic.config['min.insync.replicas']}, got {in_sync}"
-    if 1 < found.replication == in_sync:
-        yield f"writing stops with one broker: expected fewer in-sync replicas, got {in_sync}"
-    if _bytes_of(found.config) < int(topic.config.get("max.message.bytes", 0)):
-        yield (
-            f"expected max.message.bytes >= {topic.config['max.message.bytes']}, got "
-            f"{_bytes_of(found.config)}: larger dead letters lose their bytes to a stub"
-        )
-    if topic.config.get("retention.ms", "") == "-1" != found.config["retention.ms"]:
-        yield (
-            f"expected retention.ms=-1, got {found.config['retention.ms']}: dead letters keep "
-            "their original timestamps, by which they are deleted"
-        )
-
-
-def _bytes_of(config: Mapping[str, str]) -> int:
-    return int(config.get("max.message.bytes", BROKER_DEFAULT_BYTES))
 
 
 def _faults_of_rights(

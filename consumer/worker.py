@@ -13,6 +13,7 @@
   why, until it is told to stop; its code is 3.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -220,6 +221,7 @@ class Worker:
 
     def _serve(self) -> None:
         """Connect and run the loop."""
+        gc.collect()  # clients of a failed attempt, which live on in its exception's frames
         settings, metrics = self._settings, self._metrics
         in_hand = InHand(self._notes)
         with ExitStack() as open_ends:

@@ -28,6 +28,7 @@ ALLOWED = {
         "letter_box",
         "position_log",
         "starts",
+        "topic_checks",
         "topics",
     },
     "corner": set(),

@@ -1,6 +1,7 @@
 """The source without a broker: a partition whose end moved before what was read of it."""
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -79,6 +80,7 @@ class FakeConsumer:
         self.sought: list[tuple[int, int]] = []
         self.committed: list[int] = []
         self.refusal: int | None = None
+        self.refused_part: int | None = None
         self.member = "member"
 
     def consume(self, n: int, timeout_s: float) -> Sequence[Event]:
@@ -87,10 +89,14 @@ class FakeConsumer:
     def seek(self, place: TopicPartition) -> None:
         self.sought.append((place.partition, place.offset))
 
-    def commit(self, offsets: Sequence[TopicPartition], *, asynchronous: bool) -> None:
+    def commit(
+        self, offsets: Sequence[TopicPartition], *, asynchronous: bool
+    ) -> Sequence[SimpleNamespace]:
         if self.refusal is not None:
             raise KafkaException(KafkaError(self.refusal))
         self.committed += [place.offset for place in offsets]
+        refused = None if self.refused_part is None else KafkaError(self.refused_part)
+        return [SimpleNamespace(error=refused) for _ in offsets]
 
     def pause(self, places: Sequence[TopicPartition]) -> None:
         pass
@@ -237,3 +243,12 @@ def test_a_window_is_bounded_in_bytes(source: KafkaSource, monkeypatch: pytest.M
     source._consumer = FakeConsumer([[Large(CUT, i)] for i in range(10, 20)])  # type: ignore[assignment]
     assert offsets(source.poll(10, 60.0), CUT) == [10, 11, 12]
     assert offsets(source.poll(10, 60.0), CUT) == [13, 14, 15]
+
+
+def test_a_commit_of_which_a_partition_is_refused_is_no_commit(source: KafkaSource) -> None:
+    consumer = FakeConsumer([[Event(CUT, 10)]])
+    consumer.refused_part = KafkaError.GROUP_AUTHORIZATION_FAILED
+    source._consumer = consumer  # type: ignore[assignment]
+    (message,) = source.poll(1, 0.0)
+    with pytest.raises(BrokerError, match="input: commit"):
+        source.commit(Window((message,), (), ()))

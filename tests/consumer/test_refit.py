@@ -297,7 +297,7 @@ def test_summaries_of_newer_workers_are_understood(
 ) -> None:
     """What this version does not know of them is left out."""
     text = newer(schema_text("posteriorSummary"))
-    monkeypatch.setattr(Registry, "schema", lambda *_: text)
+    monkeypatch.setattr(Registry, "schema", lambda *_, **__: text)
     body = io.BytesIO()
     fastavro.schemaless_writer(body, fastavro.parse_schema(json.loads(text)), summary(1, more=7))
     new = Message(b"\x00\x00\x00\x12\x67" + body.getvalue(), topic="s", timestamp_ms=0)

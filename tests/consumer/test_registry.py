@@ -119,6 +119,30 @@ def test_an_id_that_the_registry_does_not_know_is_undecodable(
     assert len(requests) == 1
 
 
+def test_a_silent_registry_does_not_stop_what_it_never_knew(
+    monkeypatch: pytest.MonkeyPatch, sample_alert: Record
+) -> None:
+    """Alerts under our own id, and one under an id that only the registry could know."""
+    now_s, asked, is_silent = [0.0], [], [False]
+
+    def ask(_: Registry, path: str) -> None:
+        asked.append(path)
+        if is_silent[0]:
+            raise SilentRegistryError("registry: no answer")
+
+    monkeypatch.setattr(Registry, "_ask", ask)
+    settings = RegistrySettings(url="http://r", forget_unknown_s=600.0)
+    decoder = Decoder(registry=Registry(settings, "http://r", lambda: now_s[0]))
+    ours, theirs = encode(sample_alert, "hostAlert"), encode(sample_alert, "hostAlert", 4242)
+    assert decoder.decode(ours)
+    is_silent[0] = True
+    for now_s[0] in (601.0, 700.0):
+        assert decoder.decode(ours)
+    assert len(asked) == 2
+    with pytest.raises(SilentRegistryError):
+        decoder.decode(theirs)
+
+
 def test_a_host_that_no_name_server_knows_is_waited_for() -> None:
     """The name server itself may be away."""
     with pytest.raises(SilentRegistryError, match=r"an answer of http://nowhere\.invalid, got"):

@@ -6,23 +6,36 @@ from consumer import topics
 from consumer.sections import ClusterSettings
 from consumer.settings import Settings
 from consumer.slow_settings import slow_settings
-from consumer.topics import Found, Section, Wanted, _doubts, _faults, plan
+from consumer.topic_checks import ANY_AGE, Found, Section, Wanted, doubts, faults
+from consumer.topics import plan
 
 
 def test_what_a_topic_lacks_is_an_error_or_a_warning() -> None:
     config = {"cleanup.policy": "compact", "min.insync.replicas": "2"}
     wanted = Wanted("output", "t", 4, 3, config, frozenset())
     found = Found(2, 1, {"cleanup.policy": "delete", "min.insync.replicas": "2"}, None)
-    assert list(_faults(wanted, found)) == [
+    assert list(faults(wanted, found)) == [
         "expected cleanup.policy=compact, got delete",
         "expected min.insync.replicas <= 1 replicas, got 2",
     ]
-    assert list(_doubts(wanted, found)) == [
+    assert list(doubts(wanted, found)) == [
         "expected 3 replicas, got 1",
         "expected 4 partitions like the input, got 2",
     ]
     sound = Found(4, 3, config, None)
-    assert list(_faults(wanted, sound)) == list(_doubts(wanted, sound)) == []
+    assert list(faults(wanted, sound)) == list(doubts(wanted, sound)) == []
+
+
+def test_letters_need_a_topic_that_takes_their_age_and_no_key() -> None:
+    config = {"min.insync.replicas": "1", "retention.ms": "-1", "max.message.bytes": "1000"}
+    wanted = Wanted("output", "letters", 1, 1, config, frozenset())
+    strict = {"cleanup.policy": "compact,delete", "message.timestamp.before.max.ms": "1000"}
+    assert list(faults(wanted, Found(1, 1, config | strict, None))) == [
+        "expected cleanup.policy=delete, got compact,delete",
+        f"expected message.timestamp.before.max.ms={ANY_AGE}, got 1000",
+    ]
+    usual = {"cleanup.policy": "delete", "message.timestamp.before.max.ms": ANY_AGE}
+    assert list(faults(wanted, Found(1, 1, config | usual, None))) == []
 
 
 class EmptyCluster:

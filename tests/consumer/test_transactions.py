@@ -91,6 +91,8 @@ def test_a_commit_that_fails(
             sink.publish(WINDOW)
         assert type(raised.value) is expected
     assert log == calls
+    failures = sink._transactions._metrics.commit_failures._value.get()
+    assert failures == (1 if expected is BrokerError else 0)  # others are counted by the loop
 
 
 def test_a_window_is_split_by_partition() -> None:

@@ -166,7 +166,7 @@ def test_replayed_summaries_bear_the_registered_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registered = []
-    monkeypatch.setattr(Registry, "schema", lambda *_: schema_text("hostAlert"))
+    monkeypatch.setattr(Registry, "schema", lambda *_, **__: schema_text("hostAlert"))
     monkeypatch.setattr(Registry, "register", lambda _, topic, __: registered.append(topic) or 4711)
     with config.open("a") as file:
         file.write('[registry]\nurl = "http://127.0.0.1:1"\nregister_output = true\n')

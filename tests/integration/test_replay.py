@@ -70,7 +70,7 @@ def test_summaries_bear_the_id_registered_for_their_topic(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registered = []
-    monkeypatch.setattr(Registry, "schema", lambda *_: None)
+    monkeypatch.setattr(Registry, "schema", lambda *_, **__: None)
     monkeypatch.setattr(Registry, "register", lambda _, topic, __: registered.append(topic) or 4711)
     with config.open("a") as file:
         file.write('[registry]\nurl = "http://127.0.0.1:1"\nregister_output = true\n')

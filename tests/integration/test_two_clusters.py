@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -149,12 +148,15 @@ def test_killed_workers_lose_and_repeat_nothing(
     assert len(read_committed(bootstrap, topics.dead_letters)) == N_BAD
 
 
-def test_a_missing_topic_of_positions_is_named(
-    bootstrap: str, elsewhere: str, start_from: Callable[..., Daemon], tmp_path: Path
+@pytest.mark.parametrize("made", [False, True])
+def test_a_topic_of_positions_that_is_missing_or_forgets_is_named(
+    bootstrap: str, elsewhere: str, start_from: Callable[..., Daemon], made: bool
 ) -> None:
     topics = Topics.fresh()
+    positions = f"{topics.summaries}.sedflow.offsets"
     create_topics(elsewhere, [topics.alerts])
-    create_topics(bootstrap, [topics.summaries, topics.dead_letters])
+    create_topics(bootstrap, [topics.summaries, topics.dead_letters, *([positions] * made)])
     daemon = start_from(elsewhere, topics)
     assert daemon.process.wait(timeout=120) == 1
-    assert f"['{topics.summaries}.sedflow.offsets']" in daemon.log.read_text()
+    told = "expected cleanup.policy=compact, got delete" if made else f"['{positions}']"
+    assert told in daemon.log.read_text()
