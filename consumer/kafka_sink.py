@@ -44,16 +44,15 @@ from consumer.kafka_client import (
     BROKER_DEFAULT_BYTES,
     CALL_TIMEOUT_S,
     HANGS_AFTER_S,
-    LOG,
     Limits,
     call_within,
-    client_config,
     consumer_config,
     find_limits,
     foreign_errors,
 )
-from consumer.message import DeadLetter, Headers, Window
+from consumer.message import Headers, Window
 from consumer.metrics import Metrics
+from consumer.outlet import NOW, Outlet, producer_config
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 
@@ -62,60 +61,14 @@ RETRY_FOR_S = 15.0
 and nothing beats while a window is published, whose commit and then abort may take so long each.
 """
 RETRY_PAUSE_S = 0.1
-MIN_MESSAGE_BYTES = 1_000_000
-"""What the producer takes even where the dead-letter topic takes less: librdkafka's default."""
-
-PRODUCER_DEFAULTS: dict[str, ClientOption] = {
-    "delivery.timeout.ms": 8_000,
-    "retry.backoff.ms": 10,
-    "queue.buffering.max.kbytes": 262_144,
-    "queue.buffering.max.messages": 200_000,
-}
 PLAIN: Mapping[str, ClientOption] = {"enable.idempotence": True}
 TRANSACTION_TIMEOUT_MS = 9_000
 """What a worker that died left open holds readers up for so long, and then for up to the 10 s after
 which a broker looks for such transactions.
 """
 
-NOW = 0
-"""The timestamp that librdkafka replaces by the time of producing."""
-
 AddPositions = Callable[["Transactions", Window], None]
 """Puts the positions behind a window into the open transaction."""
-
-
-class Outlet:
-    """Produces windows; what a transactional sink and a plain one share."""
-
-    def __init__(
-        self, settings: Settings, forced: Mapping[str, ClientOption], limits: Limits
-    ) -> None:
-        self._output = settings.output
-        self._letter_limit = limits.letter
-        config = producer_config(settings, forced, limits)
-        with foreign_errors("output: producer"):
-            self._producer = Producer(config, logger=LOG)
-
-    def produce(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, stamp: int = NOW
-    ) -> None:
-        """Hand a message to the producer; an error that it meets later ends the transaction."""
-        self._producer.produce(topic, value=value, key=key, headers=list(headers), timestamp=stamp)
-
-    def produce_window(self, window: Window) -> None:
-        """Hand over the summaries and the dead letters of a window."""
-        for result in window.results:
-            self.produce(self._output.topic, result.key, result.value, result.headers)
-        for letter in window.rejected:
-            self._produce_letter(letter)
-
-    def _produce_letter(self, letter: DeadLetter) -> None:
-        topic = self._output.dead_letter_topic_of(letter.message.topic)
-        fitting = letter.fit(self._letter_limit)
-        message = fitting.message
-        # A broker refuses what is stamped too far ahead of its clock.
-        stamp = min(message.timestamp_ms or NOW, int(time.time() * 1e3))
-        self.produce(topic, message.key, message.value, fitting.headers(), stamp)
 
 
 class Transactions(Outlet):
@@ -141,7 +94,10 @@ class Transactions(Outlet):
             add_positions(self, window)
             self.patiently(self._producer.commit_transaction)
         except (KafkaException, BufferError) as error:
+            if window.rejected:
+                self.heed(error.args[0])
             self._roll_back(error)
+        self.modesty = 0
 
     def send_offsets(self, positions: list[TopicPartition], group_metadata: object) -> None:
         """Put positions of the group into the open transaction."""
@@ -234,9 +190,12 @@ class PlainSink(Outlet):
             raise WindowAbortedError(f"output: {error}") from error
         waiting = self._producer.flush(2 * CALL_TIMEOUT_S)
         if waiting or self._refused:
+            if self._refused and window.rejected:
+                self.heed(self._refused[0])
             raise WindowAbortedError(
                 f"output: expected every message confirmed, got {self._refused or waiting}"
             )
+        self.modesty = 0
         self._source.commit(window)
         # Not before: a group without a position takes what is remembered for what was published.
         with foreign_errors("output: positions"):
@@ -262,17 +221,6 @@ class PlainSink(Outlet):
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         if error is not None:
             self._refused.append(error)
-
-
-def producer_config(
-    settings: Settings, forced: Mapping[str, ClientOption], limits: Limits
-) -> dict[str, ClientOption]:
-    """Return librdkafka's configuration of a producer. Raises SettingsError."""
-    sizes: dict[str, ClientOption] = {
-        "message.max.bytes": max(limits.letter, MIN_MESSAGE_BYTES),
-        "batch.size": min(limits.batch, MIN_MESSAGE_BYTES),
-    }
-    return client_config("output", settings.output, PRODUCER_DEFAULTS | sizes, forced)
 
 
 def transactional(transactional_id: str) -> Mapping[str, ClientOption]:

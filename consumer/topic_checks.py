@@ -54,20 +54,27 @@ def faults(topic: Wanted, found: Found) -> Iterator[str]:
         return
     if topic.config.get("cleanup.policy", "") == "compact" != found.config.get("cleanup.policy"):
         yield f"expected cleanup.policy=compact, got {found.config.get('cleanup.policy')}"
-    if "retention.ms" in topic.config:
-        yield from _faults_of_letters(found.config)
     in_sync = int(found.config.get("min.insync.replicas", 1))
     if topic.section == "output" and in_sync > found.replication:
         yield f"expected min.insync.replicas <= {found.replication} replicas, got {in_sync}"
 
 
-def _faults_of_letters(config: Mapping[str, str]) -> Iterator[str]:
-    """What would refuse a dead letter: it may have no key, and has its original timestamp."""
+def _doubts_of_letters(config: Mapping[str, str]) -> Iterator[str]:
+    """What becomes of dead letters, which may have no key and keep their original timestamps."""
+    if config["retention.ms"] != "-1":
+        yield (
+            f"expected retention.ms=-1, got {config['retention.ms']}: dead letters keep "
+            "their original timestamps, by which they are deleted"
+        )
     if "compact" in config.get("cleanup.policy", ""):
-        yield f"expected cleanup.policy=delete, got {config['cleanup.policy']}"
+        policy = config["cleanup.policy"]
+        yield f"expected cleanup.policy=delete, got {policy}: of one key a single letter stays"
     oldest = config.get("message.timestamp.before.max.ms", ANY_AGE)
     if int(oldest) < int(ANY_AGE):
-        yield f"expected message.timestamp.before.max.ms={ANY_AGE}, got {oldest}"
+        yield (
+            f"expected message.timestamp.before.max.ms={ANY_AGE}, got {oldest}: older dead letters "
+            "get the present time"
+        )
 
 
 def doubts(topic: Wanted, found: Found) -> Iterator[str]:
@@ -94,11 +101,8 @@ def doubts(topic: Wanted, found: Found) -> Iterator[str]:
             f"expected max.message.bytes >= {topic.config['max.message.bytes']}, got "
             f"{bytes_of(found.config)}: larger dead letters lose their bytes to a stub"
         )
-    if topic.config.get("retention.ms", "") == "-1" != found.config["retention.ms"]:
-        yield (
-            f"expected retention.ms=-1, got {found.config['retention.ms']}: dead letters keep "
-            "their original timestamps, by which they are deleted"
-        )
+    if topic.config.get("retention.ms", "") == "-1":
+        yield from _doubts_of_letters(found.config)
 
 
 def bytes_of(config: Mapping[str, str]) -> int:

@@ -26,6 +26,7 @@ ALLOWED = {
         "kafka_client",
         "kafka_sink",
         "letter_box",
+        "outlet",
         "position_log",
         "starts",
         "topic_checks",

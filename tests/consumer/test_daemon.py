@@ -36,9 +36,9 @@ from consumer.kafka_client import (
     client_config,
     find_limits,
 )
-from consumer.kafka_sink import MIN_MESSAGE_BYTES, producer_config
 from consumer.message import DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
+from consumer.outlet import MIN_MESSAGE_BYTES, producer_config
 from consumer.process import JsonFormatter, TextFormatter
 from consumer.sections import BreakerSettings
 from consumer.settings import Settings, load_settings

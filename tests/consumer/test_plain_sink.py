@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import KafkaError
 
-from consumer import kafka_sink
+from consumer import kafka_sink, outlet
 from consumer.errors import WindowAbortedError
 from consumer.kafka_client import Limits
 from consumer.kafka_sink import PlainSink
@@ -61,7 +61,7 @@ def test_positions_are_remembered_after_they_were_committed(
 ) -> None:
     log: list[str] = []
     monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(1_000_000, 1_000_000))
-    monkeypatch.setattr(kafka_sink, "Producer", lambda *_, **__: FakeProducer(refused, log))
+    monkeypatch.setattr(outlet, "Producer", lambda *_, **__: FakeProducer(refused, log))
     settings = Settings.model_validate({"output": {"bootstrap": "b:1", "topic": "summaries"}})
     sink = PlainSink(settings, FakeSource(log))  # type: ignore[arg-type]
     if refused is None:

@@ -1,14 +1,16 @@
 """What a transaction that fails leads to, by what librdkafka says of it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry
 
-from consumer import daemon, kafka_sink
+from consumer import daemon, kafka_sink, outlet
 from consumer.errors import BrokerError, WindowAbortedError, WorkerLostError
 from consumer.kafka_client import Limits
 from consumer.kafka_sink import KafkaSink, Transactions
@@ -76,7 +78,7 @@ def test_a_commit_that_fails(
     log: list[str] = []
     errors = [] if error is None else [error]
     monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(1_000_000, 1_000_000))
-    monkeypatch.setattr(kafka_sink, "Producer", lambda *_, **__: FakeProducer(errors, log))
+    monkeypatch.setattr(outlet, "Producer", lambda *_, **__: FakeProducer(errors, log))
     source = SimpleNamespace(
         starts=SimpleNamespace(log=None),
         positions_behind=lambda _: [],
@@ -93,6 +95,41 @@ def test_a_commit_that_fails(
     assert log == calls
     failures = sink._transactions._metrics.commit_failures._value.get()
     assert failures == (1 if expected is BrokerError else 0)  # others are counted by the loop
+
+
+class Produced(FakeProducer):
+    """Notes key, value and timestamp of what it is given."""
+
+    def __init__(self, errors: list[KafkaError], log: list[str]) -> None:
+        super().__init__(errors, log)
+        self.last: list[tuple[bytes | None, bytes | None, int]] = []
+
+    def produce(self, *_: object, **message: Any) -> None:
+        self.last.append((message["key"], message["value"], message["timestamp"]))
+
+
+def test_letters_that_a_topic_refuses_ask_less_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First with the present time and a key, then without their bytes; the next as ever."""
+    monkeypatch.setattr(kafka_sink, "RETRY_PAUSE_S", 0.0)
+    refusals = [
+        of_code(code, txn_requires_abort=True)
+        for code in (KafkaError.INVALID_TIMESTAMP, KafkaError.INVALID_RECORD)
+    ]
+    producer = Produced(refusals, [])
+    monkeypatch.setattr(outlet, "Producer", lambda *_, **__: producer)
+    metrics, limits = Metrics(CollectorRegistry()), Limits(1_000_000, 1_000_000)
+    transactions = Transactions(SETTINGS, metrics, "id", limits)
+    message = Message(bytes(9_000), topic="t", partition=1, offset=7, timestamp_ms=5)
+    letter = DeadLetter(message, "decode", "DecodeError", "bad", datetime.now(UTC))
+    window = Window((message,), (), (letter,))
+    found = []
+    for is_refused in (True, True, False, False):
+        producer.last.clear()
+        with pytest.raises(WindowAbortedError) if is_refused else nullcontext():
+            transactions.publish(window, lambda *_: None)
+        found += producer.last
+    whole, now = message.value, outlet.NOW
+    assert found == [(None, whole, 5), (b"1/7", whole, now), (b"1/7", None, now), (None, whole, 5)]
 
 
 def test_a_window_is_split_by_partition() -> None:

@@ -1,19 +1,30 @@
 """One message in ten is poison, of every kind: each ends where it must, and none harms another."""
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
+import pytest
 from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumer.avro import decode_summary
 from consumer.message import ERROR_HEADER_PREFIX
 
-from .broker import N_PARTITION
+from .broker import N_PARTITION, create_topics
 from .conftest import Daemon, Topics
 from .poison import HEADERS, KINDS, LARGE_BYTES, make_poison
-from .traffic import Record, Sent, has_host, make_good, produce, read_committed
+from .traffic import (
+    Record,
+    Sent,
+    has_host,
+    make_good,
+    make_malformed,
+    produce,
+    read_committed,
+)
 
 N_POISON = len(KINDS)
 N_GOOD = 9 * N_POISON
@@ -32,6 +43,27 @@ def create_roomy_topics(bootstrap: str) -> Topics:
     for created in client.create_topics(wanted).values():
         created.result()
     return topics
+
+
+@pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])
+def test_letters_that_are_too_old_for_their_topic_are_stamped_anew(
+    bootstrap: str, start_from: Callable[..., Daemon], delivery: str
+) -> None:
+    topics, client = Topics.fresh(), AdminClient({"bootstrap.servers": bootstrap})
+    create_topics(bootstrap, [topics.alerts, topics.summaries])
+    young = {"message.timestamp.before.max.ms": "3600000"}
+    created = client.create_topics([NewTopic(topics.dead_letters, 1, 1, config=young)])
+    created[topics.dead_letters].result()
+    bad, now_ms = list(make_malformed(6)), int(time.time() * 1e3)
+    old = [replace(sent, timestamp_ms=now_ms - 86_400_000) for sent in bad]
+    produce(bootstrap, topics.alerts, [*make_good(40), *old])
+    daemon = start_from(bootstrap, topics, environment={"SEDFLOW_OUTPUT__DELIVERY": delivery})
+    letters = read_committed(bootstrap, topics.dead_letters, at_least=len(bad))
+    read_committed(bootstrap, topics.summaries, at_least=40)
+    assert daemon.stop() == 0, daemon.log.read_text()
+    assert {m.value() for m in letters} == {sent.value for sent in bad}
+    assert all(m.timestamp()[1] >= now_ms for m in letters)
+    assert daemon.lines("messages refused")
 
 
 def test_poison_of_every_kind(bootstrap: str, start_from: Callable[..., Daemon]) -> None:

@@ -1,0 +1,97 @@
+"""What hands windows to a producer, and how: the part that every sink shares.
+
+A topic of dead letters may refuse what the daemon cannot foresee, such as letters as old as their
+messages. The producer then tells only that some message was refused. So when the window comes
+again its letters ask for less: with the present time and a key of their own, then without bytes.
+"""
+
+import time
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaError, Producer
+
+from consumer.kafka_client import LOG, Limits, client_config, foreign_errors
+from consumer.message import DeadLetter, Headers, Window
+from consumer.sections import ClientOption
+from consumer.settings import Settings
+
+MIN_MESSAGE_BYTES = 1_000_000
+"""What the producer takes even where the dead-letter topic takes less: librdkafka's default."""
+
+PRODUCER_DEFAULTS: dict[str, ClientOption] = {
+    "delivery.timeout.ms": 8_000,
+    "retry.backoff.ms": 10,
+    "queue.buffering.max.kbytes": 262_144,
+    "queue.buffering.max.messages": 200_000,
+}
+REFUSED_MESSAGES = frozenset(
+    {
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+    }
+)
+"""What a broker says that takes no message like this one, however often it is tried."""
+AS_NEW, AS_STUB = 1, 2
+MODESTY = {AS_NEW: "with the present time and a key", AS_STUB: "and without bytes if large"}
+"""How dead letters are tried again that a broker may have refused."""
+STUB_BYTES = 4_000
+
+NOW = 0
+"""The timestamp that librdkafka replaces by the time of producing."""
+
+
+class Outlet:
+    """Produces windows; what a transactional sink and a plain one share."""
+
+    def __init__(
+        self, settings: Settings, forced: Mapping[str, ClientOption], limits: Limits
+    ) -> None:
+        self._output = settings.output
+        self._letter_limit = limits.letter
+        self.modesty = 0
+        config = producer_config(settings, forced, limits)
+        with foreign_errors("output: producer"):
+            self._producer = Producer(config, logger=LOG)
+
+    def produce(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, stamp: int = NOW
+    ) -> None:
+        """Hand a message to the producer; an error that it meets later ends the transaction."""
+        self._producer.produce(topic, value=value, key=key, headers=list(headers), timestamp=stamp)
+
+    def produce_window(self, window: Window) -> None:
+        """Hand over the summaries and the dead letters of a window."""
+        for result in window.results:
+            self.produce(self._output.topic, result.key, result.value, result.headers)
+        for letter in window.rejected:
+            self._produce_letter(letter)
+
+    def _produce_letter(self, letter: DeadLetter) -> None:
+        topic = self._output.dead_letter_topic_of(letter.message.topic)
+        fitting = letter.fit(self._letter_limit if self.modesty < AS_STUB else STUB_BYTES)
+        message = fitting.message
+        # A broker refuses what is stamped too far ahead of its clock.
+        key, stamp = message.key, min(message.timestamp_ms or NOW, int(time.time() * 1e3))
+        if self.modesty >= AS_NEW:
+            key, stamp = key or f"{message.partition}/{message.offset}".encode(), NOW
+        self.produce(topic, key, message.value, fitting.headers(), stamp)
+
+    def heed(self, error: object) -> None:
+        """Ask less of the topic of dead letters next time, if this is a refusal of messages."""
+        if isinstance(error, KafkaError) and error.code() in REFUSED_MESSAGES:
+            self.modesty += 1
+            fields = {"error": error.str(), "letters": MODESTY[min(self.modesty, AS_STUB)]}
+            LOG.warning("messages refused", extra={"fields": fields})
+
+
+def producer_config(
+    settings: Settings, forced: Mapping[str, ClientOption], limits: Limits
+) -> dict[str, ClientOption]:
+    """Return librdkafka's configuration of a producer. Raises SettingsError."""
+    sizes: dict[str, ClientOption] = {
+        "message.max.bytes": max(limits.letter, MIN_MESSAGE_BYTES),
+        "batch.size": min(limits.batch, MIN_MESSAGE_BYTES),
+    }
+    return client_config("output", settings.output, PRODUCER_DEFAULTS | sizes, forced)
