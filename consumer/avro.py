@@ -55,7 +55,7 @@ class SchemaSource(Protocol):
     """Where schemas are found by their Confluent id."""
 
     def schema(self, schema_id: int, *, has_other: bool) -> bytes | None:
-        """Return a schema as JSON, None where the id is unknown; BrokerError without an answer."""
+        """Return a schema as JSON, None where it is unknown; BrokerError where nobody can tell."""
 
 
 class Decoder:

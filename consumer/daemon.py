@@ -20,7 +20,8 @@ from consumer.sections import BreakerSettings
 
 LOG = logging.getLogger("sedflow.daemon")
 
-MAX_ABORTS_IN_A_ROW = 5
+MAX_ABORTS_IN_A_ROW = 7
+"""Two refusals of dead letters take five: librdkafka aborts once more after each."""
 FIRST_PAUSE_S = 0.1
 STEP_AT_ONCE = 64
 """Messages that are stepped before the membership is looked after again."""
@@ -105,7 +106,7 @@ def run(
     window in hand is published; then the caller closes the sink, then the source. An input position
     moves behind a message only inside `sink.publish`.
 
-    Raises BrokerError when a window was rolled back five times in a row, what `guard` raises, and
+    Raises BrokerError when a window was rolled back time and again, what `guard` raises, and
     whatever else source, step or sink raise: the window is then not published, and is read again at
     the next start.
     """

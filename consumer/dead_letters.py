@@ -104,7 +104,7 @@ def replay_letters(settings: Settings, *, max_attempts: int) -> Outcome:
         while letters := box.read(settings.batch.max_size):
             messages = list(_choose(letters, settings.input, max_attempts, outcome.left))
             window = step(messages, replay=True, now=lambda: datetime.now(UTC))
-            transactions.publish(window, _Positions(box, letters))
+            transactions.publish_again(window, _Positions(box, letters))
             outcome.tally.add(window)
     return outcome
 
@@ -122,7 +122,7 @@ def replay_places(settings: Settings, places: Collection[str]) -> Outcome:
             raise SettingsError(_no_letter(box, place))
     messages = list(_choose(list(found.values()), settings.input, None, outcome.left))
     window = step(messages, replay=True, now=lambda: datetime.now(UTC))
-    transactions.publish(window, lambda *_: None)
+    transactions.publish_again(window, lambda *_: None)
     outcome.tally.add(window)
     return outcome
 

@@ -34,10 +34,12 @@ the window.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from consumer.daemon import wait_or_give_up
 from consumer.errors import BrokerError, SettingsError, WindowAbortedError, WorkerLostError
 from consumer.kafka import KafkaSource, next_offsets
 from consumer.kafka_client import (
@@ -50,9 +52,9 @@ from consumer.kafka_client import (
     find_limits,
     foreign_errors,
 )
-from consumer.message import Headers, Window
+from consumer.message import Window
 from consumer.metrics import Metrics
-from consumer.outlet import NOW, Outlet, producer_config
+from consumer.outlet import Outlet, producer_config
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 
@@ -94,10 +96,20 @@ class Transactions(Outlet):
             add_positions(self, window)
             self.patiently(self._producer.commit_transaction)
         except (KafkaException, BufferError) as error:
-            if window.rejected:
-                self.heed(error.args[0])
-            self._roll_back(error)
-        self.modesty = 0
+            try:
+                self._roll_back(error)
+            finally:  # by then every message has told what became of it
+                self.heed(window, error.args[0])
+        self.note_success()
+
+    def publish_again(self, window: Window, add_positions: AddPositions) -> None:
+        """Publish a window, again where it was rolled back. Raises BrokerError at last."""
+        for aborts in count(1):
+            try:
+                self.publish(window, add_positions)
+                return
+            except WindowAbortedError as error:
+                wait_or_give_up(aborts, error, self._metrics)
 
     def send_offsets(self, positions: list[TopicPartition], group_metadata: object) -> None:
         """Put positions of the group into the open transaction."""
@@ -176,51 +188,31 @@ class PlainSink(Outlet):
     def __init__(self, settings: Settings, source: KafkaSource) -> None:
         super().__init__(settings, PLAIN, find_limits(settings))
         self._source = source
-        self._refused: list[KafkaError] = []
 
     def publish(self, window: Window) -> None:
         """Produce, wait for all confirmations, then move the positions.
 
         Raises WindowAbortedError when a message was not confirmed.
         """
-        self._refused.clear()
         try:
             self.produce_window(window)
         except (KafkaException, BufferError) as error:
+            self.heed(window, error.args[0])
             raise WindowAbortedError(f"output: {error}") from error
         waiting = self._producer.flush(2 * CALL_TIMEOUT_S)
-        if waiting or self._refused:
-            if self._refused and window.rejected:
-                self.heed(self._refused[0])
-            raise WindowAbortedError(
-                f"output: expected every message confirmed, got {self._refused or waiting}"
-            )
-        self.modesty = 0
+        if waiting or self.refused:
+            told = f"output: expected every message confirmed, got {self.refused or waiting}"
+            self.heed(window)
+            raise WindowAbortedError(told)
+        self.note_success()
         self._source.commit(window)
         # Not before: a group without a position takes what is remembered for what was published.
         with foreign_errors("output: positions"):
             note_positions(self, window, self._source)
 
-    def produce(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, stamp: int = NOW
-    ) -> None:
-        """Hand a message to the producer, which tells what became of it."""
-        self._producer.produce(
-            topic,
-            value=value,
-            key=key,
-            headers=list(headers),
-            timestamp=stamp,
-            on_delivery=self._delivered,
-        )
-
     def close(self) -> None:
         """Wait for the last positions to be remembered."""
         self._producer.flush(CALL_TIMEOUT_S)
-
-    def _delivered(self, error: KafkaError | None, _: object) -> None:
-        if error is not None:
-            self._refused.append(error)
 
 
 def transactional(transactional_id: str) -> Mapping[str, ClientOption]:

@@ -51,6 +51,7 @@ class Outlet:
         self._output = settings.output
         self._letter_limit = limits.letter
         self.modesty = 0
+        self.refused: list[KafkaError] = []
         config = producer_config(settings, forced, limits)
         with foreign_errors("output: producer"):
             self._producer = Producer(config, logger=LOG)
@@ -58,8 +59,19 @@ class Outlet:
     def produce(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, stamp: int = NOW
     ) -> None:
-        """Hand a message to the producer; an error that it meets later ends the transaction."""
-        self._producer.produce(topic, value=value, key=key, headers=list(headers), timestamp=stamp)
+        """Hand a message to the producer, which tells what became of it."""
+        self._producer.produce(
+            topic,
+            value=value,
+            key=key,
+            headers=list(headers),
+            timestamp=stamp,
+            on_delivery=self._delivered,
+        )
+
+    def _delivered(self, error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            self.refused.append(error)
 
     def produce_window(self, window: Window) -> None:
         """Hand over the summaries and the dead letters of a window."""
@@ -69,21 +81,32 @@ class Outlet:
             self._produce_letter(letter)
 
     def _produce_letter(self, letter: DeadLetter) -> None:
-        topic = self._output.dead_letter_topic_of(letter.message.topic)
-        fitting = letter.fit(self._letter_limit if self.modesty < AS_STUB else STUB_BYTES)
+        topic, limit = self._output.dead_letter_topic_of(letter.message.topic), self._letter_limit
+        fitting = letter.fit(min(limit, STUB_BYTES) if self.modesty >= AS_STUB else limit)
         message = fitting.message
         # A broker refuses what is stamped too far ahead of its clock.
         key, stamp = message.key, min(message.timestamp_ms or NOW, int(time.time() * 1e3))
         if self.modesty >= AS_NEW:
-            key, stamp = key or f"{message.partition}/{message.offset}".encode(), NOW
+            key, stamp = (
+                key or f"{message.topic}/{message.partition}/{message.offset}".encode(),
+                NOW,
+            )
         self.produce(topic, key, message.value, fitting.headers(), stamp)
 
-    def heed(self, error: object) -> None:
-        """Ask less of the topic of dead letters next time, if this is a refusal of messages."""
-        if isinstance(error, KafkaError) and error.code() in REFUSED_MESSAGES:
-            self.modesty += 1
-            fields = {"error": error.str(), "letters": MODESTY[min(self.modesty, AS_STUB)]}
+    def heed(self, window: Window, *errors: object) -> None:
+        """Ask less for the letters of a window that was not published, if messages were refused."""
+        known = (e for e in (*errors, *self.refused) if isinstance(e, KafkaError))
+        refusal = next((e for e in known if e.code() in REFUSED_MESSAGES), None)
+        self.refused.clear()
+        if refusal is not None and window.rejected:
+            self.modesty = min(self.modesty + 1, AS_STUB)
+            fields = {"error": refusal.str(), "letters": MODESTY[self.modesty]}
             LOG.warning("messages refused", extra={"fields": fields})
+
+    def note_success(self) -> None:
+        """Let letters have their bytes again; times that were refused once would be again."""
+        self.refused.clear()
+        self.modesty = min(self.modesty, AS_NEW)
 
 
 def producer_config(

@@ -134,8 +134,10 @@ class PositionLog:
                         f"output: expected {self.topic} read up to {ends}, got {self._read_to} and "
                         f"nothing more for {CATCH_UP_S:.0f} s"
                     )
+                before = dict(self._read_to)
                 for event in self._consumer.consume(1000, 0.1):
                     self._note(event)
+                if self._read_to != before:
                     deadline = time.monotonic() + CATCH_UP_S
 
     def _follow_partitions(self) -> None:

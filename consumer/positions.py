@@ -17,10 +17,7 @@ cannot have changed hands without this producer being refused.
 """
 
 from collections.abc import Collection, Mapping
-from itertools import count
 
-from consumer.daemon import wait_or_give_up
-from consumer.errors import WindowAbortedError
 from consumer.gaps import Position
 from consumer.kafka import KafkaSource, next_offsets
 from consumer.kafka_client import find_limits
@@ -86,20 +83,12 @@ class TwoClusterSink:
         process must end; parts before it are committed then, as their positions tell.
         """
         for place, part in split_by_place(window).items():
-            self._publish_part(self._transactions[place], part)
+            self._transactions[place].publish_again(part, self._add_position)
             self._source.advance(part)
 
     def close(self) -> None:
         """Close what reads the positions."""
         self._log.close()
-
-    def _publish_part(self, transactions: Transactions, part: Window) -> None:
-        for aborts in count(1):
-            try:
-                transactions.publish(part, self._add_position)
-                return
-            except WindowAbortedError as error:
-                wait_or_give_up(aborts, error, self._metrics)
 
     def _add_position(self, transactions: Transactions, part: Window) -> None:
         self._produce_positions(transactions, next_offsets(part.consumed))

@@ -35,8 +35,9 @@ from sedflow_core.estimation import MOST_TOGETHER, galaxies_at_once
 KNOWN_SURVEYS = frozenset(("ZTF", "LSST", "ELAsTiCC", "DES", "ATLAS", "PS1", "SDSS"))
 """Surveys counted by name; an alert may name any, and metrics need a bounded set."""
 N_WARM_UP = 3
-MOST_AT_ONCE = 1024
 """TorchScript looks at two calls before it settles."""
+MOST_AT_ONCE = 1024
+"""Messages, however few samples a GPU is asked for: between two batches the loop beats."""
 Watch = Callable[[str], AbstractContextManager[object]]
 """Is entered while the part of the work with this name is done."""
 

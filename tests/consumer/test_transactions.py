@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry
 
 from consumer import daemon, kafka_sink, outlet
+from consumer.daemon import MAX_ABORTS_IN_A_ROW
 from consumer.errors import BrokerError, WindowAbortedError, WorkerLostError
 from consumer.kafka_client import Limits
 from consumer.kafka_sink import KafkaSink, Transactions
@@ -109,7 +110,7 @@ class Produced(FakeProducer):
 
 
 def test_letters_that_a_topic_refuses_ask_less_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """First with the present time and a key, then without their bytes; the next as ever."""
+    """First with the present time and a key, then without their bytes, which the next have."""
     monkeypatch.setattr(kafka_sink, "RETRY_PAUSE_S", 0.0)
     refusals = [
         of_code(code, txn_requires_abort=True)
@@ -122,14 +123,15 @@ def test_letters_that_a_topic_refuses_ask_less_of_it(monkeypatch: pytest.MonkeyP
     message = Message(bytes(9_000), topic="t", partition=1, offset=7, timestamp_ms=5)
     letter = DeadLetter(message, "decode", "DecodeError", "bad", datetime.now(UTC))
     window = Window((message,), (), (letter,))
-    found = []
+    found: list[tuple[bytes | None, bytes | None, int]] = []
     for is_refused in (True, True, False, False):
         producer.last.clear()
         with pytest.raises(WindowAbortedError) if is_refused else nullcontext():
             transactions.publish(window, lambda *_: None)
         found += producer.last
     whole, now = message.value, outlet.NOW
-    assert found == [(None, whole, 5), (b"1/7", whole, now), (b"1/7", None, now), (None, whole, 5)]
+    as_new, as_stub = (b"t/1/7", whole, now), (b"t/1/7", None, now)
+    assert found == [(None, whole, 5), as_new, as_stub, as_new]
 
 
 def test_a_window_is_split_by_partition() -> None:
@@ -142,7 +144,7 @@ def test_a_window_is_split_by_partition() -> None:
     assert split_by_place(whole) == {("t", 0): even, ("t", 1): odd}
 
 
-@pytest.mark.parametrize("n_aborts", [0, 2, 5])
+@pytest.mark.parametrize("n_aborts", [0, 2, MAX_ABORTS_IN_A_ROW])
 def test_a_part_is_tried_again_and_given_up_at_last(
     monkeypatch: pytest.MonkeyPatch, n_aborts: int
 ) -> None:
@@ -159,13 +161,15 @@ def test_a_part_is_tried_again_and_given_up_at_last(
     sink = TwoClusterSink.__new__(TwoClusterSink)
     sink._metrics = Metrics(CollectorRegistry())
     sink._source = SimpleNamespace(advance=advanced.append)  # type: ignore[assignment]
-    transactions: Transactions = SimpleNamespace(publish=publish)  # type: ignore[assignment]
+    transactions = Transactions.__new__(Transactions)
+    transactions._metrics = sink._metrics
+    monkeypatch.setattr(transactions, "publish", publish)
     sink._transactions = {("t", 0): transactions}
-    if n_aborts < 5:
+    if n_aborts < MAX_ABORTS_IN_A_ROW:
         sink.publish(WINDOW)
     else:
-        with pytest.raises(BrokerError, match="5 aborts in a row"):
+        with pytest.raises(BrokerError, match="aborts in a row"):
             sink.publish(WINDOW)
-    assert len(tries) == min(n_aborts + 1, 5)
-    assert advanced == ([WINDOW] if n_aborts < 5 else [])
+    assert len(tries) == min(n_aborts + 1, MAX_ABORTS_IN_A_ROW)
+    assert advanced == ([WINDOW] if n_aborts < MAX_ABORTS_IN_A_ROW else [])
     assert sink._metrics.commit_failures._value.get() == n_aborts
