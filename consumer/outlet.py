@@ -87,10 +87,8 @@ class Outlet:
         # A broker refuses what is stamped too far ahead of its clock.
         key, stamp = message.key, min(message.timestamp_ms or NOW, int(time.time() * 1e3))
         if self.modesty >= AS_NEW:
-            key, stamp = (
-                key or f"{message.topic}/{message.partition}/{message.offset}".encode(),
-                NOW,
-            )
+            key = key or f"{message.topic}/{message.partition}/{message.offset}".encode()
+            stamp = NOW
         self.produce(topic, key, message.value, fitting.headers(), stamp)
 
     def heed(self, window: Window, *errors: object) -> None:

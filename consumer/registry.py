@@ -4,7 +4,8 @@ What can go wrong, each decided here: an id that the registry does not know (its
 message undecodable and is remembered for a while, so that a stream of them asks once; so does a
 schema that is no Avro in one piece, remembered for good; a registry that does not answer, or
 refuses, or breaks off, or that an ingress does not find, is trouble like a broker's: nothing is
-skipped, reading stops until it answers.
+skipped, reading stops until it answers. Only an id that it did not know when it last answered, and
+that has a schema here, goes on being read by that.
 """
 
 import base64
@@ -61,7 +62,8 @@ class Registry:
     def schema(self, schema_id: int, *, has_other: bool = False) -> bytes | None:
         """Return the Avro schema with an id as JSON, None where there is none.
 
-        While it does not answer, what it did not know before is None if that `has_other` place.
+        `has_other`: there is a schema for this id elsewhere, so that where the registry did not
+        know it and does not answer now, the answer is None again.
 
         Raises DecodeError when it is no Avro schema, RegistryError when the registry does not
         answer.

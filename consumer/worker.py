@@ -178,6 +178,8 @@ class Worker:
         while not self._stop.is_set():
             connected = connected or self._source is not None
             begin_s, self._source = time.monotonic(), None
+            if failures:
+                gc.collect()  # clients of the failed attempt, which its exception's frames keep
             try:
                 self._serve()
             except WorkerLostError:
@@ -221,7 +223,6 @@ class Worker:
 
     def _serve(self) -> None:
         """Connect and run the loop."""
-        gc.collect()  # clients of a failed attempt, which live on in its exception's frames
         settings, metrics = self._settings, self._metrics
         in_hand = InHand(self._notes)
         with ExitStack() as open_ends:

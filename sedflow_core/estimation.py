@@ -110,11 +110,13 @@ def estimate(
     Raises:
         ObservationError: the number of bands is not the artifact's, or there are to be no samples.
     """
-    summary = flag(artifact, observation, n_samples, seed)
-    n_samples, photometry = summary.n_samples, _tensors(artifact, observation)
+    photometry = _tensors(artifact, observation)
+    flags = check_support(*photometry, artifact.support, artifact.bands)
+    summary = _blank(artifact, flags, n_samples, seed)
+    n_samples = summary.n_samples
     is_wanted = can_encode(*photometry) & (photometry[2] <= artifact.redshift_max)
     if not include_unsupported:
-        is_wanted &= torch.tensor(summary.flags == 0, device=artifact.device)
+        is_wanted &= flags == 0
     wanted = is_wanted.nonzero().flatten()
     with torch.inference_mode(), torch_threads(1):
         for rows in _groups(artifact, wanted, n_samples):
@@ -130,12 +132,17 @@ def flag(
 
     Args and errors are those of `estimate`.
     """
+    flags = check_support(*_tensors(artifact, observation), artifact.support, artifact.bands)
+    return _blank(artifact, flags, n_samples, seed)
+
+
+def _blank(artifact: Artifact, flags: Tensor, n_samples: int | None, seed: int) -> Summary:
     n_samples = artifact.n_samples if n_samples is None else n_samples
     _check_n_samples(n_samples)
     names = artifact.param_names + artifact.derived_names
     return empty_summary(
         names,
-        find_flags(artifact, observation),
+        flags.cpu().numpy(),
         artifact.flag_names,
         n_samples=n_samples,
         seed=seed,

@@ -234,7 +234,8 @@ def test_rolled_back_windows_are_read_again() -> None:
 
 def test_gives_up_when_nothing_commits() -> None:
     source = make_source()
-    with pytest.raises(BrokerError, match="aborts in a row: output: rebalance"):
+    told = f"{MAX_ABORTS_IN_A_ROW} aborts in a row: output: rebalance"
+    with pytest.raises(BrokerError, match=told):
         run_through(source, MemorySink(source, aborts=MAX_ABORTS_IN_A_ROW))
     assert source.committed == 0
 
