@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo demo-kafka test bench bench-stream bench-samples bench-frontier bench-gpu bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --editable ".[test]"
+	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable ".[test]"
 	touch $@
 
 demo: $(INSTALLED)
@@ -75,8 +75,7 @@ fuzz: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	$(BIN)/python -m tests.fuzz -runs=$(RUNS)
 
-# Known vulnerabilities of everything that is installed; needs the records of PyPI itself, and
-# fails where it cannot look a package up there.
+# Known vulnerabilities of everything that is installed, by the records of PyPI.
 audit: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[audit]"
 	$(BIN)/pip freeze --all --exclude-editable > $(VENV)/audit.txt

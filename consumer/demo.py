@@ -50,7 +50,7 @@ MAX_GALAXIES = 10_000
 TABLE_NAMES = ("log_mstar_surviving", "log_sfr_1gyr")
 WHAT_TO_LOOK_AT = """
 in {out}/
-  alerts.avro           the alerts that went in: sedflow.v1_0.hostAlert
+  alerts.avro           the alerts that went in: sedflow.v1_2.hostAlert
   summaries.avro        what came out: sedflow.v1_2.posteriorSummary
   summaries.parquet     the same as a flat table, with columns such as log_sfr_1gyr_q50
   mass_sfr.png          look here first: mass against star formation rate, with uncertainties

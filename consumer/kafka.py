@@ -17,7 +17,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
 from consumer.health import Health
-from consumer.kafka_client import LOG, commit, consumer_config, foreign_errors, to_message
+from consumer.kafka_client import (
+    LOG,
+    OF_A_REBALANCE,
+    commit,
+    consumer_config,
+    foreign_errors,
+    to_message,
+)
 from consumer.message import Message, Place, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -75,7 +82,7 @@ class KafkaSource:
         with foreign_errors("input: consumer"):
             self._consumer = Consumer(config, logger=LOG)
             self.group_metadata = self._consumer.consumer_group_metadata()
-        self.starts = Starts(settings.input, metrics, self._consumer, absent)
+        self.starts = Starts(settings.input, metrics, self._consumer, absent, health.beat)
 
     def subscribe(
         self,
@@ -133,6 +140,7 @@ class KafkaSource:
             self._consumer.pause([TopicPartition(*place) for place in self._held])
         self._metrics.partitions_paused.set(len(self._paused))
         self._take(1, 0.0)
+        self._metrics.set_lag(self._lag(), datetime.now(UTC))
         if self._gone & {m.place for m in messages}:
             raise WindowAbortedError("input: a partition was revoked while its window was made")
         self._renew_membership()
@@ -148,9 +156,14 @@ class KafkaSource:
             self._position[place] = max(offset, self._position.get(place, 0))
 
     def commit(self, window: Window) -> None:
-        """Move the group's positions behind `window`, without a transaction. Raises BrokerError."""
+        """Move the group's positions. Raises WindowAbortedError in a rebalance, or BrokerError."""
         with foreign_errors("input: commit"):
-            commit(self._consumer, self.positions_behind(window))
+            try:
+                commit(self._consumer, self.positions_behind(window))
+            except KafkaException as error:
+                if error.args[0].code() in OF_A_REBALANCE:
+                    raise WindowAbortedError(f"input: commit: {error.args[0].str()}") from error
+                raise
         self.advance(window)
 
     def positions_behind(self, window: Window) -> list[TopicPartition]:

@@ -29,6 +29,10 @@ BROKER_DEFAULT_BYTES = 1_048_588
 NEW_TOPIC_EVERY_MS = 30_000
 """How often it is looked whether tonight's topic is there."""
 
+CLIENT_DEFAULTS: Mapping[str, ClientOption] = {
+    # While a whole cluster is away a client logs each attempt, ten times as many by default.
+    "reconnect.backoff.ms": 1_000,
+}
 CONSUMER_DEFAULTS: Mapping[str, ClientOption] = {
     # What waits in memory, and what a single answer of a broker may add to it.
     "queued.max.messages.kbytes": 16_384,
@@ -38,6 +42,15 @@ SESSION_DEFAULTS: Mapping[str, ClientOption] = {
     # The partitions of a worker that died are read by others after this time.
     "session.timeout.ms": 10_000,
 }
+OF_A_REBALANCE = frozenset(
+    {
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+    }
+)
+"""Why a group takes no positions now from one who was a member when it read."""
 
 
 class Clusters(NamedTuple):
@@ -77,7 +90,7 @@ def client_config(
         raise SettingsError(
             f"{section}.kafka.{key}: expected it left to the daemon, got {cluster.kafka[key]!r}"
         )
-    return {**defaults, **cluster.client_config(), **forced}
+    return {**CLIENT_DEFAULTS, **defaults, **cluster.client_config(), **forced}
 
 
 def consumer_config(settings: Settings) -> dict[str, ClientOption]:
@@ -167,7 +180,7 @@ def open_admin(cluster: ClusterSettings) -> AdminClient:
     Nobody polls it, so what it logs waits in memory: with `debug` without end.
     """
     config = {k: v for k, v in cluster.client_config().items() if k != "debug"}
-    return AdminClient({**config, "log_level": 3}, logger=LOG)
+    return AdminClient({**CLIENT_DEFAULTS, **config, "log_level": 3}, logger=LOG)
 
 
 def check_output(output: OutputSettings, topics: Collection[str]) -> None:

@@ -102,9 +102,15 @@ class Transactions(Outlet):
                 self.heed(window, error.args[0])
         self.note_success()
 
-    def publish_again(self, window: Window, add_positions: AddPositions) -> None:
+    def publish_again(
+        self,
+        window: Window,
+        add_positions: AddPositions,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         """Publish a window, again where it was rolled back. Raises BrokerError at last."""
         for aborts in count(1):
+            beat()
             try:
                 self.publish(window, add_positions)
                 return
@@ -192,7 +198,7 @@ class PlainSink(Outlet):
     def publish(self, window: Window) -> None:
         """Produce, wait for all confirmations, then move the positions.
 
-        Raises WindowAbortedError when a message was not confirmed.
+        Raises WindowAbortedError when a message was not confirmed, or the group is rebalanced.
         """
         try:
             self.produce_window(window)

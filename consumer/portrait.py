@@ -19,8 +19,8 @@ from consumer.avro import Record
 from consumer.summaries import observation_of
 from sedflow_core import Artifact, load_artifact, sample
 from sedflow_core.errors import MissingExtraError
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.quantities import calc_quantities
-from sedflow_core.simulated import forward_model
 from sedflow_core.units import njy_from_nanomaggy
 
 CORNER = ("log_mstar_surviving", "log_sfr_1gyr", "t50", "a_v")

@@ -83,7 +83,7 @@ class TwoClusterSink:
         process must end; parts before it are committed then, as their positions tell.
         """
         for place, part in split_by_place(window).items():
-            self._transactions[place].publish_again(part, self._add_position)
+            self._transactions[place].publish_again(part, self._add_position, self._source.beat)
             self._source.advance(part)
 
     def close(self) -> None:

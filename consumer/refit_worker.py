@@ -25,7 +25,7 @@ from consumer.slow_settings import slow_settings
 from consumer.worker import Worker, attend, load_served
 from sedflow_core import Artifact
 from sedflow_core.errors import MissingExtraError, check_installed
-from sedflow_core.simulated import forward_model
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.simulation import ForwardModel
 
 LOG = logging.getLogger("sedflow.refit")

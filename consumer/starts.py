@@ -4,6 +4,8 @@
   Where messages behind it are gone, `OffsetsLostError` names them, unless the gap was accepted.
 - It has none, but its topic was read before, or the same topic of another day: it was added later;
   it is read from its beginning.
+- It has a position, but no broker leads it, so that nobody can say what it holds: reading goes on
+  there once one does, and what is missing is told then. The other partitions do not wait for it.
 - Nothing of its topic was ever read: it begins where `input.start` says. The latest is the end that
   the topic has when the first of the group comes to it, and the beginning where its process was
   there before the topic. Before anything is read, these places in all its partitions are kept as
@@ -20,7 +22,7 @@ again once the gap is accepted: the new topic is read from its beginning.
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from datetime import UTC, date, datetime
 from typing import Any, Protocol
@@ -28,6 +30,7 @@ from typing import Any, Protocol
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
+    KafkaError,
     KafkaException,
     TopicCollection,
     TopicPartition,
@@ -36,7 +39,8 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.days import find_earlier, find_unfinished
 from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
-from consumer.gaps import Extent, Gap, Position, find_gap
+from consumer.extents import Extents
+from consumer.gaps import Gap, Position, find_gap
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, commit, foreign_errors, open_admin
 from consumer.message import Place
 from consumer.metrics import Metrics
@@ -83,6 +87,7 @@ class Starts:
         metrics: Metrics,
         consumer: Consumer,
         absent: Collection[str] = (),
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -91,6 +96,7 @@ class Starts:
             self._admin = open_admin(settings)
         self._absent = absent
         self._topic_ids: dict[str, str] = {}
+        self._extents = Extents(consumer, self.topic_id, beat)
         self._asked: Mapping[str, Future[Any]] = {}
         self._asked_s = time.monotonic()
 
@@ -107,8 +113,8 @@ class Starts:
         if self._settings.start == "latest" and len(known) < len(places):
             self._begin_at_ends(places, positions)
             known = recall(places)
-        extents = {place: self._extent(place) for place in places}
-        found = {place: find_gap(known[place], extents[place]) for place in known}
+        extents = self._extents.find_all(places, known)
+        found = {p: find_gap(known[p], extents[p]) for p in known.keys() & extents.keys()}
         gaps = {place: gap for place, gap in found.items() if gap is not None}
         behind = {place: self._accept(place, gap) for place, gap in gaps.items()}
         if not self.keep_ends(behind, positions):  # each gap is accepted once
@@ -124,7 +130,7 @@ class Starts:
 
     def find(self, place: Place, position: Position) -> int:
         """Return where to go on in a partition that was read up to `position`. Raises as above."""
-        gap = find_gap(position, self._extent(place))
+        gap = find_gap(position, self._extents.find(place))
         return position.offset if gap is None else self._accept(place, gap)
 
     def keep_ends(self, ends: Mapping[Place, int], positions: Positions | None) -> bool:
@@ -162,9 +168,8 @@ class Starts:
             finished = {}
             for topic in known & set(days.values()):
                 places = [(topic, partition) for partition in present[topic].partitions]
-                read = {place: position.offset for place, position in recall(places).items()}
-                extents = {place: self._extent(place) for place in places}
-                finished[topic] = all(read.get(p, e.low) >= e.high for p, e in extents.items())
+                read = recall(places)
+                finished[topic] = all(self._extents.is_finished(p, read.get(p)) for p in places)
             unfinished += find_unfinished(days, finished)
         return tuple(unfinished)
 
@@ -211,7 +216,7 @@ class Starts:
                 if present and present[0] in places:
                     self._learn_topic_ids({topic for topic, _ in present})
                     came_later = entry in self._absent
-                    extents = {place: self._extent(place) for place in present}
+                    extents = {place: self._extents.find(place) for place in present}
                     firsts = {p: e.low if came_later else e.high for p, e in extents.items()}
                     (positions.begin if positions else self._keep)(firsts)
             time.sleep(WAIT_FOR_FIRST_S)
@@ -228,12 +233,15 @@ class Starts:
         (answer,) = self._admin.list_consumer_group_offsets(
             wanted, request_timeout=CALL_TIMEOUT_S
         ).values()
-        kept = {p.topic for p in answer.result().topic_partitions if p.offset >= 0}
+        found = answer.result().topic_partitions
+        _raise_first([p.error for p in found])
+        kept = {p.topic for p in found if p.offset >= 0}
         return kept | (self.log.recall_topics(stable=True) if self.log else set())
 
     def _group_positions(self, places: Collection[Place]) -> dict[Place, Position]:
         wanted = [TopicPartition(*place) for place in places]
         known = self._consumer.committed(wanted, timeout=POSITIONS_TIMEOUT_S)
+        _raise_first([p.error for p in known])
         kept = {
             (p.topic, p.partition): Position(p.offset, p.metadata or None)
             for p in known
@@ -255,11 +263,6 @@ class Starts:
             commit(self._consumer, positions)
             if self.log is not None:
                 self.log.keep(kept)
-
-    def _extent(self, place: Place) -> Extent:
-        partition = TopicPartition(*place)
-        low, high = self._consumer.get_watermark_offsets(partition, timeout=CALL_TIMEOUT_S)
-        return Extent(low, high, self.topic_id(place[0]))
 
     def _learn_topic_ids(self, topics: Collection[str]) -> None:
         self._asked = {}
@@ -293,6 +296,13 @@ def _find_places(admin: AdminClient, settings: InputSettings, entry: str) -> lis
     names = settings.topics_on(datetime.now(UTC).date())
     named = [name for name in names if settings.entry_of(name) == entry]
     return sorted((name, p) for name in named if name in found for p in found[name].partitions)
+
+
+def _raise_first(errors: Collection[KafkaError | None]) -> None:
+    """Raise KafkaException for the first error: what a partition refuses to tell is not nothing."""
+    for error in errors:
+        if error is not None:
+            raise KafkaException(error)
 
 
 def _topic_id(answer: "Future[Any]") -> str | None:

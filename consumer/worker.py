@@ -8,7 +8,8 @@
   and made anew after a pause that grows up to 20 s, until it works or the process is told to stop.
   Positions are read back each time, so nothing is skipped or repeated. A secret's file that cannot
   be read by then is such trouble too: it may be in exchange.
-- `WorkerLostError`: the process ends with code 1; its supervisor starts another one in its slot.
+- `WorkerLostError`, or an error of our own making: the process ends with code 1; its supervisor
+  starts another one in its slot.
 - `HaltedError`: nothing more is read; the process stays, not ready, its metrics and its log telling
   why, until it is told to stop; its code is 3.
 """
@@ -53,6 +54,7 @@ from consumer.starts import find_absent
 from consumer.step import Step, Watch
 from consumer.tracing import Traces, open_traces
 from sedflow_core import Artifact, load_artifact
+from sedflow_core.errors import SedflowError
 
 LOG = logging.getLogger("sedflow.worker")
 
@@ -111,6 +113,11 @@ def attend(
         except HaltedError as error:
             worker.halt(error)
             return HALTED
+        except SedflowError:
+            raise
+        except Exception:
+            LOG.critical("crashed", exc_info=True)
+            return LOST
     LOG.info(
         "stopped", extra={"fields": {"messages": worker.published.messages, **worker.compare()}}
     )
@@ -294,6 +301,7 @@ class Worker:
         self.health.assigned = False
         self.health.trouble = trouble
         self._metrics.set_lag({}, datetime.now(UTC))
+        self._metrics.partitions_paused.set(0)
 
 
 def load_served(settings: ArtifactSettings) -> Artifact:

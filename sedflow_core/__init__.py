@@ -5,8 +5,8 @@
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.estimation import estimate, load_artifact, log_prob, sample
+from sedflow_core.fresh_simulations import Simulations, simulate
 from sedflow_core.observation import Observation
-from sedflow_core.simulated import Simulations, simulate
 from sedflow_core.summary import Summary
 from sedflow_core.version import __version__
 

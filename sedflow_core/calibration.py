@@ -15,10 +15,10 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact
 from sedflow_core.diagnostics import density_ranks, tarp_levels
 from sedflow_core.estimation import choose_base
+from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.prior import N_U, U_NAMES, draw_u, from_u, to_u
 from sedflow_core.sfh import calc_derived
-from sedflow_core.simulated import Simulations
 from sedflow_core.simulation import stream_generator
 from sedflow_core.summary import LEVELS
 from sedflow_core.units import Array

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from sedflow_core.compare import add_compare_arguments, run_compare
+    from sedflow_core.compare_command import add_compare_arguments, run_compare
     from sedflow_core.fit import add_fit_arguments, run_fit
     from sedflow_core.learning_curve import add_learning_curve_arguments, run_learning_curve
     from sedflow_core.one_galaxy import (

@@ -14,11 +14,11 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact
 from sedflow_core.bands import FILTER_SYSTEMS, BandSet
 from sedflow_core.corrections import EXTINCTION_PER_EBV
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.noise import draw_noise, load_noise
 from sedflow_core.observation import Observation, Photometry
 from sedflow_core.prior import from_u
-from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import ForwardConfig, ForwardModel, NoisySimulations, simulate_noisy
 from sedflow_core.units import NJY_PER_NANOMAGGY, POGSON
 

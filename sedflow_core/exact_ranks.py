@@ -10,10 +10,10 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact
 from sedflow_core.calibration import quantities
 from sedflow_core.chains import MIN_ESS
+from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.importance import Weighted
 from sedflow_core.mcmc import sample_exact
 from sedflow_core.prior import to_u
-from sedflow_core.simulated import Simulations
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from sedflow_core.artifact import Artifact
 from sedflow_core.calibration import draw
 from sedflow_core.diagnostics import cut
+from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.importance import log_posteriors
 from sedflow_core.prior import N_U, to_u
-from sedflow_core.simulated import Simulations
 from sedflow_core.simulation import ForwardModel, stream_generator
 from sedflow_core.units import Array
 
@@ -33,7 +33,7 @@ def measure_gaps(
 
     Args:
         artifact: see `load_artifact`.
-        model: its forward model, see `sedflow_core.simulated.forward_model`.
+        model: its forward model, see `sedflow_core.fresh_simulations.forward_model`.
         simulations: of that model.
         seed: of the samples that give the evidence.
     """

@@ -60,7 +60,7 @@ def weigh(
 
     Args:
         artifact: see `load_artifact`.
-        model: its forward model, see `sedflow_core.simulated.forward_model`.
+        model: its forward model, see `sedflow_core.fresh_simulations.forward_model`.
         observation: photometry of n galaxies.
         n_samples: independent draws per galaxy.
         seed: of the draws.
@@ -93,7 +93,7 @@ def log_posteriors(
     """ln posterior (n,) in u up to a constant: exact, and with the Gaussian likelihood.
 
     Args:
-        model: see `sedflow_core.simulated.forward_model`.
+        model: see `sedflow_core.fresh_simulations.forward_model`.
         u: (n, 11) points, float64.
         observation: one galaxy.
     """

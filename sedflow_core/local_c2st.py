@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.errors import MissingExtraError
+from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.observation import to_context
 from sedflow_core.prior import N_U, to_u
-from sedflow_core.simulated import Simulations
 from sedflow_core.units import Array
 
 N_NULL = 59

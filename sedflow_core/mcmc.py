@@ -25,6 +25,8 @@ from sedflow_core.target import FlowProposal, GalaxyTarget, Likelihood
 from sedflow_core.trust import calc_efficiency
 from sedflow_core.units import Array
 
+N_WALKERS = 1_024
+"""Of each ensemble, see `sedflow_core.ensemble`."""
 MIN_CORRECTION = 0.5
 """Efficiency of the emulator's correction below which few samples stand for many."""
 
@@ -63,7 +65,6 @@ def sample_exact(
     n_samples: int = 2_000,
     min_ess: float = MIN_ESS,
     max_seconds: float = 60.0,
-    n_walkers: int = 1_024,
     seed: int = 0,
 ) -> ExactPosterior:
     """Samples of the exact posterior of one galaxy, inside the support or not.
@@ -72,12 +73,11 @@ def sample_exact(
         artifact: holds the emulator; its flow only proposes, see `sedflow_core.ensemble`.
         observation: one galaxy.
         model: the simulator that corrects the emulator, see
-            `sedflow_core.simulated.forward_model`; None for the emulator alone.
+            `sedflow_core.fresh_simulations.forward_model`; None for the emulator alone.
         likelihood: see `sedflow_core.target.Likelihood`.
         n_samples: returned.
         min_ess, max_seconds: stop once converged (R-hat <= 1.01 and so many effective samples in
             every dimension), or when the time is spent.
-        n_walkers: of each ensemble, see `sedflow_core.ensemble.run_ensembles`.
         seed: of start and moves. Where time decides how far to walk, samples depend on it too.
 
     Raises:
@@ -100,7 +100,7 @@ def sample_exact(
     target = GalaxyTarget(artifact, observation, likelihood)
     chains = run_ensembles(
         target,
-        n_walkers=n_walkers,
+        n_walkers=N_WALKERS,
         min_ess=min_ess,
         max_seconds=max_seconds,
         seed=seed,

@@ -14,11 +14,11 @@ from sedflow_core.chains import MIN_ESS
 from sedflow_core.columns import add_column_arguments, column_map
 from sedflow_core.errors import CatalogError, check_installed
 from sedflow_core.estimation import estimate, load_artifact, sample
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.observation import Observation
 from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
 from sedflow_core.quantities import calc_quantities
-from sedflow_core.simulated import forward_model
 from sedflow_core.summary import Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder

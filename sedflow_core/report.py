@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from sedflow_core.artifact import Artifact
 from sedflow_core.estimation import find_flags
 from sedflow_core.figures import pp_plot
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.observation import Observation
 from sedflow_core.paper_figures import learning_figure, p_value_figure, slice_map
 from sedflow_core.report_figures import coverage_curves, rank_histograms
@@ -24,7 +25,6 @@ from sedflow_core.report_galaxies import (
     figure_of_training,
 )
 from sedflow_core.report_tables import tables, verdict
-from sedflow_core.simulated import forward_model
 from sedflow_core.validate import Report
 
 _STYLE = """

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.estimation import find_flags
+from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.galaxy import GalaxyModel, calc_band_flux, calc_luminosity
 from sedflow_core.importance import Weighted, weigh
 from sedflow_core.mcmc import sample_exact
@@ -17,7 +18,6 @@ from sedflow_core.paper_figures import induced_prior, support_planes, training_a
 from sedflow_core.prior import PARAM_NAMES, from_u
 from sedflow_core.quantities import calc_quantities
 from sedflow_core.report_figures import best_fit, flow_against_exact
-from sedflow_core.simulated import Simulations
 from sedflow_core.simulation import ForwardModel, draw_prior, stream_generator
 from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sedflow_core.artifact import Artifact
 from sedflow_core.corruptions import CLEAN
 from sedflow_core.estimation import estimate
+from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.importance import weigh
 from sedflow_core.observation import Observation
-from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.support import can_encode
 from sedflow_core.trust import (

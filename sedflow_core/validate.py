@@ -28,13 +28,13 @@ from sedflow_core.errors import SimulationError
 from sedflow_core.estimation import estimate
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import classify, distances, summarise
+from sedflow_core.fresh_simulations import Simulations, forward_model, simulate
 from sedflow_core.gap import measure_gaps, summarise_gaps
 from sedflow_core.importance import weigh
 from sedflow_core.local_c2st import classify_locally, rejection_rates
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.observation import Observation
 from sedflow_core.prior import N_U, U_NAMES, to_u
-from sedflow_core.simulated import Simulations, forward_model, simulate
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array, mag_from_nanomaggy
 

@@ -22,6 +22,7 @@ ALLOWED = {
         "dead_letters",
         "demo_alerts",
         "demo_kafka",
+        "extents",
         "kafka",
         "kafka_client",
         "kafka_sink",
@@ -163,5 +164,6 @@ def test_serving_dependencies_are_a_budget() -> None:
         "cramjam",
         "confluent-kafka",
         "prometheus-client",
+        "pydantic",
         "pydantic-settings",
     }

@@ -22,11 +22,11 @@ from sedflow_core.artifact import compile_flow
 from sedflow_core.build import build_artifact
 from sedflow_core.exactness import distances
 from sedflow_core.flow import FlowConfig
+from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.gap import measure_gaps, summarise_gaps
 from sedflow_core.importance import weigh
 from sedflow_core.noise import load_noise
 from sedflow_core.resampling import reweigh
-from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.simulation import ForwardConfig, TrainingSet, load_training_set
 from sedflow_core.train import fit, load_run
 from sedflow_core.train_config import PRESETS

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from sedflow_core import Artifact, Observation, estimate
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.importance import log_posteriors
 from sedflow_core.prior import N_U, from_u
-from sedflow_core.simulated import forward_model
 
 N_WALKER = 128
 N_DRAW = 20_000

@@ -34,7 +34,7 @@ N_TRUTH = 102_400
 N_CHUNK = 1_024
 N_RESAMPLE = 200
 """Sets of galaxies drawn anew, for the error of a ratio."""
-TRUTH_SEED = 999
+TRUTH_SEED = 1_000_000
 _GRID = (np.arange(2_048) + 0.5) / 2_048
 
 Base = Callable[[int, int], Tensor]

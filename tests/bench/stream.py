@@ -2,11 +2,13 @@
 
 A real broker and `sedflow-consumer run --workers N` work on this machine; alerts go in as the load
 says, and a reader of committed summaries notes when each comes out. Latency runs from the moment an
-alert is handed to the producer until its summary is read.
+alert is due until its summary is read. The command fails where an alert got no summary or several,
+or no posterior.
 """
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 import urllib.request
@@ -18,8 +20,11 @@ from subprocess import Popen
 from threading import Event, Thread
 
 import numpy as np
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Message, Producer
+from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.gather import fetch
+from consumer.reading import read
 from sedflow_core import Observation, load_artifact
 from tests.bench.load import LOADS, Load, make_alerts, wait_until
 from tests.bench.processes import Usage, descendants, read_usage
@@ -34,6 +39,10 @@ STALL_S = 120.0
 """Nothing came out for so long: the run has failed."""
 N_GALAXY = 500
 LOOK_EVERY_S = 5.0
+READ_WAIT_S = 0.02
+LOST, TWICE = "without a summary", "with more than one summary"
+WORKER, SUPERVISOR, BROKER = "spawn_main", "consumer.cli run", "kafka.Kafka"
+"""What their commands hold; a broker that is no child of ours has no share in the CPU time."""
 ALERTS, SUMMARIES = "bench.hostAlert", "bench.posteriorSummary"
 SETTINGS = """
 [artifact]
@@ -52,33 +61,32 @@ port = {port}
 
 @dataclass
 class Arrivals:
-    """When each alert was sent and its summary read, seconds of the monotonic clock."""
+    """When each alert was due and its summary read, seconds of the monotonic clock."""
 
     n: int
-    sent: np.ndarray = field(init=False)
+    due: np.ndarray = field(init=False)
     read: np.ndarray = field(init=False)
     count: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sent = np.full(self.n, np.nan)
+        self.due = np.full(self.n, np.nan)
         self.read = np.full(self.n, np.nan)
         self.count = np.zeros(self.n, dtype=int)
 
     def follow(self, consumer: Consumer, done: Event) -> None:
-        """Note summaries until one of every alert was read, or `done` is set."""
-        n_read = 0
-        while n_read < self.n and not done.is_set():
-            messages = [m for m in consumer.consume(500, 0.2) if m.error() is None]
+        """Note summaries until `done` is set and none is left."""
+        messages: list[Message] = []
+        while messages or not done.is_set():
+            messages = [m for m in consumer.consume(500, READ_WAIT_S) if m.error() is None]
             now = time.monotonic()
             index = [int((m.key() or b"").removeprefix(b"bench-")) for m in messages]
             self.read[index] = now
             np.add.at(self.count, index, 1)
-            n_read += len(index)
 
 
 @dataclass
 class Watch:
-    """Usage of the workers and the broker over the run."""
+    """Usage of the workers, their supervisor and the broker over the run."""
 
     seen: list[list[Usage]] = field(default_factory=list)
 
@@ -97,16 +105,20 @@ class Watch:
 
     def workers(self, look: int) -> list[Usage]:
         """The workers' usage at one look."""
-        return [usage for usage in self.seen[look] if "spawn_main" in usage.command]
+        return [usage for usage in self.seen[look] if WORKER in usage.command]
 
-    def broker_cpu_s(self, look: int) -> float:
-        """CPU time of the broker, 0 where it is no child of ours."""
-        return sum(usage.cpu_s for usage in self.seen[look] if "kafka.Kafka" in usage.command)
+    def cpu_s(self, part: str) -> float:
+        """CPU time over the run of the processes with `part` in their commands."""
+        last, first = (
+            sum(usage.cpu_s for usage in self.seen[look] if part in usage.command)
+            for look in (-1, 0)
+        )
+        return last - first
 
 
 @contextmanager
-def running_workers(bootstrap: str, artifact: str, n: int) -> Iterator[Popen[bytes]]:
-    """The daemon with n workers, ready."""
+def running_workers(bootstrap: str, artifact: str, n: int) -> Iterator[int]:
+    """The port of a daemon with n workers, ready."""
     (port,) = free_ports(1)
     with tempfile.TemporaryDirectory() as folder:
         config, log = Path(folder) / "sedflow.toml", Path(folder) / "log"
@@ -115,7 +127,7 @@ def running_workers(bootstrap: str, artifact: str, n: int) -> Iterator[Popen[byt
         process = run_consumer(config, log, "--workers", str(n), more=environment)
         try:
             _wait_until_ready(process, port, log)
-            yield process
+            yield port
         finally:
             process.terminate()
             process.wait(timeout=120)
@@ -138,8 +150,8 @@ def send(bootstrap: str, load: Load, galaxies: Observation, arrivals: Arrivals) 
     alerts = make_alerts(galaxies, load.n_alerts)
     started = time.monotonic()
     for i, ((key, value), due_s) in enumerate(zip(alerts, load.times_s(), strict=True)):
+        arrivals.due[i] = started + due_s
         wait_until(started + due_s)
-        arrivals.sent[i] = time.monotonic()
         while True:
             try:
                 producer.produce(ALERTS, key=key, value=value)
@@ -156,7 +168,8 @@ def run_load(load: Load, artifact_name: str, n_workers: int) -> dict[str, float]
     arrivals, watch, done = Arrivals(load.n_alerts), Watch(), Event()
     with kafka_broker() as bootstrap:
         create_topics(bootstrap, [ALERTS, SUMMARIES, f"{ALERTS}.sedflow.dlq"])
-        with running_workers(bootstrap, artifact_name, n_workers):
+        create_topics(bootstrap, [f"{SUMMARIES}.sedflow.offsets"], {"cleanup.policy": "compact"})
+        with running_workers(bootstrap, artifact_name, n_workers) as port:
             watch.look()
             reader = committed_consumer(bootstrap, SUMMARIES)
             follow = Thread(target=arrivals.follow, args=(reader, done))
@@ -165,44 +178,55 @@ def run_load(load: Load, artifact_name: str, n_workers: int) -> dict[str, float]
                 for thread in threads:
                     thread.start()
                 send(bootstrap, load, galaxies, arrivals)
-                _wait_for(follow, arrivals)
+                _wait_for(arrivals)
                 watch.look()
+                answered = count_posteriors(port)
             finally:
                 done.set()
                 for thread in threads:
                     thread.join()
                 reader.close()
-    return summarise(arrivals, watch, n_workers)
+    return {"posteriors": answered, **summarise(arrivals, watch, n_workers)}
 
 
-def _wait_for(reader: Thread, arrivals: Arrivals) -> None:
-    """Return once every summary was read, or none has come for `STALL_S`."""
-    while reader.is_alive():
-        reader.join(1.0)
-        latest = np.nanmax(np.concatenate([arrivals.read, arrivals.sent]))
+def _wait_for(arrivals: Arrivals) -> None:
+    """Return once a summary of every alert was read, or none has come for `STALL_S`."""
+    while not np.isfinite(arrivals.read).all():
+        latest = np.nanmax(np.concatenate([arrivals.read, arrivals.due]))
         if time.monotonic() - latest > STALL_S:
             return
+        time.sleep(0.2)
+
+
+def count_posteriors(port: int) -> float:
+    """How many alerts the daemon says that it answered with a posterior."""
+    families = text_string_to_metric_families(fetch(port, "/metrics")[1])
+    return read(families, time.monotonic()).statuses["OK"]
 
 
 def summarise(arrivals: Arrivals, watch: Watch, n_workers: int) -> dict[str, float]:
-    """What the run came to."""
+    """What the run came to. Raises RuntimeError where a worker began anew."""
     n = arrivals.n
-    latency = arrivals.read - arrivals.sent
-    wall = np.nanmax(arrivals.read) - arrivals.sent[0]
-    cpu = sum(u.cpu_s for u in watch.workers(-1)) - sum(u.cpu_s for u in watch.workers(0))
+    latency = arrivals.read - arrivals.due
+    wall = np.nanmax(arrivals.read) - arrivals.due[0]
     middle = len(watch.seen) // 2
+    began, middle_aged, ended = (
+        {u.pid: u for u in watch.workers(look)} for look in (0, middle, -1)
+    )
+    if not began.keys() == middle_aged.keys() == ended.keys():
+        raise RuntimeError(f"expected the same workers all along, got {[*began]}, {[*ended]}")
     figures = {
         "alerts sent": n,
-        "alerts without a summary": int((arrivals.count == 0).sum()),
-        "alerts with more than one summary": int((arrivals.count > 1).sum()),
+        f"alerts {LOST}": int((arrivals.count == 0).sum()),
+        f"alerts {TWICE}": int((arrivals.count > 1).sum()),
         "workers": n_workers,
-        "alerts/s, first sent to last read": n / wall,
-        "CPU ms per alert, workers": 1e3 * cpu / n,
-        "CPU ms per alert, broker": 1e3 * (watch.broker_cpu_s(-1) - watch.broker_cpu_s(0)) / n,
-        "MB, largest peak of a worker": max(u.peak_mb for u in watch.workers(-1)),
+        "alerts/s, first due to last read": n / wall,
+        "CPU ms per alert, workers": 1e3 * watch.cpu_s(WORKER) / n,
+        "CPU ms per alert, supervisor": 1e3 * watch.cpu_s(SUPERVISOR) / n,
+        "CPU ms per alert, broker": 1e3 * watch.cpu_s(BROKER) / n,
+        "MB, largest peak of a worker": max(u.peak_mb for u in ended.values()),
         "MB, growth of a worker over the second half": max(
-            late.resident_mb - early.resident_mb
-            for early, late in zip(watch.workers(middle), watch.workers(-1), strict=True)
+            late.resident_mb - middle_aged[pid].resident_mb for pid, late in ended.items()
         ),
     }
     for level in (50, 95, 99, 100):
@@ -213,11 +237,11 @@ def summarise(arrivals: Arrivals, watch: Watch, n_workers: int) -> dict[str, flo
 
 def by_minute(arrivals: Arrivals) -> dict[str, float]:
     """Rates of the whole minutes of a long run: a machine that others share has slow ones."""
-    read = arrivals.read[np.isfinite(arrivals.read)] - arrivals.sent[0]
-    edges = np.arange(0.0, read.max(), 60.0)
+    read_s = arrivals.read[np.isfinite(arrivals.read)] - arrivals.due[0]
+    edges = np.arange(0.0, read_s.max(), 60.0)
     if len(edges) < 3:
         return {}
-    rates = np.histogram(read, edges)[0] / 60.0
+    rates = np.histogram(read_s, edges)[0] / 60.0
     names = {"slowest": 0, "median": 50, "fastest": 100}
     return {
         f"alerts/s, {name} minute": float(np.percentile(rates, level))
@@ -225,8 +249,8 @@ def by_minute(arrivals: Arrivals) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Run one load, print its table, keep it as JSON."""
+def main() -> int:
+    """Run one load, print its table, keep it as JSON; 1 where an alert was not answered once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("load", choices=sorted(LOADS), nargs="?", default="short")
     parser.add_argument("--workers", type=int, default=2)
@@ -242,7 +266,9 @@ def main() -> None:
     name = f"stream-{options.load}-{options.workers}-workers-{load.n_alerts}"
     artifact = identify(load_artifact(options.artifact))
     write_report(options.out, name, figures, machine=machine, artifact=artifact)
+    lost, twice = (figures[f"alerts {what}"] for what in (LOST, TWICE))
+    return int(lost > 0 or twice > 0 or figures["posteriors"] != load.n_alerts)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from consumer import kafka
-from consumer.errors import BrokerError, WindowAbortedError
+from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
 from consumer.health import Health
 from consumer.kafka import KafkaSource
 from consumer.message import Message, Window
@@ -245,10 +245,20 @@ def test_a_window_is_bounded_in_bytes(source: KafkaSource, monkeypatch: pytest.M
     assert offsets(source.poll(10, 60.0), CUT) == [13, 14, 15]
 
 
-def test_a_commit_of_which_a_partition_is_refused_is_no_commit(source: KafkaSource) -> None:
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (KafkaError.GROUP_AUTHORIZATION_FAILED, BrokerError),
+        (KafkaError.REBALANCE_IN_PROGRESS, WindowAbortedError),  # it passes, and the clients stay
+    ],
+)
+def test_a_commit_of_which_a_partition_is_refused_is_no_commit(
+    source: KafkaSource, code: int, error: type[ConsumerError]
+) -> None:
     consumer = FakeConsumer([[Event(CUT, 10)]])
-    consumer.refused_part = KafkaError.GROUP_AUTHORIZATION_FAILED
+    consumer.refused_part = code
     source._consumer = consumer  # type: ignore[assignment]
     (message,) = source.poll(1, 0.0)
-    with pytest.raises(BrokerError, match="input: commit"):
+    with pytest.raises(error, match="input: commit"):
         source.commit(Window((message,), (), ()))
+    assert source._position[CUT] == 10

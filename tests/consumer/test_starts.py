@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,8 +122,17 @@ class FakePositions:
 @pytest.fixture
 def emptied(starts: Starts) -> Starts:
     starts._admin = FakeAdmin(["a"] * 9)  # type: ignore[assignment]
-    starts._consumer = Emptied()
+    starts._consumer = starts._extents._consumer = Emptied()
     return starts
+
+
+def test_what_a_group_does_not_tell_is_not_nothing(emptied: Starts) -> None:
+    """Else a topic would be read from where `input.start` says."""
+    refused = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    untold = SimpleNamespace(topic="hosts", partition=0, offset=-1001, error=refused)
+    emptied._consumer.committed = lambda places, timeout: [untold]  # type: ignore[method-assign]
+    with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
+        emptied.find_all([PLACE], None)
 
 
 def accept(starts: Starts, *, gaps: bool) -> None:

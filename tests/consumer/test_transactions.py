@@ -160,7 +160,10 @@ def test_a_part_is_tried_again_and_given_up_at_last(
     monkeypatch.setattr(daemon.time, "sleep", lambda _: None)
     sink = TwoClusterSink.__new__(TwoClusterSink)
     sink._metrics = Metrics(CollectorRegistry())
-    sink._source = SimpleNamespace(advance=advanced.append)  # type: ignore[assignment]
+    beats: list[None] = []
+    sink._source = SimpleNamespace(  # type: ignore[assignment]
+        advance=advanced.append, beat=lambda: beats.append(None)
+    )
     transactions = Transactions.__new__(Transactions)
     transactions._metrics = sink._metrics
     monkeypatch.setattr(transactions, "publish", publish)
@@ -173,3 +176,4 @@ def test_a_part_is_tried_again_and_given_up_at_last(
     assert len(tries) == min(n_aborts + 1, MAX_ABORTS_IN_A_ROW)
     assert advanced == ([WINDOW] if n_aborts < MAX_ABORTS_IN_A_ROW else [])
     assert sink._metrics.commit_failures._value.get() == n_aborts
+    assert len(beats) == len(tries)

@@ -1,5 +1,6 @@
 """A worker whose broker is away: at its start and later on."""
 
+import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,13 +20,14 @@ from consumer.gather import fetch
 from consumer.health import MAX_SILENCE_S
 from consumer.kafka_client import Clusters
 from consumer.message import Difference, Result, Window
+from consumer.process import JsonFormatter
 from consumer.refit import RefitMetrics
 from consumer.refit_worker import RefitWorker
 from consumer.registry import RegistryError, SilentRegistryError
 from consumer.sections import InputSettings
 from consumer.settings import Settings
 from consumer.shadow import Shadowed
-from consumer.worker import LONGEST_PAUSE_S, Worker, WorkerHealth, attend
+from consumer.worker import LONGEST_PAUSE_S, LOST, Worker, WorkerHealth, attend
 from sedflow_core import Artifact, estimate
 
 AWAY = BrokerError("output: expected an answer, got none")
@@ -171,6 +173,20 @@ def test_a_worker_that_waits_for_its_broker_can_be_stopped(
     assert attend(Worker(settings, Pauses(2)), settings) == 0
 
 
+def test_a_fault_of_our_own_is_told_in_the_log_and_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(worker: Worker) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(Worker, "start", start)
+    settings = Settings.model_validate({"http": {"port": 0}})
+    assert attend(Worker(settings, Pauses(1)), settings) == LOST
+    line = json.loads(JsonFormatter().format(caplog.records[-1]))
+    assert line["event"] == "crashed"
+    assert "ZeroDivisionError: ours" in line["traceback"]
+
+
 def test_a_refusal_at_the_start_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(settings: Settings) -> Clusters:
         raise BrokerError("input: expected the topics ['x'], got none of these names")
@@ -202,6 +218,7 @@ def test_trouble_with_a_registry_is_counted_as_such() -> None:
 def test_what_is_unread_is_told_by_who_holds_it(leave: Callable[[Worker], None]) -> None:
     worker = Worker(Settings(), Pauses(1))
     worker._metrics.set_lag({("hosts", 0): 5, ("hosts", 1): 0}, datetime.now(UTC))
+    worker._metrics.partitions_paused.set(2)
     leave(worker)
     lags = [
         worker.registry.get_sample_value(
@@ -210,7 +227,8 @@ def test_what_is_unread_is_told_by_who_holds_it(leave: Callable[[Worker], None])
         for partition in ("0", "1")
     ]
     assert lags == [None, None]
-    assert worker.registry.get_sample_value("sedflow_consumer_lag_seconds") == 0.0
+    for name in ("sedflow_consumer_lag_seconds", "sedflow_partitions_paused"):
+        assert worker.registry.get_sample_value(name) == 0.0
 
 
 @pytest.mark.parametrize(("tell_port", "status"), [(None, 404), (lambda _: None, 200)])

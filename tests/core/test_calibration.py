@@ -9,8 +9,8 @@ from sedflow_core import Artifact
 from sedflow_core.calibration import Calibration, calibrate
 from sedflow_core.diagnostics import ks_distance, noise_bound
 from sedflow_core.exact_ranks import weighted_ranks
+from sedflow_core.fresh_simulations import Simulations, simulate
 from sedflow_core.importance import Weighted
-from sedflow_core.simulated import Simulations, simulate
 
 NO_TEST = np.empty(0)
 """p-values that nobody looks at."""

@@ -14,8 +14,8 @@ from sedflow_core.exactness import (
     median_error,
     summarise,
 )
+from sedflow_core.fresh_simulations import simulate
 from sedflow_core.importance import Weighted
-from sedflow_core.simulated import simulate
 
 NO_TEST = np.empty(0)
 """p-values that nobody looks at."""

@@ -6,9 +6,9 @@ import torch
 
 from sedflow_core import Artifact
 from sedflow_core.exactness import divergences
+from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.gap import gap, measure_gaps, summarise_gaps
 from sedflow_core.importance import weigh
-from sedflow_core.simulated import forward_model, simulate
 
 
 def test_the_gap_between_two_normals_is_their_divergence() -> None:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from sedflow_core import Artifact
+from sedflow_core.fresh_simulations import Simulations, simulate
 from sedflow_core.local_c2st import LocalTest, classify_locally, rejection_rates
 from sedflow_core.observation import Observation, to_context
 from sedflow_core.parallel_inverse import sample_together
 from sedflow_core.prior import N_U, from_u
-from sedflow_core.simulated import Simulations, simulate
 
 N, N_TESTED, N_NULL = 6_000, 50, 20
 

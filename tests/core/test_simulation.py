@@ -12,11 +12,11 @@ from scipy import stats
 
 from sedflow_core import Artifact, simulate
 from sedflow_core.errors import GridError, SimulationError
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.noise import in_mag_range, mag_from_flux
 from sedflow_core.prior import from_u, to_u
 from sedflow_core.sfh import calc_derived
-from sedflow_core.simulated import forward_model
 from sedflow_core.simulation import (
     ForwardConfig,
     ForwardModel,

@@ -12,7 +12,7 @@ from scipy import stats
 from sedflow_core import Artifact, Observation
 from sedflow_core.bands import parse_band_set
 from sedflow_core.corruptions import CLEAN, Setting, all_corruptions, corrupted_simulations
-from sedflow_core.simulated import forward_model
+from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.simulation import ForwardConfig, simulate_noisy
 from sedflow_core.support_report import (
     _read_real,

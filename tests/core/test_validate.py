@@ -13,8 +13,8 @@ from sedflow_core.diagnostics import noise_bound
 from sedflow_core.errors import SimulationError
 from sedflow_core.exact_ranks import mcmc_ranks, weighted_ranks
 from sedflow_core.exactness import distances
+from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.importance import weigh
-from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.validate import LIMITS, N_JUDGED, Sizes, failures, limit
 
 Document = dict[str, Any]

@@ -10,9 +10,9 @@ from sedflow_core.columns import add_column_arguments, read_galaxies
 from sedflow_core.comparison import Difference, compare, per_galaxy, table, why
 from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import find_flags, load_artifact
+from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.observation import Observation
 from sedflow_core.options import count, count_from_zero, positive
-from sedflow_core.simulated import forward_model, simulate
 from sedflow_core.tables import check_folder, table_writer, write_table
 
 
