@@ -22,11 +22,10 @@ from prometheus_client import CollectorRegistry
 from consumer.daemon import Tally
 from consumer.errors import SettingsError
 from consumer.files import describe_message
-from consumer.kafka import next_offsets
 from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
 from consumer.letter_box import Letter, LetterBox, letter_group
-from consumer.message import Message, Window
+from consumer.message import Message, Window, next_offsets
 from consumer.metrics import Metrics
 from consumer.process import printable
 from consumer.registry import register_summaries

@@ -8,15 +8,18 @@ from consumer.gaps import Extent, Position
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG
 from consumer.message import Place
 
-NO_LEADER = frozenset(
+NO_ANSWER = frozenset(
     {
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
+        KafkaError._DESTROY_BROKER,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
     }
 )
-"""What is heard of a partition that no broker leads."""
+"""What is heard where the leader of a partition is not reached; see `Extents._has_no_leader`."""
+LESS_PATIENT_S = 1.0
+"""How long the next ones are waited for once one was not reached."""
 
 
 class Extents:
@@ -32,11 +35,11 @@ class Extents:
         self._topic_id = topic_id
         self._beat = beat
 
-    def find(self, place: Place) -> Extent:
+    def find(self, place: Place, timeout_s: float = CALL_TIMEOUT_S) -> Extent:
         """Return what a partition holds. Raises KafkaException where nobody says."""
         self._beat()
         partition = TopicPartition(*place)
-        low, high = self._consumer.get_watermark_offsets(partition, timeout=CALL_TIMEOUT_S)
+        low, high = self._consumer.get_watermark_offsets(partition, timeout=timeout_s)
         return Extent(low, high, self._topic_id(place[0]))
 
     def find_all(
@@ -46,14 +49,13 @@ class Extents:
 
         Raises KafkaException.
         """
-        extents = {}
+        extents, timeout_s = {}, CALL_TIMEOUT_S
         for place in places:
             try:
-                extents[place] = self.find(place)
+                extents[place] = self.find(place, timeout_s)
             except KafkaException as error:
-                if error.args[0].code() not in NO_LEADER or not self._is_of(
-                    known.get(place), place
-                ):
+                timeout_s = LESS_PATIENT_S
+                if not (self._is_of(known.get(place), place) and self._has_no_leader(place, error)):
                     raise
                 name = f"{place[0]}[{place[1]}]"
                 fields = {"partition": name, "error": error.args[0].str()}
@@ -65,12 +67,20 @@ class Extents:
         try:
             extent = self.find(place)
         except KafkaException as error:
-            if error.args[0].code() not in NO_LEADER:
+            if not self._has_no_leader(place, error):
                 raise
             return False
         return (read.offset if read else extent.low) >= extent.high
 
     def _is_of(self, position: Position | None, place: Place) -> bool:
         """Whether this is a position in the topic that is there now, not in one before it."""
-        topic_id = self._topic_id(place[0])
-        return position is not None and (not topic_id or position.topic_id in (None, topic_id))
+        return position is not None and position.topic_id in (None, self._topic_id(place[0]))
+
+    def _has_no_leader(self, place: Place, error: KafkaException) -> bool:
+        """Whether the error means that the partition is there, but nobody answers for it."""
+        code = error.args[0].code()
+        if code != KafkaError._UNKNOWN_PARTITION:
+            return code in NO_ANSWER
+        topics = self._consumer.list_topics(place[0], timeout=CALL_TIMEOUT_S).topics
+        partition = topics[place[0]].partitions.get(place[1]) if place[0] in topics else None
+        return partition is not None and partition.leader < 0

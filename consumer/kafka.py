@@ -9,7 +9,7 @@ Librdkafka never chooses an offset by itself: `auto.offset.reset` is `error`.
 """
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from consumer.kafka_client import (
     foreign_errors,
     to_message,
 )
-from consumer.message import Message, Place, Window
+from consumer.message import Message, Place, Window, next_offsets
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.settings import Settings
@@ -140,7 +140,7 @@ class KafkaSource:
             self._consumer.pause([TopicPartition(*place) for place in self._held])
         self._metrics.partitions_paused.set(len(self._paused))
         self._take(1, 0.0)
-        self._metrics.set_lag(self._lag(), datetime.now(UTC))
+        self._metrics.set_lag(self._lag({m.place for m in messages}), datetime.now(UTC))
         if self._gone & {m.place for m in messages}:
             raise WindowAbortedError("input: a partition was revoked while its window was made")
         self._renew_membership()
@@ -167,7 +167,7 @@ class KafkaSource:
         self.advance(window)
 
     def positions_behind(self, window: Window) -> list[TopicPartition]:
-        """Return the positions behind a window, each with the id of its topic as metadata."""
+        """Return the positions behind a window, with the ids of its topics as metadata."""
         return [
             TopicPartition(topic, partition, offset, metadata=self.starts.topic_id(topic) or "")
             for (topic, partition), offset in next_offsets(window.consumed).items()
@@ -249,14 +249,18 @@ class KafkaSource:
             if self._is_message(event) and (event.topic(), event.partition()) in self._held:
                 self._taken.append(to_message(event))
 
-    def _lag(self) -> dict[Place, int]:
-        """For each partition held, how many offsets its committed position is behind."""
+    def _lag(self, in_hand: Collection[Place] = ()) -> dict[Place, int]:
+        """For each partition held, how many offsets its committed position is behind.
+
+        The position is that of its end, if seen, but where a window of it is in hand.
+        """
         behind = {}
         for place in self._held & self._position.keys():
             with foreign_errors("input: watermark"):
                 marks = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
             if marks and marks[1] >= 0:
-                behind[place] = max(0, marks[1] - self._position[place])
+                position = (self._next if place in in_hand else self._position)[place]
+                behind[place] = max(0, marks[1] - position)
         return behind
 
     def _is_message(self, event: Any) -> bool:
@@ -284,6 +288,8 @@ class KafkaSource:
             return
         with foreign_errors("input: watermark"):
             start = self.starts.find_again(place, self._next[place])
+            if start != self._next[place]:  # behind a gap that is accepted
+                self.starts.keep_ends({place: start}, self._positions)
         self._taken = [m for m in self._taken if m.place != place]
         self._gone.add(place)
         self._next[place] = self._position[place] = start
@@ -295,7 +301,7 @@ class KafkaSource:
         return self._settings.dated and code == KafkaError.UNKNOWN_TOPIC_OR_PART
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        places = places_of(partitions)
+        places = {(p.topic, p.partition) for p in partitions}
         assign = consumer.incremental_assign if self._settings.cooperative else consumer.assign
         if self._leaving:  # what a rebalance gives in this moment, the next one takes
             assign([])
@@ -317,7 +323,7 @@ class KafkaSource:
         self._note_rebalance("partitions assigned", places)
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        places = places_of(partitions)
+        places = {(p.topic, p.partition) for p in partitions}
         self._held -= places
         self._gone |= places
         self._taken = [m for m in self._taken if m.place in self._held]
@@ -332,16 +338,6 @@ class KafkaSource:
         self._metrics.rebalances.inc()
         names = sorted(f"{topic}[{partition}]" for topic, partition in places)
         LOG.info(event, extra={"fields": {"partitions": names}})
-
-
-def next_offsets(messages: Iterable[Message]) -> dict[Place, int]:
-    """Return for each partition the offset behind its last message."""
-    return {m.place: m.offset + 1 for m in messages}
-
-
-def places_of(partitions: Iterable[TopicPartition]) -> set[Place]:
-    """Return topic and partition of each."""
-    return {(p.topic, p.partition) for p in partitions}
 
 
 def _as_ours(error: KafkaException | ConsumerError) -> ConsumerError:

@@ -29,10 +29,8 @@ BROKER_DEFAULT_BYTES = 1_048_588
 NEW_TOPIC_EVERY_MS = 30_000
 """How often it is looked whether tonight's topic is there."""
 
-CLIENT_DEFAULTS: Mapping[str, ClientOption] = {
-    # While a whole cluster is away a client logs each attempt, ten times as many by default.
-    "reconnect.backoff.ms": 1_000,
-}
+RECONNECT_AFTER_MS = 1_000
+"""While a cluster is away a client logs each attempt, by librdkafka's default ten times as many."""
 CONSUMER_DEFAULTS: Mapping[str, ClientOption] = {
     # What waits in memory, and what a single answer of a broker may add to it.
     "queued.max.messages.kbytes": 16_384,
@@ -90,7 +88,13 @@ def client_config(
         raise SettingsError(
             f"{section}.kafka.{key}: expected it left to the daemon, got {cluster.kafka[key]!r}"
         )
-    return {**CLIENT_DEFAULTS, **defaults, **cluster.client_config(), **forced}
+    return {**_backoff(cluster), **defaults, **cluster.client_config(), **forced}
+
+
+def _backoff(cluster: ClusterSettings) -> dict[str, ClientOption]:
+    """Return how soon a client tries to connect again, unless the settings bound that."""
+    bounded = "reconnect.backoff.max.ms" in cluster.kafka
+    return {} if bounded else {"reconnect.backoff.ms": RECONNECT_AFTER_MS}
 
 
 def consumer_config(settings: Settings) -> dict[str, ClientOption]:
@@ -180,7 +184,7 @@ def open_admin(cluster: ClusterSettings) -> AdminClient:
     Nobody polls it, so what it logs waits in memory: with `debug` without end.
     """
     config = {k: v for k, v in cluster.client_config().items() if k != "debug"}
-    return AdminClient({**CLIENT_DEFAULTS, **config, "log_level": 3}, logger=LOG)
+    return AdminClient({**_backoff(cluster), **config, "log_level": 3}, logger=LOG)
 
 
 def check_output(output: OutputSettings, topics: Collection[str]) -> None:

@@ -28,7 +28,7 @@ Two clusters: see `positions.py`.
 
 At least once (`PlainSink`): produce, wait for every confirmation, then commit the positions to the
 group on the input's cluster, then tell them to the topic that remembers. A crash in between repeats
-the window.
+the window, and so does a group that is rebalanced meanwhile.
 """
 
 import time
@@ -41,7 +41,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from consumer.daemon import wait_or_give_up
 from consumer.errors import BrokerError, SettingsError, WindowAbortedError, WorkerLostError
-from consumer.kafka import KafkaSource, next_offsets
+from consumer.kafka import KafkaSource
 from consumer.kafka_client import (
     BROKER_DEFAULT_BYTES,
     CALL_TIMEOUT_S,
@@ -52,7 +52,7 @@ from consumer.kafka_client import (
     find_limits,
     foreign_errors,
 )
-from consumer.message import Window
+from consumer.message import Window, next_offsets
 from consumer.metrics import Metrics
 from consumer.outlet import Outlet, producer_config
 from consumer.sections import ClientOption

@@ -5,7 +5,7 @@ its dead letter carries those bytes unchanged.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
@@ -227,3 +227,8 @@ class Sink(Protocol):
 def number_of(text: str) -> int | None:
     """Return the number that a text of others is; None where it is none of `MAX_DIGITS` at most."""
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
+
+
+def next_offsets(messages: Iterable[Message]) -> dict[Place, int]:
+    """Return for each partition the offset behind its last message."""
+    return {m.place: m.offset + 1 for m in messages}

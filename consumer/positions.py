@@ -19,10 +19,10 @@ cannot have changed hands without this producer being refused.
 from collections.abc import Collection, Mapping
 
 from consumer.gaps import Position
-from consumer.kafka import KafkaSource, next_offsets
+from consumer.kafka import KafkaSource
 from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
-from consumer.message import Place, Window
+from consumer.message import Place, Window, next_offsets
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.settings import Settings

@@ -1,6 +1,5 @@
-"""The versions that were tested together are those that the package and its images ask for."""
+"""The versions that were tested together are those that the package asks for."""
 
-import re
 import tomllib
 from pathlib import Path
 
@@ -28,8 +27,3 @@ def test_every_dependency_has_a_tested_version_within_its_bounds() -> None:
         name = canonicalize_name(requirement.name)
         if name not in NOT_IN_TEST | {canonicalize_name(PROJECT["name"])}:
             assert requirement.specifier.contains(TESTED[name], prereleases=True), name
-
-
-def test_images_take_the_torch_that_was_tested() -> None:
-    text = (ROOT / "deploy" / "Dockerfile").read_text()
-    assert set(re.findall(r"^ARG TORCH=(\S+)$", text, re.MULTILINE)) == {TESTED["torch"]}
