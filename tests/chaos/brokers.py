@@ -125,11 +125,13 @@ class Cluster:
         """Return the addresses at the far ends of one wire of each broker."""
         return ",".join(broker.wires[wire].address for broker in self.brokers)
 
-    def create_topics(self, *names: str, compacted: bool = False) -> None:
-        """Create topics of four partitions, one if compacted."""
+    def create_topics(
+        self, *names: str, compacted: bool = False, copies: int | None = None
+    ) -> None:
+        """Create topics of four partitions, one if compacted; copies: one on each broker."""
         config = {"cleanup.policy": "compact"} if compacted else {}
         n = 1 if compacted else N_PARTITION
-        wanted = [NewTopic(name, n, len(self.brokers), config=config) for name in names]
+        wanted = [NewTopic(name, n, copies or len(self.brokers), config=config) for name in names]
         for created in self._admin.create_topics(wanted).values():
             created.result()
 
