@@ -79,10 +79,10 @@ class Decoder:
     ) -> None:
         self._registry = registry
         self._reader = own_schema(record) if resolved else None
-        self._bare = _load_foreign("input.schema_file", schema_file) if schema_file else None
+        self._bare = _read_writer_schema("input.schema_file", schema_file) if schema_file else None
         major, latest = VERSION
         self._by_id = {
-            100 * major + minor: foreign_schema(schema_text(record, minor))
+            100 * major + minor: parse_writer_schema(schema_text(record, minor))
             for minor in range(latest + 1)
         }
         if schema_folder is not None:
@@ -111,7 +111,7 @@ class Decoder:
         if value.startswith(MAGIC):
             return _decode_container(value)
         if key is not None and key.startswith(b"{") and b'"fields"' in key:
-            return _read_body(value, foreign_schema(key))
+            return _read_body(value, parse_writer_schema(key))
         if self._bare is not None:
             return _read_body(value, self._bare)
         return self._decode_wire(value)
@@ -122,7 +122,7 @@ class Decoder:
         _, schema_id = _WIRE.unpack_from(value)
         is_ours = schema_id in self._by_id
         found = self._registry.schema(schema_id, has_other=is_ours) if self._registry else None
-        schema = foreign_schema(found) if found is not None else self._by_id.get(schema_id)
+        schema = parse_writer_schema(found) if found is not None else self._by_id.get(schema_id)
         if schema is None:
             raise DecodeError(
                 f"schema id: expected one of {sorted(self._by_id)}, got {schema_id}; "
@@ -187,7 +187,7 @@ def decode_summary(value: bytes) -> Record:
 
 
 def _read_summary(body: bytes, minor: int) -> Record:
-    writer = foreign_schema(schema_text("posteriorSummary", minor))
+    writer = parse_writer_schema(schema_text("posteriorSummary", minor))
     record: Record = _read_body(body, writer, own_schema("posteriorSummary")).record
     return record
 
@@ -212,7 +212,7 @@ def split_container(stream: BinaryIO) -> Iterator[tuple[bytes, bytes | None]]:
     good = stream.tell()
     try:
         header = read_header(stream)
-        schema = foreign_schema(header.schema).parsed
+        schema = parse_writer_schema(header.schema).parsed
         for block in read_blocks(stream, header):
             yield from ((body, header.schema) for body in _split(block.records, schema))
             good = stream.tell()
@@ -263,11 +263,11 @@ def schema_text(name: RecordName, minor: int = VERSION[1]) -> bytes:
 @cache
 def own_schema(name: RecordName) -> Schema:
     """Return our current schema of a record, parsed."""
-    return foreign_schema(schema_text(name)).parsed
+    return parse_writer_schema(schema_text(name)).parsed
 
 
 @lru_cache(maxsize=64)
-def foreign_schema(text: bytes) -> WriterSchema:
+def parse_writer_schema(text: bytes) -> WriterSchema:
     """Parse a writer schema. Raises DecodeError unless it is JSON, Avro and safe to read with.
 
     Safe means: no recursive types and no types of zero bytes outside unions, so that reading
@@ -302,7 +302,7 @@ def _decode_container(value: bytes) -> Decoded:
     body, count = _only_record(stream, header)
     if body is None:
         raise DecodeError(f"container: expected one record per message, got {count}")
-    return _read_body(body, foreign_schema(header.schema))
+    return _read_body(body, parse_writer_schema(header.schema))
 
 
 def _only_record(stream: BinaryIO, header: Header) -> tuple[bytes | None, int]:
@@ -328,9 +328,9 @@ def _read_body(body: bytes, writer: WriterSchema, reader: Schema | None = None) 
     return Decoded(record, name)
 
 
-def _load_foreign(key: str, path: Path) -> WriterSchema:
+def _read_writer_schema(key: str, path: Path) -> WriterSchema:
     try:
-        return foreign_schema(path.read_bytes())
+        return parse_writer_schema(path.read_bytes())
     except (OSError, ConsumerError) as error:
         raise SettingsError(f"{key}: expected a writer schema, got {path}: {error}") from None
 
@@ -342,7 +342,7 @@ def _load_folder(folder: Path) -> Iterator[tuple[int, WriterSchema]]:
     for path in sorted(paths):
         if not path.stem.isdecimal():
             raise SettingsError(f"input.schema_folder: expected <id>.avsc, got {path.name}")
-        yield int(path.stem), _load_foreign("input.schema_folder", path)
+        yield int(path.stem), _read_writer_schema("input.schema_folder", path)
 
 
 def _describe(error: Exception) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from consumer.errors import SettingsError
 from consumer.settings import Settings, load_settings
+from sedflow_core.argument_types import positive_int
 from sedflow_core.errors import SedflowError
-from sedflow_core.options import count
 from sedflow_core.version import __version__
 
 MAX_ATTEMPTS = 3
@@ -58,7 +58,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument(
-        "--workers", type=count, metavar="N", help="N processes, restarted when they die"
+        "--workers", type=positive_int, metavar="N", help="N processes, restarted when they die"
     )
     parser.add_argument(
         "--shadow", metavar="ARTIFACT", help="count what this artifact would answer otherwise"
@@ -92,10 +92,10 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("avro", "parquet"), help="default: by the name of FILE"
     )
     parser.add_argument("--artifact", metavar="NAME", help="shipped artifact, or path of one")
-    parser.add_argument("--batch-size", type=count, metavar="N", help="alerts per batch")
-    parser.add_argument("--limit", type=count, metavar="N", help="stop after N alerts")
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="alerts per batch")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="stop after N alerts")
     parser.add_argument(
-        "--rate", type=count, metavar="HZ", help="at most so many alerts per second"
+        "--rate", type=positive_int, metavar="HZ", help="at most so many alerts per second"
     )
     parser.add_argument(
         "--serve",
@@ -110,7 +110,7 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     listing = commands.add_parser("list", help="a line each: place, time, stage, class, attempts")
     _add_config(listing)
     listing.add_argument("--stage", help="only of this stage, such as decode")
-    listing.add_argument("--limit", type=count, metavar="N", help="at most N letters")
+    listing.add_argument("--limit", type=positive_int, metavar="N", help="at most N letters")
     listing.set_defaults(command=_list_letters)
     showing = commands.add_parser("show", help="one letter as JSON, its bytes as base 64")
     _add_config(showing)
@@ -126,7 +126,7 @@ def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     )
     again.add_argument(
         "--max-attempts",
-        type=count,
+        type=positive_int,
         metavar="N",
         help=f"leave what N replays sent back; default: {MAX_ATTEMPTS}; without places alone",
     )
@@ -202,9 +202,9 @@ def _plan_topics(options: argparse.Namespace) -> int:
     from consumer.topics import plan, plan_replay
 
     if options.replay:
-        from consumer.replay import set_apart
+        from consumer.replay import derive_replay_settings
 
-        commands = plan_replay(set_apart(load_settings(options.config)))
+        commands = plan_replay(derive_replay_settings(load_settings(options.config)))
     else:
         commands = plan(_load_lane(options), letters=not options.refit)
     print("\n".join(commands))
@@ -219,10 +219,10 @@ def _check_topics(options: argparse.Namespace) -> int:
 
 def _load_lane(options: argparse.Namespace) -> Settings:
     """Return the settings of the lane that is asked for."""
-    from consumer.slow_settings import slow_settings
+    from consumer.slow_settings import derive_refit_settings
 
     settings = load_settings(options.config)
-    return slow_settings(settings) if options.refit else settings
+    return derive_refit_settings(settings) if options.refit else settings
 
 
 def _replay(options: argparse.Namespace) -> int:

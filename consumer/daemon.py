@@ -22,7 +22,7 @@ LOG = logging.getLogger("sedflow.daemon")
 
 MAX_ABORTS_IN_A_ROW = 7
 """Two refusals of dead letters take five: librdkafka aborts once more after each."""
-FIRST_PAUSE_S = 0.1
+FIRST_ABORT_PAUSE_S = 0.1
 STEP_AT_ONCE = 64
 """Messages that are stepped before the membership is looked after again."""
 NEVER = BreakerSettings(max_bad_fraction=1.0)
@@ -50,7 +50,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What the loop asks beside its work; as it stands here, nothing."""
+    """Safeguards of the loop; the defaults do nothing."""
 
     breaker: Breaker = field(default_factory=lambda: Breaker(NEVER))
     in_hand: InHand = field(default_factory=lambda: InHand(None))
@@ -100,7 +100,7 @@ def run(
 ) -> Tally:
     """Poll up to `max_batch` messages or `max_delay_s`, step, publish; return what was published.
 
-    Messages are stepped `at_once`.
+    A window is stepped in batches of at most `at_once` messages.
 
     Ends when `stop` is set or the source is exhausted, in this order: what was stepped of the
     window in hand is published; then the caller closes the sink, then the source. An input position
@@ -165,8 +165,8 @@ def _step_all(
             health.beat()
             guard.in_hand.clear()
             guard.keep_alive(messages)
-        if guard.in_hand.is_deadly(batch[0]):
-            parts.append(_bury(batch[0]))
+        if guard.in_hand.is_poison(batch[0]):
+            parts.append(_dead_letter_of_poison(batch[0]))
             break  # to be committed before the note of another death takes the place of its own
         guard.in_hand.note(batch)
         try:
@@ -186,7 +186,7 @@ def _join(parts: Sequence[Window]) -> Window:
     )
 
 
-def _bury(message: Message) -> Window:
+def _dead_letter_of_poison(message: Message) -> Window:
     """Return the window of a message that kills the process that steps it."""
     error = f"expected an answer, got {MAX_DEATHS} dead processes"
     letter = DeadLetter(message, "crash", "ProcessDied", error, _utc_now())
@@ -217,7 +217,7 @@ def wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) ->
     if aborts >= MAX_ABORTS_IN_A_ROW:
         told = f"expected a window to commit, got {aborts} aborts in a row: {error}"
         raise BrokerError(told) from error
-    time.sleep(FIRST_PAUSE_S * 2**aborts)
+    time.sleep(FIRST_ABORT_PAUSE_S * 2**aborts)
 
 
 def _utc_now() -> datetime:

@@ -22,8 +22,8 @@ from consumer.kafka_sink import options_taken
 from consumer.sections import DATE
 from consumer.settings import Settings, load_settings
 from sedflow_core import load_artifact
+from sedflow_core.argument_types import positive_float, positive_int
 from sedflow_core.errors import SedflowError
-from sedflow_core.options import count, positive
 
 TOPIC = "sedflow.v1_0.hostAlert"
 N_GALAXIES = 10_000
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Produce until interrupted; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m consumer.demo_alerts", description=__doc__)
     parser.add_argument("--config", metavar="TOML", help="settings of the daemon")
-    parser.add_argument("--rate", type=positive, default=5.0, help="alerts per second")
-    parser.add_argument("--limit", type=count, help="stop after so many")
+    parser.add_argument("--rate", type=positive_float, default=5.0, help="alerts per second")
+    parser.add_argument("--limit", type=positive_int, help="stop after so many")
     options = parser.parse_args(arguments)
     try:
         produce(load_settings(options.config), rate=options.rate, limit=options.limit)

@@ -72,7 +72,7 @@ class InHand:
         left = self._suspects.get(message.place)
         return left is not None and left.first <= message.offset <= left.last
 
-    def is_deadly(self, message: Message) -> bool:
+    def is_poison(self, message: Message) -> bool:
         """Whether the message has killed its process often enough."""
         return self.is_suspect(message) and self._deaths(message) >= MAX_DEATHS
 

@@ -29,7 +29,7 @@ from consumer.message import Message, Place, Window, next_offsets
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.settings import Settings
-from consumer.starts import Positions, Starts
+from consumer.starts import PositionStore, Starts
 
 IDLE_S = 0.5
 """How long `poll` waits for a first message."""
@@ -42,7 +42,7 @@ PASSING_ERRORS = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._ALL_BROKE
 """Errors among polled messages that librdkafka recovers from, although not marked as retriable."""
 
 
-class Successor(Protocol):
+class AssignmentListener(Protocol):
     """Who wants to know which partitions come."""
 
     def take_over(self, places: Collection[Place]) -> None:
@@ -65,16 +65,18 @@ class KafkaSource:
         self._settings = settings.input
         self._metrics = metrics
         self._health = health
-        self._positions: Positions | None = None
-        self._successor: Successor | None = None
+        self._store: PositionStore | None = None
+        self._listener: AssignmentListener | None = None
         self._day: date | None = None
         self._topics: tuple[str, ...] = ()
         self._held: set[Place] = set()
         self._gone: set[Place] = set()
         self._paused: set[Place] = set()
         self._taken: list[Message] = []
-        self._next: dict[Place, int] = {}
-        self._position: dict[Place, int] = {}
+        # Offsets behind the last published message, to which `rewind` goes back; and the same, or
+        # the end where that was seen further on, from which the lag is counted.
+        self._committed: dict[Place, int] = {}
+        self._seen_to: dict[Place, int] = {}
         self._trouble: Exception | None = None
         self._leaving = False
         self._last_poll_s = time.monotonic()
@@ -86,12 +88,12 @@ class KafkaSource:
 
     def subscribe(
         self,
-        positions: Positions | None = None,
-        successor: Successor | None = None,
+        positions: PositionStore | None = None,
+        listener: AssignmentListener | None = None,
         log: PositionLog | None = None,
     ) -> None:
         """Join the group. Without `positions` the group keeps them, and `log` what it forgets."""
-        self._positions, self._successor, self.starts.log = positions, successor, log
+        self._store, self._listener, self.starts.log = positions, listener, log
         self._subscribe_for(datetime.now(UTC))
 
     @property
@@ -122,7 +124,7 @@ class KafkaSource:
         self._gone.clear()
         messages, self._taken = self._taken, []
         if not member:  # what was taken goes to whoever is assigned its partitions next
-            self._position.clear()
+            self._seen_to.clear()
             return []
         if not messages:
             self._keep_ends()
@@ -152,8 +154,8 @@ class KafkaSource:
     def advance(self, window: Window) -> None:
         """Note that `window` was committed; the end of a partition, if seen, may be further on."""
         for place, offset in next_offsets(window.consumed).items():
-            self._next[place] = offset
-            self._position[place] = max(offset, self._position.get(place, 0))
+            self._committed[place] = offset
+            self._seen_to[place] = max(offset, self._seen_to.get(place, 0))
 
     def commit(self, window: Window) -> None:
         """Move the group's positions. Raises WindowAbortedError in a rebalance, or BrokerError."""
@@ -179,9 +181,9 @@ class KafkaSource:
         self._taken = [m for m in self._taken if m.place not in places]
         with foreign_errors("input: seek"):
             for place in places & self._held:
-                offset = self._next[place]
+                offset = self._committed[place]
                 self._consumer.seek(TopicPartition(*place, offset))
-                self._position[place] = offset
+                self._seen_to[place] = offset
 
     def close(self) -> None:
         """Leave the group, so that other members take the partitions over at once."""
@@ -194,7 +196,7 @@ class KafkaSource:
         if day == self._day:
             return
         with foreign_errors("input: topics"):
-            earlier = self.starts.find_unfinished(day, self._positions)
+            earlier = self.starts.find_unfinished(day, self._store)
         topics = self._settings.topics_on(day) + earlier
         self._day = day
         if topics == self._topics:
@@ -224,11 +226,11 @@ class KafkaSource:
 
         Behind the last message may lie markers of transactions: they are deleted like messages.
         """
-        known = self._held & self._position.keys()
-        ends = {p: self._position[p] for p in known if self._position[p] > self._next[p]}
+        known = self._held & self._seen_to.keys()
+        ends = {p: self._seen_to[p] for p in known if self._seen_to[p] > self._committed[p]}
         with foreign_errors("input: commit"):
-            if ends and self.starts.keep_ends(ends, self._positions):
-                self._next |= ends
+            if ends and self.starts.keep_ends(ends, self._store):
+                self._committed |= ends
 
     def _resume(self) -> None:
         if self._paused:  # those that went, too: should they come back, they would still be paused
@@ -255,11 +257,11 @@ class KafkaSource:
         The position is that of its end, if seen, but where a window of it is in hand.
         """
         behind = {}
-        for place in self._held & self._position.keys():
+        for place in self._held & self._seen_to.keys():
             with foreign_errors("input: watermark"):
                 marks = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
             if marks and marks[1] >= 0:
-                position = (self._next if place in in_hand else self._position)[place]
+                position = (self._committed if place in in_hand else self._seen_to)[place]
                 behind[place] = max(0, marks[1] - position)
         return behind
 
@@ -269,7 +271,7 @@ class KafkaSource:
             return True
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
-            self._position[event.topic(), event.partition()] = event.offset()
+            self._seen_to[event.topic(), event.partition()] = event.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._read_again((event.topic(), event.partition()))
         elif error.retriable() or code in PASSING_ERRORS or self._may_be_missing(code):
@@ -287,12 +289,12 @@ class KafkaSource:
         if place not in self._held:
             return
         with foreign_errors("input: watermark"):
-            start = self.starts.find_again(place, self._next[place])
-            if start != self._next[place]:  # behind a gap that is accepted
-                self.starts.keep_ends({place: start}, self._positions)
+            start = self.starts.find_again(place, self._committed[place])
+            if start != self._committed[place]:  # behind a gap that is accepted
+                self.starts.keep_ends({place: start}, self._store)
         self._taken = [m for m in self._taken if m.place != place]
         self._gone.add(place)
-        self._next[place] = self._position[place] = start
+        self._committed[place] = self._seen_to[place] = start
         with foreign_errors("input: seek"):
             self._consumer.seek(TopicPartition(*place, start))
 
@@ -307,9 +309,9 @@ class KafkaSource:
             assign([])
             return
         try:
-            if self._successor is not None:
-                self._successor.take_over(places)
-            starts = self.starts.find_all(places, self._positions)
+            if self._listener is not None:
+                self._listener.take_over(places)
+            starts = self.starts.find_all(places, self._store)
         except (KafkaException, ConsumerError) as error:
             # An exception must not pass through librdkafka: `poll` raises it.
             self._trouble = _as_ours(error)
@@ -318,8 +320,8 @@ class KafkaSource:
         assign([TopicPartition(*place, offset) for place, offset in starts.items()])
         self._held |= places
         self.served |= bool(places)
-        self._next |= starts
-        self._position |= starts
+        self._committed |= starts
+        self._seen_to |= starts
         self._note_rebalance("partitions assigned", places)
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
@@ -328,9 +330,9 @@ class KafkaSource:
         self._gone |= places
         self._taken = [m for m in self._taken if m.place in self._held]
         for place in places:
-            self._position.pop(place, None)
-        if self._positions is not None:
-            self._positions.let_go(places)
+            self._seen_to.pop(place, None)
+        if self._store is not None:
+            self._store.let_go(places)
         self._note_rebalance("partitions revoked", places)
 
     def _note_rebalance(self, event: str, places: set[Place]) -> None:

@@ -131,7 +131,7 @@ def check_topics(settings: Settings) -> Clusters:
         raise SettingsError("input.topics: expected at least one topic, got none")
     source = describe_cluster("input", settings.input)
     sink = describe_cluster("output", settings.output)
-    positions = settings.output.positions_topic
+    positions = settings.output.offsets_topic_name
     clusters = Clusters(source.cluster_id, sink.cluster_id, positions in sink.topics)
     named = [topic for topic in inputs if DATE not in topic]
     _require("input", source, named)
@@ -147,14 +147,14 @@ def check_topics(settings: Settings) -> Clusters:
     remembered = [positions] if clusters.remembers else []
     needs = [Need("WRITE", written | {*remembered}), Need("READ", remembered)]
     check_rights("output", settings.output, needs)
-    if moves_for_another(settings, apart=clusters.apart):
+    if output_user_moves_offsets(settings, apart=clusters.apart):
         check_rights("output", settings.output, [Need("READ", named)], group)
     return clusters
 
 
 def _check_compacted(output: OutputSettings) -> None:
     """Of positions that are deleted by age, a quiet partition would be answered anew."""
-    topic = output.positions_topic
+    topic = output.offsets_topic_name
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     with foreign_errors("output: positions"):
         client = open_admin(output)  # it must outlive its answers
@@ -164,7 +164,7 @@ def _check_compacted(output: OutputSettings) -> None:
         raise BrokerError(f"output: {topic}: expected cleanup.policy=compact, got {policy}")
 
 
-def moves_for_another(settings: Settings, *, apart: bool) -> bool:
+def output_user_moves_offsets(settings: Settings, *, apart: bool) -> bool:
     """Whether the output's user moves, in its transactions, what the input's user reads."""
     source, sink = settings.input, settings.output
     one_user = source.username == sink.username

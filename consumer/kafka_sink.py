@@ -24,7 +24,7 @@ with, so partitions that were lost to another worker meanwhile cannot be committ
 an aborted window. The transactional id is that of the worker's slot. The topic of
 `position_log.py`, where there is one, is told the positions too.
 
-Two clusters: see `positions.py`.
+Two clusters: see `two_cluster_sink.py`.
 
 At least once (`PlainSink`): produce, wait for every confirmation, then commit the positions to the
 group on the input's cluster, then tell them to the topic that remembers. A crash in between repeats
@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -65,8 +65,8 @@ and nothing beats while a window is published, whose commit and then abort may t
 RETRY_PAUSE_S = 0.1
 PLAIN: Mapping[str, ClientOption] = {"enable.idempotence": True}
 TRANSACTION_TIMEOUT_MS = 9_000
-"""What a worker that died left open holds readers up for so long, and then for up to the 10 s after
-which a broker looks for such transactions.
+"""How long the open transaction of a worker that died delays readers of committed data; the broker
+looks for such transactions every 10 s, which adds to it.
 """
 
 AddPositions = Callable[["Transactions", Window], None]
@@ -99,8 +99,8 @@ class Transactions(Outlet):
             try:
                 self._roll_back(error)
             finally:  # by then every message has told what became of it
-                self.heed(window, error.args[0])
-        self.note_success()
+                self.fall_back(window, error.args[0])
+        self.restore_bytes()
 
     def publish_again(
         self,
@@ -138,7 +138,7 @@ class Transactions(Outlet):
         """Count a window that is not tried again under this producer."""
         self._metrics.commit_failures.inc()
 
-    def _roll_back(self, cause: Exception) -> None:
+    def _roll_back(self, cause: Exception) -> NoReturn:
         _raise_if_fatal(cause)
         try:
             self.patiently(self._producer.abort_transaction)
@@ -203,14 +203,14 @@ class PlainSink(Outlet):
         try:
             self.produce_window(window)
         except (KafkaException, BufferError) as error:
-            self.heed(window, error.args[0])
+            self.fall_back(window, error.args[0])
             raise WindowAbortedError(f"output: {error}") from error
         waiting = self._producer.flush(2 * CALL_TIMEOUT_S)
         if waiting or self.refused:
             told = f"output: expected every message confirmed, got {self.refused or waiting}"
-            self.heed(window)
+            self.fall_back(window)
             raise WindowAbortedError(told)
-        self.note_success()
+        self.restore_bytes()
         self._source.commit(window)
         # Not before: a group without a position takes what is remembered for what was published.
         with foreign_errors("output: positions"):

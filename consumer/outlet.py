@@ -1,12 +1,13 @@
 """What hands windows to a producer, and how: the part that every sink shares.
 
 A topic of dead letters may refuse what the daemon cannot foresee, such as letters as old as their
-messages. The producer then tells only that some message was refused. So when the window comes
-again its letters ask for less: with the present time and a key of their own, then without bytes.
+messages. The producer then tells only that some message was refused. When the window is tried
+again, its letters fall back by one form: with the present time and a key, then without their bytes.
 """
 
 import time
 from collections.abc import Mapping
+from enum import IntEnum
 
 from confluent_kafka import KafkaError, Producer
 
@@ -33,13 +34,21 @@ REFUSED_MESSAGES = frozenset(
     }
 )
 """What a broker says that takes no message like this one, however often it is tried."""
-AS_NEW, AS_STUB = 1, 2
-MODESTY = {AS_NEW: "with the present time and a key", AS_STUB: "and without bytes if large"}
-"""How dead letters are tried again that a broker may have refused."""
 STUB_BYTES = 4_000
 
 NOW = 0
 """The timestamp that librdkafka replaces by the time of producing."""
+
+
+class LetterForm(IntEnum):
+    """How dead letters are produced, each form where the one before was refused.
+
+    As they came; with the present time and a key; without bytes, too, if they are large.
+    """
+
+    ORIGINAL = 0
+    RESTAMPED = 1
+    STUB = 2
 
 
 class Outlet:
@@ -50,7 +59,7 @@ class Outlet:
     ) -> None:
         self._output = settings.output
         self._letter_limit = limits.letter
-        self.modesty = 0
+        self._letter_form = LetterForm.ORIGINAL
         self.refused: list[KafkaError] = []
         config = producer_config(settings, forced, limits)
         with foreign_errors("output: producer"):
@@ -82,29 +91,31 @@ class Outlet:
 
     def _produce_letter(self, letter: DeadLetter) -> None:
         topic, limit = self._output.dead_letter_topic_of(letter.message.topic), self._letter_limit
-        fitting = letter.fit(min(limit, STUB_BYTES) if self.modesty >= AS_STUB else limit)
+        fitting = letter.fit(
+            min(limit, STUB_BYTES) if self._letter_form == LetterForm.STUB else limit
+        )
         message = fitting.message
         # A broker refuses what is stamped too far ahead of its clock.
         key, stamp = message.key, min(message.timestamp_ms or NOW, int(time.time() * 1e3))
-        if self.modesty >= AS_NEW:
+        if self._letter_form >= LetterForm.RESTAMPED:
             key = key or f"{message.topic}/{message.partition}/{message.offset}".encode()
             stamp = NOW
         self.produce(topic, key, message.value, fitting.headers(), stamp)
 
-    def heed(self, window: Window, *errors: object) -> None:
-        """Ask less for the letters of a window that was not published, if messages were refused."""
+    def fall_back(self, window: Window, *errors: object) -> None:
+        """Give the letters of a window that was not published the next form, if one was refused."""
         known = (e for e in (*errors, *self.refused) if isinstance(e, KafkaError))
         refusal = next((e for e in known if e.code() in REFUSED_MESSAGES), None)
         self.refused.clear()
         if refusal is not None and window.rejected:
-            self.modesty = min(self.modesty + 1, AS_STUB)
-            fields = {"error": refusal.str(), "letters": MODESTY[self.modesty]}
+            self._letter_form = LetterForm(min(self._letter_form + 1, max(LetterForm)))
+            fields = {"error": refusal.str(), "letters": self._letter_form.name.lower()}
             LOG.warning("messages refused", extra={"fields": fields})
 
-    def note_success(self) -> None:
+    def restore_bytes(self) -> None:
         """Let letters have their bytes again; times that were refused once would be again."""
         self.refused.clear()
-        self.modesty = min(self.modesty, AS_NEW)
+        self._letter_form = min(self._letter_form, LetterForm.RESTAMPED)
 
 
 def producer_config(

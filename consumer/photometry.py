@@ -1,9 +1,8 @@
 """A HostAlert -> the photometry the network is asked about, or the status that tells why not.
 
-Statuses, of which the first that applies from the right is given: OK, OUT_OF_SUPPORT,
-MISSING_BANDS, WRONG_FILTERS, NO_HOST, NO_REDSHIFT, INVALID_INPUT. OUT_OF_SUPPORT is the artifact's
-to find; all others are decided here. A galaxy that is not there misses no redshift: NO_HOST is
-given before NO_REDSHIFT is asked.
+Of the statuses that apply the first is given: NO_HOST, INVALID_INPUT, NO_REDSHIFT, WRONG_FILTERS,
+MISSING_BANDS, OUT_OF_SUPPORT, OK. OUT_OF_SUPPORT is the artifact's to find, the others are decided
+here.
 """
 
 import math

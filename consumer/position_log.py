@@ -42,7 +42,7 @@ OF_THE_GROUP = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 
 class Written(NamedTuple):
-    """Where and when the record of a key was written that holds."""
+    """Partition and time of the latest record of a key."""
 
     partition: int
     time_ms: int
@@ -55,7 +55,7 @@ class PositionLog:
     """
 
     def __init__(self, settings: Settings, input_cluster: str) -> None:
-        self.topic = settings.output.positions_topic
+        self.topic = settings.output.offsets_topic_name
         self._owner = [input_cluster, settings.input.group]
         forced: dict[str, ClientOption] = {
             "group.id": f"{settings.input.group}.positions",  # never joined

@@ -71,7 +71,7 @@ class Request:
         """Sort key: few broken rules first, then new before old."""
         return len(self.record["statusReasons"]), -(self.message.timestamp_ms or 0)
 
-    def photometry(self) -> bytes:
+    def cache_key(self) -> bytes:
         """What two requests share that get the same answer."""
         seen = self.observation
         columns = () if seen is None else (seen.flux, seen.flux_err, seen.redshift)
@@ -192,16 +192,16 @@ class RefitStep:
 
     def _find_refusal(self, request: Request, now: datetime) -> Outcome | None:
         """Return why a request is not sampled; None where it is, and has taken of the quota."""
-        stamp, photometry = request.message.timestamp_ms, request.photometry()
+        stamp, cache_key = request.message.timestamp_ms, request.cache_key()
         if request.observation is None:
             return "UNUSABLE"
-        if photometry in self._known:
+        if cache_key in self._known:
             return None
         if stamp is not None and now.timestamp() - stamp / 1e3 > self._settings.max_age_s:
             return "EXPIRED"
         if not self._quota.take():
             return "OVER_QUOTA"
-        self._keep(photometry, None)
+        self._keep(cache_key, None)
         return None
 
     def _answer(
@@ -238,16 +238,16 @@ class RefitStep:
     def _decide(
         self, request: Request, refusal: Outcome | None
     ) -> tuple[Outcome, SecondOpinion | None]:
-        observation, photometry = request.observation, request.photometry()
+        observation, cache_key = request.observation, request.cache_key()
         if refusal is not None or observation is None:
             return refusal or "UNUSABLE", None
-        opinion = self._known.get(photometry) or self._sample(observation)
-        self._keep(photometry, opinion)
+        opinion = self._known.get(cache_key) or self._sample(observation)
+        self._keep(cache_key, opinion)
         return ("CONVERGED" if opinion.converged else "NOT_CONVERGED"), opinion
 
-    def _keep(self, photometry: bytes, opinion: SecondOpinion | None) -> None:
-        self._known[photometry] = opinion
-        self._known.move_to_end(photometry)
+    def _keep(self, cache_key: bytes, opinion: SecondOpinion | None) -> None:
+        self._known[cache_key] = opinion
+        self._known.move_to_end(cache_key)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
 

@@ -21,7 +21,7 @@ from consumer.message import Message, Sink
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
 from consumer.settings import Settings
-from consumer.slow_settings import slow_settings
+from consumer.slow_settings import derive_refit_settings
 from consumer.worker import Worker, attend, load_served
 from sedflow_core import Artifact
 from sedflow_core.errors import MissingExtraError, check_installed
@@ -41,7 +41,7 @@ def run_refit(settings: Settings) -> int:
     start_logging(settings.log)
     os.nice(settings.refit.niceness)
     torch.set_num_threads(1)
-    slow = slow_settings(settings)
+    slow = derive_refit_settings(settings)
     return attend(RefitWorker(slow, stop), slow)
 
 

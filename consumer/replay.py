@@ -75,7 +75,7 @@ def replay(
     metrics.set_artifact(artifact)
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
         if out == "kafka":
-            step.summary_id = register_summaries(set_apart(settings))
+            step.summary_id = register_summaries(derive_replay_settings(settings))
         sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)
         start = perf_counter()
         tally = run(
@@ -94,7 +94,7 @@ def replay(
     return Report(tally, perf_counter() - start, outputs)
 
 
-def set_apart(settings: Settings) -> Settings:
+def derive_replay_settings(settings: Settings) -> Settings:
     """Return the settings with the topics of a replay, and with a group of its own.
 
     The group is part of the transactional id.
@@ -122,7 +122,7 @@ def _open_sink(
     if out is None:
         return NoSink(), ()
     if out == "kafka":
-        return _open_kafka(set_apart(settings), metrics)
+        return _open_kafka(derive_replay_settings(settings), metrics)
     outputs = str(out), str(dead_letter_path(out))
     if file_format == "parquet" or (file_format is None and out.suffix == ".parquet"):
         return FileSink(out, lambda path: ParquetWriter(path, artifact)), outputs

@@ -169,8 +169,8 @@ class OutputSettings(ClusterSettings):
     """
 
     @property
-    def positions_topic(self) -> str:
-        """Where the positions in the input are kept if the input is another cluster."""
+    def offsets_topic_name(self) -> str:
+        """`offsets_topic`, or its default."""
         return self.offsets_topic or f"{self.topic}.sedflow.offsets"
 
     def dead_letter_topic_of(self, input_topic: str) -> str:

@@ -13,7 +13,7 @@ class SummariesInput(InputSettings):
     section = "output"
 
 
-def slow_settings(settings: Settings) -> Settings:
+def derive_refit_settings(settings: Settings) -> Settings:
     """Return the settings of the slow lane: the fast lane's output is its input."""
     output, refit = settings.output, settings.refit
     batch = settings.batch.model_copy(update={"max_size": refit.window, "max_delay_s": GATHER_S})

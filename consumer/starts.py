@@ -1,6 +1,6 @@
 """Where reading of a partition begins once it is assigned: decided here and nowhere else.
 
-- It has a position, kept by the group or, with two clusters, by `Positions`: reading goes on there.
+- It has a position, kept by the group or, with two clusters, by `PositionStore`: reading goes on there.
   Where messages behind it are gone, `OffsetsLostError` names them, unless the gap was accepted.
 - It has none, but its topic was read before, or the same topic of another day: it was added later;
   it is read from its beginning.
@@ -53,7 +53,7 @@ LOOK_EVERY_S = 10.0
 """How often it is looked whether topics are the ones that were assigned."""
 
 
-class Positions(Protocol):
+class PositionStore(Protocol):
     """Where the positions of the input are kept, if the group does not keep them."""
 
     def take_over(self, places: Collection[Place]) -> None:
@@ -65,7 +65,7 @@ class Positions(Protocol):
     def recall_topics(self) -> Collection[str]:
         """Return the topics in which there are positions."""
 
-    def begin(self, ends: Mapping[Place, int]) -> None:
+    def keep(self, ends: Mapping[Place, int]) -> None:
         """Keep positions that lead to nothing, such as the first, all or none.
 
         The first of these places was taken over.
@@ -100,7 +100,9 @@ class Starts:
         self._asked: Mapping[str, Future[Any]] = {}
         self._asked_s = time.monotonic()
 
-    def find_all(self, places: Collection[Place], positions: Positions | None) -> dict[Place, int]:
+    def find_all(
+        self, places: Collection[Place], positions: PositionStore | None
+    ) -> dict[Place, int]:
         """Return the first offset to read of each partition.
 
         Raises OffsetsLostError, BrokerError or, from librdkafka, KafkaException.
@@ -133,17 +135,17 @@ class Starts:
         gap = find_gap(position, self._extents.find(place))
         return position.offset if gap is None else self._accept(place, gap)
 
-    def keep_ends(self, ends: Mapping[Place, int], positions: Positions | None) -> bool:
+    def keep_ends(self, ends: Mapping[Place, int], positions: PositionStore | None) -> bool:
         """Keep positions before which nothing is to be read; tell whether that was not refused.
 
         Raises BrokerError or, from librdkafka, KafkaException where no answer came.
         """
         try:
             if positions is None:
-                self._keep(ends)
+                self._keep_in_group(ends)
             else:
                 for place, end in ends.items():  # each shuts out former owners of its own
-                    positions.begin({place: end})
+                    positions.keep({place: end})
         except WindowAbortedError:
             return False
         except KafkaException as error:
@@ -152,7 +154,7 @@ class Starts:
             return False
         return True
 
-    def find_unfinished(self, day: date, positions: Positions | None) -> tuple[str, ...]:
+    def find_unfinished(self, day: date, positions: PositionStore | None) -> tuple[str, ...]:
         """Return topics of days before those read on `day` (UTC) that were not read to their ends.
 
         Raises BrokerError or, from librdkafka, KafkaException.
@@ -197,7 +199,7 @@ class Starts:
         LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
         return gap.start
 
-    def _begin_at_ends(self, places: Collection[Place], positions: Positions | None) -> None:
+    def _begin_at_ends(self, places: Collection[Place], positions: PositionStore | None) -> None:
         """Keep the ends of the topics that were never read as positions in them.
 
         Who was assigned the first partition keeps them for all; the others wait until it did. Else
@@ -218,14 +220,14 @@ class Starts:
                     came_later = entry in self._absent
                     extents = {place: self._extents.find(place) for place in present}
                     firsts = {p: e.low if came_later else e.high for p, e in extents.items()}
-                    (positions.begin if positions else self._keep)(firsts)
+                    (positions.keep if positions else self._keep_in_group)(firsts)
             time.sleep(WAIT_FOR_FIRST_S)
 
-    def _find_read(self, positions: Positions | None) -> set[str]:
+    def _find_read(self, positions: PositionStore | None) -> set[str]:
         """Return the entries of `input.topics` in which there are positions."""
         return {self._settings.entry_of(topic) for topic in self._read_topics(positions)}
 
-    def _read_topics(self, positions: Positions | None) -> Collection[str]:
+    def _read_topics(self, positions: PositionStore | None) -> Collection[str]:
         return positions.recall_topics() if positions else self._group_topics()
 
     def _group_topics(self) -> set[str]:
@@ -250,7 +252,7 @@ class Starts:
         forgotten = set(places) - kept.keys()
         return kept | (self.log.recall(forgotten, stable=True) if self.log and forgotten else {})
 
-    def _keep(self, starts: Mapping[Place, int]) -> None:
+    def _keep_in_group(self, starts: Mapping[Place, int]) -> None:
         """Let the group keep where reading goes on, and then what remembers it."""
         kept = {
             place: Position(offset, self.topic_id(place[0])) for place, offset in starts.items()

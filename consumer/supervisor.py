@@ -4,7 +4,7 @@ Each worker is a fresh interpreter that runs the daemon of `worker.py` in a slot
 transactional id outlives it. What happens to a worker is decided here and nowhere else:
 
 - It ends although nobody asked: it is started again in its slot, at once after a long life, later
-  and later when it keeps dying (`next_pause_s`).
+  and later when it keeps dying (`backoff_s`).
 - It does not say that it lives for `HANGS_AFTER_S`, or has no address `STARTS_WITHIN_S` after its
   start: it is killed, and started again as above.
 - It says that its settings or its artifact cannot be used: all stop, for a restart changes nothing.
@@ -39,11 +39,11 @@ from types import FrameType
 
 from prometheus_client import CollectorRegistry, Counter
 
+from consumer.backoff import backoff_s
 from consumer.errors import SettingsError
 from consumer.gallery import WorkersFollower, open_page
 from consumer.gather import Gathered, fetch
 from consumer.health import serve
-from consumer.pauses import next_pause_s
 from consumer.process import start_logging
 from consumer.sections import StateSettings
 from consumer.settings import Settings
@@ -197,7 +197,7 @@ class Crew(Gathered):
         if slot.due_s is not None and time.monotonic() >= slot.due_s:
             self._slots[slot.name] = self._start(slot.name, slot.deaths)
         elif slot.due_s is None and not slot.process.is_alive():
-            self._bury(slot)
+            self._note_death(slot)
 
     def _hangs(self, slot: Slot) -> bool:
         """Whether a worker has not said for long that it lives; asks it now and then."""
@@ -212,11 +212,11 @@ class Crew(Gathered):
             self._served = self._served or fetch(slot.port, "/readyz")[0] == HTTPStatus.OK
         return now - slot.alive_s > HANGS_AFTER_S
 
-    def _bury(self, slot: Slot) -> None:
+    def _note_death(self, slot: Slot) -> None:
         code = slot.process.exitcode
         lived_s = time.monotonic() - slot.started_s
         slot.deaths = 1 if lived_s > LONG_LIFE_S else slot.deaths + 1
-        slot.due_s = time.monotonic() + next_pause_s(slot.deaths, LONGEST_PAUSE_S)
+        slot.due_s = time.monotonic() + backoff_s(slot.deaths, LONGEST_PAUSE_S)
         slot.port = None
         slot.says.close()
         self._restarts.labels(slot.name).inc()
@@ -234,7 +234,7 @@ class Crew(Gathered):
         """
         for slot in self._slots.values():
             if slot.due_s is None and not slot.process.is_alive():
-                self._bury(slot)
+                self._note_death(slot)
         for slot in self._slots.values():
             slot.process.terminate()
         deadline = time.monotonic() + GRACE_S

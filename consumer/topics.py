@@ -17,8 +17,8 @@ from consumer.kafka_client import (
     BROKER_DEFAULT_BYTES,
     CALL_TIMEOUT_S,
     LOG,
-    moves_for_another,
     open_admin,
+    output_user_moves_offsets,
 )
 from consumer.letter_box import letter_group
 from consumer.sections import DATE, ClusterSettings
@@ -96,7 +96,7 @@ def plan(settings: Settings, *, letters: bool = True) -> list[str]:
     group = f"--group {settings.input.group}"
     commands += (_allow(settings, source, topics, READING) for topics in dated)
     commands.append(_allow(settings, source, group, JOINING))
-    if moves_for_another(settings, apart=source.id != sink.id):
+    if output_user_moves_offsets(settings, apart=source.id != sink.id):
         read = [*(f"--topic {name}" for name in settings.input.topics if DATE not in name), *dated]
         commands += (_allow(settings, sink, topics, READING) for topics in read)
         commands.append(_allow(settings, sink, group, JOINING))
@@ -108,7 +108,7 @@ def plan(settings: Settings, *, letters: bool = True) -> list[str]:
 
 
 def plan_replay(settings: Settings) -> list[str]:
-    """Return the commands for what `replay --to-kafka` writes, by the settings of `set_apart`.
+    """Return the commands for what `replay --to-kafka` writes, by settings of its own.
 
     Raises BrokerError.
     """
@@ -141,7 +141,7 @@ def check(settings: Settings) -> tuple[list[str], list[str]]:
         warnings += (f"{topic.section}: {topic.name}: {text}" for text in doubts(topic, found))
     group, inputs = settings.input.group, [t for t in settings.input.topics if DATE not in t]
     errors += _faults_of_rights("input", settings.input, (), group)
-    if moves_for_another(settings, apart=source.id != sink.id):
+    if output_user_moves_offsets(settings, apart=source.id != sink.id):
         errors += _faults_of_rights("output", settings.output, inputs, group)
     if settings.output.delivery == "exactly-once":
         errors += _probe_transactions(settings, sink)
@@ -161,7 +161,7 @@ def wanted(settings: Settings, source: Cluster, sink: Cluster) -> Iterator[Wante
     yield from _published(settings, sink, partitions, letter_bytes)
     kept = _safe(sink) | {"cleanup.policy": "compact", "segment.ms": "3600000"}
     needed = source.id != sink.id and output.delivery == "exactly-once"
-    name = output.positions_topic
+    name = output.offsets_topic_name
     yield Wanted("output", name, 1, sink.replication, kept, WRITING | READING, needed, CONFIGS)
 
 

@@ -25,6 +25,7 @@ from threading import Event
 import torch
 from prometheus_client import CollectorRegistry
 
+from consumer.backoff import backoff_s
 from consumer.breaker import Breaker
 from consumer.daemon import STEP_AT_ONCE, Guard, NotedSink, StepFunction, Tally, run
 from consumer.errors import (
@@ -42,9 +43,7 @@ from consumer.kafka_client import Clusters, check_topics
 from consumer.kafka_sink import KafkaSink, PlainSink, check_clients
 from consumer.message import Sink, Window
 from consumer.metrics import Metrics
-from consumer.pauses import next_pause_s
 from consumer.position_log import PositionLog
-from consumer.positions import TwoClusterSink
 from consumer.process import start_logging, stop_on_signals
 from consumer.registry import RegistryError, register_summaries
 from consumer.sections import ArtifactSettings
@@ -53,6 +52,7 @@ from consumer.shadow import Report, Shadowed, with_shadow
 from consumer.starts import find_absent
 from consumer.step import Step, Watch
 from consumer.tracing import Traces, open_traces
+from consumer.two_cluster_sink import TwoClusterSink
 from sedflow_core import Artifact, load_artifact
 from sedflow_core.errors import SedflowError
 
@@ -277,7 +277,7 @@ class Worker:
     def _open_log(self, open_ends: ExitStack) -> PositionLog | None:
         """Return what remembers the positions that the group may forget, if its topic is there."""
         if not self._clusters.remembers:
-            fields = {"topic": self._settings.output.positions_topic}
+            fields = {"topic": self._settings.output.offsets_topic_name}
             LOG.warning("no topic that remembers positions", extra={"fields": fields})
             return None
         log = PositionLog(self._settings, self._clusters.input)
@@ -285,7 +285,7 @@ class Worker:
         return log
 
     def _wait(self, error: BrokerError | SettingsError, failures: int) -> None:
-        pause_s = next_pause_s(failures, LONGEST_PAUSE_S)
+        pause_s = backoff_s(failures, LONGEST_PAUSE_S)
         fields = {"error": str(error), "pause_s": round(pause_s, 1), "failures": failures}
         target = "registry" if isinstance(error, RegistryError) else "broker"
         LOG.error(f"{target} trouble", extra={"fields": fields})

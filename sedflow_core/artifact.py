@@ -21,12 +21,12 @@ from torch import Tensor
 from sedflow_core.bands import BandSet, parse_band_set
 from sedflow_core.errors import ArtifactError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
-from sedflow_core.new_prior import Factor, load_factors
+from sedflow_core.new_prior import Factor, parse_factors
 from sedflow_core.observation import ContextScale
 from sedflow_core.prior import PARAM_NAMES, prior_digest, prior_table
 from sedflow_core.sfh import DERIVED, DERIVED_NAMES, PopulationTables
 from sedflow_core.support import SupportTables, flag_names
-from sedflow_core.trust import TrustTables, join_tables, split_tables
+from sedflow_core.trust import TrustTables, flatten_tables, unflatten_tables
 from sedflow_core.units import Array
 
 FORMAT = 5
@@ -172,7 +172,7 @@ def write_artifact(
         "support": support._asdict(),
         "tables": tables._asdict(),
         "golden": golden,
-        "trust": {} if trust is None else split_tables(trust),
+        "trust": {} if trust is None else flatten_tables(trust),
     }
     arrays = {
         f"{group}.{key}": value.detach().cpu().contiguous().clone()
@@ -245,8 +245,8 @@ def read_artifact(path: str | Path, device: str = "cpu") -> Artifact:
         support=SupportTables(**_group(arrays, "support")),
         tables=PopulationTables(**_group(arrays, "tables")),
         golden={key: value.cpu() for key, value in _group(arrays, "golden").items()},
-        trust=join_tables(_group(arrays, "trust")),
-        prior=load_factors(_factors(manifest)),
+        trust=unflatten_tables(_group(arrays, "trust")),
+        prior=parse_factors(_factors(manifest)),
     )
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from sedflow_core.argument_types import non_negative_int, positive_float, positive_int
 from sedflow_core.errors import (
     MissingExtraError,
     SedflowError,
     TrainingError,
     check_installed,
 )
-from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.version import __version__
 
 Command = Callable[[argparse.Namespace], int]
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         n_threads = torch.get_num_threads()
-        sub.add_argument("--threads", type=count, default=n_threads, help="of torch")
+        sub.add_argument("--threads", type=positive_int, default=n_threads, help="of torch")
         sub.set_defaults(run=run)
         return sub
 
@@ -78,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the training set; resumed if it exists")
     text = "at least: shards of some 130,000 are written whole; default: 1000000"
-    parser.add_argument("--n-rows", type=count, default=1_000_000, help=text)
-    parser.add_argument("--seed", type=count_from_zero, default=0)
+    parser.add_argument("--n-rows", type=positive_int, default=1_000_000, help=text)
+    parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--bands", default="sdss2010-ugriz", help="<filter group>-<bands>")
     parser.add_argument("--ssp", default="bc03-miles", help="bc03-miles, popstar, fsps or a path")
-    parser.add_argument("--birth-cloud-age", type=positive, default=0.1, metavar="GYR")
-    parser.add_argument("--redshift-max", type=positive, default=0.2)
+    parser.add_argument("--birth-cloud-age", type=positive_float, default=0.1, metavar="GYR")
+    parser.add_argument("--redshift-max", type=positive_float, default=0.2)
     parser.add_argument("--nmf-dir", help="folder with the original PROVABGS NMF files")
 
 
@@ -110,22 +110,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("training_set", type=Path)
     parser.add_argument("out", type=Path, help="folder of the run; resumed if it exists")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="streaming")
-    parser.add_argument("--epochs", type=count, help="default: the preset's")
+    parser.add_argument("--epochs", type=positive_int, help="default: the preset's")
     parser.add_argument(
         "--bfloat16-epochs",
-        type=count_from_zero,
+        type=non_negative_int,
         default=0,
         metavar="N",
         help="of them the first N in bfloat16: twice as fast where the processor has units for it",
     )
-    parser.add_argument("--learning-rate", type=positive, help="of Adam; default: the preset's")
-    parser.add_argument("--n-rows", type=count, help="use the first rows only")
+    parser.add_argument(
+        "--learning-rate", type=positive_float, help="of Adam; default: the preset's"
+    )
+    parser.add_argument("--n-rows", type=positive_int, help="use the first rows only")
     parser.add_argument(
         "--prior", type=Path, metavar="FILE.toml", help="train for another prior on the same rows"
     )
     parser.add_argument(
         "--seed",
-        type=count_from_zero,
+        type=non_negative_int,
         default=0,
         help="of the weights, the split, the order and the noise",
     )
@@ -135,7 +137,7 @@ def run_train(args: argparse.Namespace) -> int:
     """`sedflow train`."""
     check_installed("matplotlib", "train")
     from sedflow_core.noise import load_noise
-    from sedflow_core.resampling import reweigh
+    from sedflow_core.reweighting import reweigh
     from sedflow_core.simulation import load_training_set
     from sedflow_core.train import Epoch, fit
     from sedflow_core.train_config import PRESETS
@@ -191,9 +193,12 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the artifact")
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True, dest="artifact_version")
-    parser.add_argument("--n-samples", type=count, default=1024)
+    parser.add_argument("--n-samples", type=positive_int, default=1024)
     parser.add_argument(
-        "--n-support", type=count, default=400_000, help="simulations behind the support limits"
+        "--n-support",
+        type=positive_int,
+        default=400_000,
+        help="simulations behind the support limits",
     )
 
 
@@ -228,26 +233,36 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
     add, sizes = parser.add_argument, Sizes()
     add("artifact", help="name of a shipped artifact, or a folder")
     add("--out", type=Path, required=True, help="folder of the report; resumed if it exists")
-    add("--n-simulations", type=count, default=sizes.n_simulations)
-    add("--n-samples", type=count, default=sizes.n_samples)
-    add("--n-published", type=count, default=sizes.n_published, help="ranked in the Sobol sets too")
-    add("--n-importance", type=count, default=sizes.n_importance, help="weighed, 10,000 draws each")
-    add("--n-gap", type=count, default=sizes.n_gap, help="compared with the exact density")
+    add("--n-simulations", type=positive_int, default=sizes.n_simulations)
+    add("--n-samples", type=positive_int, default=sizes.n_samples)
+    add(
+        "--n-published",
+        type=positive_int,
+        default=sizes.n_published,
+        help="ranked in the Sobol sets too",
+    )
+    add(
+        "--n-importance",
+        type=positive_int,
+        default=sizes.n_importance,
+        help="weighed, 10,000 draws each",
+    )
+    add("--n-gap", type=positive_int, default=sizes.n_gap, help="compared with the exact density")
     add(
         "--n-classifier",
-        type=count_from_zero,
+        type=non_negative_int,
         default=sizes.n_classifier,
         help="told from the exact posterior",
     )
     add(
         "--n-local",
-        type=count_from_zero,
+        type=non_negative_int,
         default=sizes.n_local,
         help="each tested alone by classifiers",
     )
     add(
         "--n-mcmc",
-        type=count_from_zero,
+        type=non_negative_int,
         default=sizes.n_mcmc,
         help="sampled by MCMC, some 10 s each",
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sedflow_core.argument_types import non_negative_int, positive_float, positive_int
 from sedflow_core.artifact import Artifact
 from sedflow_core.columns import add_column_arguments, read_galaxies
 from sedflow_core.comparison import Difference, compare, per_galaxy, table, why
@@ -12,7 +13,6 @@ from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import find_flags, load_artifact
 from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.observation import Observation
-from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.tables import check_folder, table_writer, write_table
 
 
@@ -21,13 +21,19 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("catalog", type=Path, nargs="?", help="default: fresh simulations")
     parser.add_argument("--artifact", default="sdss-ugriz", help="a shipped artifact, or a folder")
     parser.add_argument("--out", type=Path, required=True, help="FITS, Parquet or CSV per galaxy")
-    parser.add_argument("--n-galaxies", type=count, default=100, help="drawn from the support")
     parser.add_argument(
-        "--n-mcmc", type=count_from_zero, default=20, help="of them sampled by MCMC too"
+        "--n-galaxies", type=positive_int, default=100, help="drawn from the support"
     )
-    parser.add_argument("--n-draws", type=count, default=10_000, help="of the flow, to be weighted")
-    parser.add_argument("--max-seconds", type=positive, default=60.0, help="of MCMC, per galaxy")
-    parser.add_argument("--seed", type=count_from_zero, default=0)
+    parser.add_argument(
+        "--n-mcmc", type=non_negative_int, default=20, help="of them sampled by MCMC too"
+    )
+    parser.add_argument(
+        "--n-draws", type=positive_int, default=10_000, help="of the flow, to be weighted"
+    )
+    parser.add_argument(
+        "--max-seconds", type=positive_float, default=60.0, help="of MCMC, per galaxy"
+    )
+    parser.add_argument("--seed", type=non_negative_int, default=0)
     add_column_arguments(parser)
 
 

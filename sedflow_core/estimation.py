@@ -125,7 +125,7 @@ def estimate(
     return summary
 
 
-def flag(
+def flagged_summary(
     artifact: Artifact, observation: Observation, n_samples: int | None = None, seed: int = 0
 ) -> Summary:
     """The support flags of n galaxies, in summaries that say nothing else yet.

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sedflow_core.argument_types import non_negative_int, positive_int
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import CUT_NAMES, Catalog, read_catalog
 from sedflow_core.columns import add_column_arguments, column_map
 from sedflow_core.errors import MissingExtraError
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
-from sedflow_core.options import count, count_from_zero
 from sedflow_core.summary import LEVEL_NAMES, Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder, table_writer, write_table
@@ -146,8 +146,12 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     add("catalog", type=Path, help="FITS, Parquet or CSV table, one galaxy per row")
     add("--out", type=Path, required=True, help="table to write: .fits, .parquet or .csv")
     add("--artifact", default="sdss-ugriz", help="name of a shipped artifact, or a folder")
-    add("--n-samples", type=count, help="posterior samples per galaxy (default: the artifact's)")
-    add("--seed", type=count_from_zero, default=0)
+    add(
+        "--n-samples",
+        type=positive_int,
+        help="posterior samples per galaxy (default: the artifact's)",
+    )
+    add("--seed", type=non_negative_int, default=0)
     add("--samples", type=Path, metavar="FILE.h5", help="also write the samples to this HDF5 file")
     add("--id-column", help="identifier to carry to the output")
     add_column_arguments(parser)

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
+from sedflow_core.argument_types import positive_int
 from sedflow_core.batches import noisy_batches
 from sedflow_core.errors import TrainingError
 from sedflow_core.flow import FlowConfig
 from sedflow_core.noise import NoiseModel, load_noise
 from sedflow_core.observation import to_context
-from sedflow_core.options import count
 from sedflow_core.simulation import TrainingSet, load_training_set, stream_generator
 from sedflow_core.train import TrainedFlow, fit
 from sedflow_core.train_config import TrainConfig
@@ -37,9 +37,11 @@ def add_learning_curve_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `sedflow learning-curve`."""
     parser.add_argument("training_set", type=Path)
     parser.add_argument("out", type=Path, help=f"folder of the runs and {_NAME}; resumed")
-    parser.add_argument("--sizes", type=count, nargs="+", default=list(SIZES), metavar="ROWS")
-    parser.add_argument("--passes", type=count, default=2, help="over the largest subset")
-    parser.add_argument("--n-test", type=count, default=N_TEST, help="rows that measure")
+    parser.add_argument(
+        "--sizes", type=positive_int, nargs="+", default=list(SIZES), metavar="ROWS"
+    )
+    parser.add_argument("--passes", type=positive_int, default=2, help="over the largest subset")
+    parser.add_argument("--n-test", type=positive_int, default=N_TEST, help="rows that measure")
     parser.set_defaults(threads=1)  # in so small a network others would only wait for it
 
 

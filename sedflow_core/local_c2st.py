@@ -22,7 +22,7 @@ from sedflow_core.prior import N_U, to_u
 from sedflow_core.units import Array
 
 N_NULL = 59
-"""Classifiers of the null hypothesis; with the flow's 60, of which 5 % are a whole number."""
+"""Classifiers of the null hypothesis. With the flow's own they are 60, so a p-value can be 5 %."""
 SHIFT = 0.5
 """The control of power: every truth that much higher in one of the base's dimensions [sigma]."""
 _LEVEL = 0.05

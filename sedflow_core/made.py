@@ -41,6 +41,8 @@ def hidden_ends(n_hidden: int, n_u: int) -> list[int]:
 class Modulation(NamedTuple):
     """What the context does to a block's layers: gain * (weight @ h) + bias + shift.
 
+    Feature-wise linear modulation (Perez et al. 2018).
+
     Attributes:
         shift_0, shift_1, shift_2: (n, n_hidden) of the three hidden layers.
         gain_1, gain_2: (n, n_hidden) of the second and third.

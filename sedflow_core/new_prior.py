@@ -161,7 +161,7 @@ def tabulate_prior(
             strict=True,
         )
     ]
-    log_weight = log_prior_weight(load_factors(document), theta, redshift, tables)
+    log_weight = log_prior_weight(parse_factors(document), theta, redshift, tables)
     mean = float(log_weight.exp().mean())
     if not mean > 0.0:
         raise PriorError(
@@ -207,7 +207,7 @@ def _space(candidates: Array, values: Array) -> Array:
     return np.sort(kept)
 
 
-def load_factors(document: list[dict[str, Any]] | None) -> tuple[Factor, ...]:
+def parse_factors(document: list[dict[str, Any]] | None) -> tuple[Factor, ...]:
     """The factors of a document that `tabulate_prior` made; none for None."""
     return tuple(
         Factor(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sedflow_core.argument_types import non_negative_int, positive_float, positive_int
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import CUT_NAMES, read_catalog
 from sedflow_core.chains import MIN_ESS
@@ -16,7 +17,6 @@ from sedflow_core.errors import CatalogError, check_installed
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.observation import Observation
-from sedflow_core.options import count, count_from_zero, positive
 from sedflow_core.prior import PARAM_NAMES, U_NAMES
 from sedflow_core.quantities import calc_quantities
 from sedflow_core.summary import Summary
@@ -40,9 +40,9 @@ def add_mcmc_arguments(parser: argparse.ArgumentParser) -> None:
         default="generative",
         help="of flux and error by the noise model, or the paper's, which takes errors as given",
     )
-    parser.add_argument("--min-ess", type=positive, default=MIN_ESS, metavar="N")
-    parser.add_argument("--max-seconds", type=positive, default=60.0)
-    parser.add_argument("--n-samples", type=count, default=2_000)
+    parser.add_argument("--min-ess", type=positive_float, default=MIN_ESS, metavar="N")
+    parser.add_argument("--max-seconds", type=positive_float, default=60.0)
+    parser.add_argument("--n-samples", type=positive_int, default=2_000)
 
 
 def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def _add_galaxy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("catalog", type=Path, help="FITS, Parquet or CSV table")
     parser.add_argument("--row", type=int, required=True, help="which galaxy, from 0")
     parser.add_argument("--artifact", default="sdss-ugriz", help="a shipped artifact, or a folder")
-    parser.add_argument("--seed", type=count_from_zero, default=0)
+    parser.add_argument("--seed", type=non_negative_int, default=0)
     add_column_arguments(parser)
 
 

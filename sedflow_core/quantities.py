@@ -1,4 +1,4 @@
-"""Parameters and what follows from them, side by side, of as many draws as one likes."""
+"""Parameters and derived quantities as columns, for any number of draws."""
 
 import torch
 from torch import Tensor

@@ -12,7 +12,7 @@ import torch
 
 from sedflow_core.artifact import Artifact
 from sedflow_core.chains import MIN_ESS, Chains
-from sedflow_core.estimation import flag
+from sedflow_core.estimation import flagged_summary
 from sedflow_core.mcmc import ExactPosterior, sample_exact
 from sedflow_core.observation import Observation
 from sedflow_core.prior import from_u
@@ -62,7 +62,7 @@ def give_second_opinion(
     Raises:
         ArtifactError, ObservationError, MissingExtraError: see there.
     """
-    summary = flag(artifact, observation, n_samples, seed)
+    summary = flagged_summary(artifact, observation, n_samples, seed)
     likelihood = choose_likelihood(summary)
     exact = sample_exact(
         artifact,

@@ -19,7 +19,7 @@ from torch import Tensor
 from sedflow_core.bands import BandSet, parse_band_set
 from sedflow_core.errors import SimulationError
 from sedflow_core.galaxy import COSMOLOGY, GalaxyModel, build_galaxy_model, calc_band_flux
-from sedflow_core.new_prior import Factor, accept, load_factors
+from sedflow_core.new_prior import Factor, accept, parse_factors
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range, load_noise, mag_from_flux
 from sedflow_core.prior import draw_u, from_u, prior_digest
 from sedflow_core.version import __version__
@@ -81,7 +81,7 @@ class ForwardConfig(NamedTuple):
         )
         noise = load_noise(bands.names, self.noise)
         redshift_range = (self.redshift_low, self.redshift_high)
-        return ForwardModel(galaxy, noise, redshift_range, load_factors(self.prior))
+        return ForwardModel(galaxy, noise, redshift_range, parse_factors(self.prior))
 
     def document(self) -> dict[str, Any]:
         """The choices as plain values; a prior only where it is not the table's."""
@@ -153,7 +153,7 @@ def draw_params(model: ForwardModel, n: int, generator: torch.Generator) -> tupl
 
 
 def draw_prior(model: ForwardModel, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """u and redshift of n draws from the prior, be it ever so narrow."""
+    """u (n, n_u) and redshift (n,) of draws from the prior, however few of them it accepts."""
     parts = [draw_params(model, n, generator)]
     while sum(len(redshift) for _, redshift in parts) < n:
         parts.append(draw_params(model, n, generator))

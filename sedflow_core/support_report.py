@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from sedflow_core.argument_types import non_negative_int, positive_int
 from sedflow_core.artifact import Artifact
 from sedflow_core.columns import add_column_arguments, read_galaxies
 from sedflow_core.corruptions import corrupted_simulations
 from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import load_artifact
 from sedflow_core.observation import Observation
-from sedflow_core.options import count, count_from_zero
 from sedflow_core.support_table import SEED, measure_support
 from sedflow_core.tables import open_table
 
@@ -37,11 +37,11 @@ def add_support_table_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("artifact", help="name of a shipped artifact, or a folder")
     add("--out", type=Path, required=True, help="folder for support.json and support.md")
-    add("--n", type=count, default=100, help="galaxies of each kind")
-    add("--n-clean", type=count, default=2_000, help="simulations behind the false alarms")
+    add("--n", type=positive_int, default=100, help="galaxies of each kind")
+    add("--n-clean", type=positive_int, default=2_000, help="simulations behind the false alarms")
     add("--catalog", type=Path, help="real galaxies as well: FITS, Parquet or CSV")
     add("--group-column", help="of the catalogue: one kind of galaxy for each of its values")
-    add("--seed", type=count_from_zero, default=SEED)
+    add("--seed", type=non_negative_int, default=SEED)
     add_column_arguments(parser)
 
 

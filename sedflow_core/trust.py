@@ -182,14 +182,14 @@ def fit_pareto(excess: Tensor) -> Pareto:
     return Pareto((n * k + 5.0) / (n + 10.0), -k / best)
 
 
-def split_tables(tables: TrustTables) -> dict[str, Tensor]:
+def flatten_tables(tables: TrustTables) -> dict[str, Tensor]:
     """Flat arrays of the tables, to be stored."""
     groups = {"emulator": tables.emulator._asdict(), "noise": tables.noise._asdict()}
     flat = {f"{group}.{key}": t for group, part in groups.items() for key, t in part.items()}
     return {**flat, "prior_width": tables.prior_width}
 
 
-def join_tables(arrays: dict[str, Tensor]) -> TrustTables | None:
+def unflatten_tables(arrays: dict[str, Tensor]) -> TrustTables | None:
     """The tables of flat arrays; None where there are none."""
     if not arrays:
         return None

@@ -51,11 +51,11 @@ parameters and of derived quantities, of all parameters' ranks together, and of 
 medians of importance efficiency and total variation.
 """
 N_JUDGED = 20_000
-"""The fewest that can pass. In slices of fewer a distance may be larger by its noise."""
-
-
+"""The fewest simulations that can pass. On fewer, as in slices, a limit is wider by its noise."""
 LEAST = 12
-"""Simulations, half of which teach a classifier that judges the others."""
+"""The fewest simulations that can be measured: half of them teach a classifier, which judges the
+others.
+"""
 
 
 class Sizes(NamedTuple):

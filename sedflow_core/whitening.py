@@ -1,4 +1,4 @@
-"""What a line in the context tells of u, taken out before the blocks of the flow see it.
+"""A linear regression of u on the context, taken out before the blocks of the flow see it.
 
 The photometry fixes some directions of u to a hundredth of the prior's width, most of all the mass,
 and a network that has to find them learns as slowly as the steepest of them demands. So u is fitted

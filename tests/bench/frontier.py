@@ -26,7 +26,7 @@ from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.gap import measure_gaps, summarise_gaps
 from sedflow_core.importance import weigh
 from sedflow_core.noise import load_noise
-from sedflow_core.resampling import reweigh
+from sedflow_core.reweighting import reweigh
 from sedflow_core.simulation import ForwardConfig, TrainingSet, load_training_set
 from sedflow_core.train import fit, load_run
 from sedflow_core.train_config import PRESETS

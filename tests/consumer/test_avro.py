@@ -22,9 +22,9 @@ from consumer.avro import (
     decode_summary,
     encode,
     encode_body,
-    foreign_schema,
     holds_one_record,
     own_schema,
+    parse_writer_schema,
     schema_text,
     schemas_path,
     split_container,
@@ -174,7 +174,7 @@ def test_unsafe_writer_schema(key: bytes) -> None:
 def test_a_schema_that_only_looks_recursive_is_fine() -> None:
     """The same named type twice, side by side, is no recursion."""
     point = {"type": "record", "name": "P", "fields": [{"name": "x", "type": "int"}]}
-    assert foreign_schema(record_schema(point, {"type": "array", "items": "P"}))
+    assert parse_writer_schema(record_schema(point, {"type": "array", "items": "P"}))
 
 
 @pytest.mark.parametrize(

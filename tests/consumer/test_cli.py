@@ -18,7 +18,7 @@ import pytest
 from consumer import refit_worker, worker
 from consumer.cli import main
 from consumer.settings import Settings
-from consumer.slow_settings import slow_settings
+from consumer.slow_settings import derive_refit_settings
 from sedflow_core.version import __version__
 
 Record = dict[str, Any]
@@ -188,7 +188,7 @@ def test_a_gap_may_be_accepted_in_both_lanes(
     monkeypatch.setattr(refit_worker, "run_refit", note)
     assert main([command, *(["--accept-gap"] if accepted else [])]) == 0
     (settings,) = found
-    assert settings.input.accept_gap == slow_settings(settings).input.accept_gap == accepted
+    assert settings.input.accept_gap == derive_refit_settings(settings).input.accept_gap == accepted
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "many"])

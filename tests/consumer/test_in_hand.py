@@ -28,7 +28,7 @@ def die_at(deadly: Message, messages: Sequence[Message], folder: Path, size: int
     in_hand = InHand(folder)
     in_hand.take_over(PLACES)
     for batch in in_hand.batches(messages, size):
-        if in_hand.is_deadly(batch[0]):
+        if in_hand.is_poison(batch[0]):
             assert batch == [deadly]
             continue
         in_hand.note(batch)
@@ -56,7 +56,7 @@ def test_an_innocent_message_in_hand_at_a_death_is_stepped_again(tmp_path: Path)
     second.take_over(PLACES)
     batches = list(second.batches(messages, 10))
     assert [len(batch) for batch in batches] == [1] * 10 + [10]
-    assert not any(second.is_deadly(message) for message in messages)
+    assert not any(second.is_poison(message) for message in messages)
 
 
 def test_nothing_is_noted_without_a_folder() -> None:

@@ -121,8 +121,8 @@ def source() -> Iterator[KafkaSource]:
     source = KafkaSource(settings, Metrics(CollectorRegistry()), Health())
     real, source._topics = source._consumer, settings.input.topics
     source._held = {CUT, WHOLE}
-    source._next = dict.fromkeys(source._held, 10)
-    source._position = dict(source._next)
+    source._committed = dict.fromkeys(source._held, 10)
+    source._seen_to = dict(source._committed)
     source.starts.find_again = lambda place, offset: offset  # type: ignore[method-assign]
     source.starts.find_remade = lambda topics: []  # type: ignore[method-assign]
     yield source
@@ -261,4 +261,4 @@ def test_a_commit_of_which_a_partition_is_refused_is_no_commit(
     (message,) = source.poll(1, 0.0)
     with pytest.raises(error, match="input: commit"):
         source.commit(Window((message,), (), ()))
-    assert source._position[CUT] == 10
+    assert source._seen_to[CUT] == 10

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.avro import Decoder, foreign_schema, holds_one_record
+from consumer.avro import Decoder, holds_one_record, parse_writer_schema
 from consumer.container import MAX_BYTES, long_bytes, make_header
 from consumer.errors import ArchiveError, DecodeError
 from consumer.files import ArchiveSource
@@ -72,7 +72,7 @@ COSTLY = {
 def test_a_record_takes_no_more_memory_than_its_schemas_price(name: str) -> None:
     type_, body = COSTLY[name]
     key = json.dumps(record("R", type_)).encode()
-    rate = MAX_RECORD_MEMORY / foreign_schema(key).longest_record
+    rate = MAX_RECORD_MEMORY / parse_writer_schema(key).longest_record
     tracemalloc.start()
     kept = DECODER.decode(body, key)
     used, peak = tracemalloc.get_traced_memory()
@@ -84,7 +84,7 @@ def test_a_record_takes_no_more_memory_than_its_schemas_price(name: str) -> None
 @pytest.mark.parametrize("name", COSTLY)
 def test_longer_records_are_refused_unread(name: str) -> None:
     key = json.dumps(record("R", COSTLY[name][0])).encode()
-    longest = foreign_schema(key).longest_record
+    longest = parse_writer_schema(key).longest_record
     with pytest.raises(DecodeError, match=rf"expected a R of at most {longest} bytes, got"):
         DECODER.decode(bytes(longest + 1), key)
 
@@ -96,7 +96,7 @@ def test_the_price_leaves_room_for_real_alerts(shared_data: Path) -> None:
         if path.read_bytes().startswith(b"Obj\x01"):
             with path.open("rb") as stream:
                 schema = json.dumps(fastavro.reader(stream).writer_schema).encode()
-            assert foreign_schema(schema).longest_record > 1_500_000
+            assert parse_writer_schema(schema).longest_record > 1_500_000
             n_container += 1
     assert n_container >= 3
 
@@ -111,12 +111,12 @@ def test_depth_is_counted_through_references() -> None:
     """Found by hand: 20,000 levels overflowed the stack of the C code that reads them."""
     assert longest_record(fastavro.parse_schema(chain(30)))
     with pytest.raises(DecodeError, match="at most 64 levels"):
-        foreign_schema(json.dumps(chain(3_000)).encode())
+        parse_writer_schema(json.dumps(chain(3_000)).encode())
 
 
 def test_a_schema_is_short() -> None:
     with pytest.raises(DecodeError, match=f"schema: expected at most {MAX_SCHEMA_BYTES} bytes"):
-        foreign_schema(b"{" + b" " * MAX_SCHEMA_BYTES + b"}")
+        parse_writer_schema(b"{" + b" " * MAX_SCHEMA_BYTES + b"}")
 
 
 def test_decimals_stay_bytes() -> None:
@@ -132,7 +132,7 @@ def test_decimals_stay_bytes() -> None:
 @pytest.mark.parametrize("type_", [[], {"type": "fixed", "name": "F", "size": 1e3}])
 def test_types_without_a_price(type_: Node) -> None:
     with pytest.raises(DecodeError, match="schema: expected"):
-        foreign_schema(json.dumps(record("R", type_)).encode())
+        parse_writer_schema(json.dumps(record("R", type_)).encode())
 
 
 def blocks(n: int, count: int) -> bytes:

@@ -23,7 +23,7 @@ from consumer.message import Message, Window
 from consumer.refit import Quota, RefitMetrics, RefitStep
 from consumer.registry import Registry
 from consumer.settings import Settings
-from consumer.slow_settings import slow_settings
+from consumer.slow_settings import derive_refit_settings
 from sedflow_core import Artifact
 from sedflow_core.second_opinion import SecondOpinion
 from sedflow_core.trust import MIN_P_VALUE
@@ -155,7 +155,7 @@ def test_a_second_opinion_has_as_many_samples_as_the_settings_say(
     settings = Settings.model_validate(
         {"artifact": {"n_samples": 200}, "refit": {"max_seconds": 1.0}}
     )
-    step = RefitStep(tiny, None, slow_settings(settings), metrics, Event())
+    step = RefitStep(tiny, None, derive_refit_settings(settings), metrics, Event())
     (result,) = answer(step, message(summary(1))).results
     assert decode_summary(result.value)["nSamples"] == 200
 
@@ -328,7 +328,7 @@ def test_the_slow_lane_reads_what_the_fast_one_writes() -> None:
             },
         }
     )
-    slow = slow_settings(settings)
+    slow = derive_refit_settings(settings)
     assert (slow.input.bootstrap, slow.input.username) == ("out:9092", "me")
     assert slow.input.topics == ("summaries",)
     assert (slow.input.group, slow.output.topic) == ("night.refit", "summaries.refit")
@@ -337,12 +337,15 @@ def test_the_slow_lane_reads_what_the_fast_one_writes() -> None:
     named = settings.model_copy(
         update={"refit": settings.refit.model_copy(update={"topic": "t", "group": "g"})}
     )
-    assert (slow_settings(named).input.group, slow_settings(named).output.topic) == ("g", "t")
+    assert (
+        derive_refit_settings(named).input.group,
+        derive_refit_settings(named).output.topic,
+    ) == ("g", "t")
 
 
 def test_a_secret_of_the_slow_lanes_input_is_named_where_it_was_set(tmp_path: Path) -> None:
     missing = {"password_file": tmp_path / "none"}
-    slow = slow_settings(Settings.model_validate({"output": missing}))
+    slow = derive_refit_settings(Settings.model_validate({"output": missing}))
     with pytest.raises(SettingsError, match=r"^output\.password_file: expected a readable file"):
         slow.input.client_config()
 
@@ -352,4 +355,6 @@ def test_the_slow_lane_asks_a_registry_that_gave_summaries_their_ids(registered:
     settings = Settings.model_validate(
         {"registry": {"url": "http://registry:8081", "register_output": registered}}
     )
-    assert slow_settings(settings).registry.url == (settings.registry.url if registered else None)
+    assert derive_refit_settings(settings).registry.url == (
+        settings.registry.url if registered else None
+    )

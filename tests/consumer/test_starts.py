@@ -110,7 +110,7 @@ class FakePositions:
     def recall_topics(self) -> Sequence[str]:
         return ["hosts"]
 
-    def begin(self, ends: Mapping[Place, int]) -> None:
+    def keep(self, ends: Mapping[Place, int]) -> None:
         if self.lost:
             raise WindowAbortedError("output: rolled back")
         self.kept |= {place: Position(end, "a") for place, end in ends.items()}

@@ -5,7 +5,7 @@ import pytest
 from consumer import topics
 from consumer.sections import ClusterSettings
 from consumer.settings import Settings
-from consumer.slow_settings import slow_settings
+from consumer.slow_settings import derive_refit_settings
 from consumer.topic_checks import ANY_AGE, Found, Section, Wanted, doubts, faults
 from consumer.topics import plan
 
@@ -87,7 +87,7 @@ def test_the_slow_lane_has_dead_letters_of_its_own(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(topics, "Cluster", EmptyCluster)
     sink = {"topic": "summaries", "dead_letter_topic": "letters"}
     settings = Settings.model_validate({"input": {"topics": ["hosts"]}, "output": sink})
-    commands = "\n".join(plan(slow_settings(settings), letters=False))
+    commands = "\n".join(plan(derive_refit_settings(settings), letters=False))
     assert "--create --topic summaries.sedflow.dlq " in commands
     assert "letters" not in commands
 

@@ -17,8 +17,8 @@ from consumer.kafka_client import Limits
 from consumer.kafka_sink import KafkaSink, Transactions
 from consumer.message import DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
-from consumer.positions import TwoClusterSink, split_by_place
 from consumer.settings import Settings
+from consumer.two_cluster_sink import TwoClusterSink, split_by_place
 
 WINDOW = Window(
     (Message(b"in", topic="t", offset=4),), (Result(b"k", b"out", (), "OK", "ZTF"),), ()

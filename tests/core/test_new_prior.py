@@ -16,11 +16,11 @@ from sedflow_core.cli import main
 from sedflow_core.errors import PriorError, TrainingError
 from sedflow_core.flow import FlowConfig
 from sedflow_core.importance import weigh
-from sedflow_core.new_prior import load_factors, log_prior_weight, read_prior_file
+from sedflow_core.new_prior import log_prior_weight, parse_factors, read_prior_file
 from sedflow_core.observation import to_context
 from sedflow_core.prior import PARAM_NAMES, column, from_u
 from sedflow_core.quantities import calc_quantities
-from sedflow_core.resampling import new_prior, reweigh
+from sedflow_core.reweighting import new_prior, reweigh
 from sedflow_core.simulation import (
     ForwardModel,
     TrainingSet,
@@ -68,7 +68,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_prior(forward: ForwardModel, path: Path) -> ForwardModel:
-    return forward._replace(prior=load_factors(new_prior(forward, path)))
+    return forward._replace(prior=parse_factors(new_prior(forward, path)))
 
 
 def drawn(forward: ForwardModel, name: str) -> np.ndarray:
@@ -266,7 +266,7 @@ def test_the_online_efficiency_knows_the_prior(
     efficiency = []
     for low, high in ((7.0, 12.5), (7.0, 7.006)):
         path.write_text(f'[log_mstar]\ndistribution = "uniform"\nlow = {low}\nhigh = {high}\n')
-        artifact = replace(tiny, prior=load_factors(new_prior(forward, path)))
+        artifact = replace(tiny, prior=parse_factors(new_prior(forward, path)))
         efficiency.append(estimate(artifact, golden(tiny), n_samples=256).trust["efficiency"])
     same = estimate(tiny, golden(tiny), n_samples=256).trust["efficiency"]
     np.testing.assert_allclose(efficiency[0], same, rtol=0.02)

@@ -14,8 +14,8 @@ from consumer.kafka import KafkaSource
 from consumer.kafka_sink import KafkaSink
 from consumer.message import Message, Result, Sink, Window
 from consumer.metrics import Metrics
-from consumer.positions import TwoClusterSink
 from consumer.settings import Settings
+from consumer.two_cluster_sink import TwoClusterSink
 
 from .conftest import Topics
 from .daemons import READY_TIMEOUT_S, wait_for

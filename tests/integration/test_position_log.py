@@ -25,7 +25,7 @@ PLACE = ("hosts", 1)
 def settings(bootstrap: str, topics: Topics) -> Settings:
     output = {"bootstrap": bootstrap, "topic": topics.summaries}
     settings = Settings.model_validate({"output": output})
-    create_topics(bootstrap, [settings.output.positions_topic])
+    create_topics(bootstrap, [settings.output.offsets_topic_name])
     return settings
 
 

@@ -33,7 +33,7 @@ from consumer.kafka_sink import KafkaSink
 from consumer.message import Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
-from consumer.replay import set_apart
+from consumer.replay import derive_replay_settings
 from consumer.settings import Settings
 from consumer.topics import check, plan, plan_replay
 from tests.services import clean_environment, service
@@ -324,7 +324,7 @@ def test_what_is_planned_is_all_that_is_needed(broker: SecureBroker, tiny_path: 
     assert_positions_are_recalled(broker, settings)
     assert list(list_letters(settings, stage=None, limit=None)) == []
     assert replay_letters(settings, max_attempts=3).tally.messages == 0
-    apart = set_apart(settings)
+    apart = derive_replay_settings(settings)
     follow(broker, plan_replay(apart))
     check_output(apart.output, [apart.output.topic, apart.output.dead_letter_topic_of("")])
     KafkaSink(apart, Metrics(CollectorRegistry()))

@@ -16,10 +16,10 @@ from consumer.kafka import KafkaSource
 from consumer.message import Place
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
-from consumer.positions import TwoClusterSink
 from consumer.sections import DATE
 from consumer.settings import Settings
 from consumer.starts import find_absent
+from consumer.two_cluster_sink import TwoClusterSink
 
 from .broker import N_PARTITION, create_topics
 from .conftest import Topics

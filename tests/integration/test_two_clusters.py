@@ -18,8 +18,8 @@ from consumer.health import Health
 from consumer.kafka import KafkaSource
 from consumer.message import Message, Place, Result, Window
 from consumer.metrics import Metrics
-from consumer.positions import TwoClusterSink
 from consumer.settings import Settings
+from consumer.two_cluster_sink import TwoClusterSink
 from tests.services import service
 
 from .broker import N_PARTITION, create_topics, java_broker

@@ -3,7 +3,7 @@
 from argparse import ArgumentTypeError
 
 
-def count(text: str) -> int:
+def positive_int(text: str) -> int:
     """A whole number from 1 on."""
     value = _number(text, int)
     if value < 1:
@@ -11,7 +11,7 @@ def count(text: str) -> int:
     return int(value)
 
 
-def count_from_zero(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """A whole number from 0 on."""
     value = _number(text, int)
     if value < 0:
@@ -19,7 +19,7 @@ def count_from_zero(text: str) -> int:
     return int(value)
 
 
-def positive(text: str) -> float:
+def positive_float(text: str) -> float:
     """A finite number above 0."""
     value = _number(text, float)
     if not 0.0 < value < float("inf"):

@@ -10,7 +10,7 @@ import torch
 
 from sedflow_core.errors import PriorError
 from sedflow_core.estimation import sobol_normal
-from sedflow_core.new_prior import load_factors, log_prior_weight, read_prior_file, tabulate_prior
+from sedflow_core.new_prior import log_prior_weight, parse_factors, read_prior_file, tabulate_prior
 from sedflow_core.prior import from_u
 from sedflow_core.simulation import ForwardConfig, ForwardModel, TrainingSet, draw_redshift
 
@@ -42,7 +42,7 @@ def reweigh(rows: TrainingSet, path: Path) -> TrainingSet:
     config = config._replace(prior=new_prior(model, path))
     weight = torch.exp(
         log_prior_weight(
-            load_factors(config.prior),
+            parse_factors(config.prior),
             from_u(rows.u),
             rows.redshift.double(),
             model.galaxy.tables,

@@ -60,7 +60,7 @@ class TwoClusterSink:
         """Return the topics in which there are positions. Raises BrokerError."""
         return self._log.recall_topics()
 
-    def begin(self, ends: Mapping[Place, int]) -> None:
+    def keep(self, ends: Mapping[Place, int]) -> None:
         """Keep positions that lead to nothing, all or none, as the owner of the first of them.
 
         Raises as `Transactions.publish` does.
