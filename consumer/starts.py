@@ -1,7 +1,8 @@
 """Where reading of a partition begins once it is assigned: decided here and nowhere else.
 
-- It has a position, kept by the group or, with two clusters, by `PositionStore`: reading goes on there.
-  Where messages behind it are gone, `OffsetsLostError` names them, unless the gap was accepted.
+- It has a position, kept by the group or, with two clusters, by a `PositionStore`: reading goes on
+  there. Where messages behind it are gone, `OffsetsLostError` names them, unless the gap was
+  accepted.
 - It has none, but its topic was read before, or the same topic of another day: it was added later;
   it is read from its beginning.
 - It has a position, but no broker leads it, so that nobody can say what it holds: reading goes on

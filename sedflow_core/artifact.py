@@ -28,6 +28,7 @@ from sedflow_core.sfh import DERIVED, DERIVED_NAMES, PopulationTables
 from sedflow_core.support import SupportTables, flag_names
 from sedflow_core.trust import TrustTables, flatten_tables, unflatten_tables
 from sedflow_core.units import Array
+from sedflow_core.whole_file import written_whole
 
 FORMAT = 5
 MANIFEST = "manifest.json"
@@ -203,7 +204,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write manifest.json with the digest of its content and of the arrays beside it."""
     document = {k: v for k, v in manifest.items() if k != "sha256"}
     document["sha256"] = artifact_digest(folder, document)
-    (folder / MANIFEST).write_text(json.dumps(document, indent=2) + "\n")
+    with written_whole(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def artifact_digest(folder: Path, manifest: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from sedflow_core.sfh import calc_derived
 from sedflow_core.simulation import stream_generator
 from sedflow_core.summary import LEVELS
 from sedflow_core.units import Array
+from sedflow_core.whole_file import written_whole
 
 N_CONTROL = 4
 """Samples that take the place of the truth, for the scores of a perfect posterior."""
@@ -116,11 +117,8 @@ def _load(path: Path) -> _Part:
 def _save(path: Path | None, part: _Part) -> None:
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with written_whole(path) as partial, partial.open("wb") as stream:
         np.savez(stream, **part._asdict())
-    partial.replace(path)
 
 
 def _join(parts: list[_Part]) -> _Part:

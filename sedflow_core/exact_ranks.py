@@ -16,6 +16,7 @@ from sedflow_core.mcmc import sample_exact
 from sedflow_core.prior import to_u
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array
+from sedflow_core.whole_file import written_whole
 
 N_MCMC_SAMPLES = 2_000
 MAX_SECONDS = 60.0
@@ -93,11 +94,8 @@ def mcmc_samples(
     )
     samples = McmcSamples(exact.u, exact.converged(MIN_ESS))
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
+        with written_whole(path) as partial, partial.open("wb") as stream:
             np.savez(stream, **samples._asdict())
-        partial.replace(path)
     return samples
 
 

@@ -7,7 +7,6 @@ the chunking.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from sedflow_core.new_prior import Factor, accept, parse_factors
 from sedflow_core.noise import NoiseModel, draw_noise, in_mag_range, load_noise, mag_from_flux
 from sedflow_core.prior import draw_u, from_u, prior_digest
 from sedflow_core.version import __version__
+from sedflow_core.whole_file import written_whole
 
 BLOCK = 16_384
 """Proposals that share one seed."""
@@ -218,7 +218,9 @@ def write_training_set(
     while rows < n_rows:
         path = folder / f"shard-{shard:05d}.safetensors"
         if not path.exists():
-            _write_shard(path, _draw_shard(model, seed, shard, blocks_per_shard))
+            tensors = _draw_shard(model, seed, shard, blocks_per_shard)
+            with written_whole(path) as partial:
+                save_file(tensors, partial)
         rows += len(load_file(path)["redshift"])
         shard += 1
         yield rows
@@ -255,12 +257,6 @@ def _draw_shard(
         kept.append([t[keep].float() for t in proposals])
     columns = (torch.cat(parts) for parts in zip(*kept, strict=True))
     return dict(zip(Proposals._fields, columns, strict=True))
-
-
-def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    os.replace(partial, path)
 
 
 def load_training_set(folder: Path, n_rows: int | None = None) -> TrainingSet:

@@ -7,7 +7,6 @@ split depend on the seed and the epoch alone.
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from sedflow_core.noise import NoiseModel
 from sedflow_core.observation import ContextScale, to_context
 from sedflow_core.simulation import TrainingSet, stream_generator
 from sedflow_core.train_config import TrainConfig
+from sedflow_core.whole_file import written_whole
 
 _CHECKPOINT = "checkpoint.pt"
 _FORMAT = 2  # of the checkpoint; raise it when what is stored changes its meaning
@@ -190,9 +190,8 @@ class _Run:
             "config": _plain(self.config),
             "training_set": self.provenance,
         }
-        partial = self.folder / (_CHECKPOINT + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.folder / _CHECKPOINT)
+        with written_whole(self.folder / _CHECKPOINT) as partial:
+            torch.save(state, partial)
         history = json.dumps([e._asdict() for e in self.history], indent=1)
         (self.folder / "history.json").write_text(history + "\n")
 
