@@ -110,7 +110,7 @@ class Decoder:
             raise DecodeError(f"expected at most {MAX_BYTES} bytes, got {len(value)}")
         if value.startswith(MAGIC):
             return _decode_container(value)
-        if key is not None and key.startswith(b"{") and b'"fields"' in key:
+        if key is not None and key.lstrip().startswith(b"{") and b'"fields"' in key:
             return _read_body(value, parse_writer_schema(key))
         if self._bare is not None:
             return _read_body(value, self._bare)
@@ -202,25 +202,6 @@ def wire_body(value: bytes) -> bytes:
     return value[_WIRE.size :]
 
 
-def split_container(stream: BinaryIO) -> Iterator[tuple[bytes, bytes | None]]:
-    """Yield each record of a container, still encoded, and its writer schema as JSON.
-
-    What comes after the last good block, or all of it, is yielded as it is where the container
-    breaks, without a schema, up to MAX_BYTES: it does not decode, and so nothing is lost in
-    silence.
-    """
-    good = stream.tell()
-    try:
-        header = read_header(stream)
-        schema = parse_writer_schema(header.schema).parsed
-        for block in read_blocks(stream, header):
-            yield from ((body, header.schema) for body in _split(block.records, schema))
-            good = stream.tell()
-    except DecodeError:
-        stream.seek(good)
-        yield stream.read(MAX_BYTES), None
-
-
 def holds_one_record(container: bytes) -> bool:
     """Tell whether the bytes are a whole container of exactly one record."""
     stream = io.BytesIO(container)
@@ -228,20 +209,6 @@ def holds_one_record(container: bytes) -> bool:
         return _only_record(stream, read_header(stream))[0] is not None
     except DecodeError:
         return False
-
-
-def _split(records: bytes, schema: Schema) -> Iterator[bytes]:
-    """Yield the records of a block; bytes in which no record's end is found are yielded as one."""
-    nothing = parse_schema({"type": "record", "name": schema["name"], "fields": []})
-    start, stream = 0, io.BytesIO(records)
-    while start < len(records):
-        try:
-            schemaless_reader(stream, schema, nothing)  # skips every field
-        except Exception:
-            yield records[start:]
-            return
-        yield records[start : stream.tell()]
-        start = stream.tell()
 
 
 @cache

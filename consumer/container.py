@@ -18,7 +18,7 @@ from consumer.errors import DecodeError
 MAGIC = b"Obj\x01"
 SYNC_SIZE = 16
 MAX_BYTES = 16 * 1024 * 1024
-"""Largest header entry or block, decompressed [bytes]; an LSST alert with cutouts takes 0.2 MB."""
+"""Largest header or block, decompressed [bytes]; an LSST alert with cutouts takes 0.2 MB."""
 _MAX_ENTRIES = 1000
 
 
@@ -44,14 +44,19 @@ def read_header(stream: BinaryIO) -> Header:
     if (magic := stream.read(len(MAGIC))) != MAGIC:
         raise DecodeError(f"container: expected the magic {MAGIC!r}, got {magic!r}")
     metadata: dict[bytes, bytes] = {}
+    n_entry = n_byte = 0
     while count := read_long(stream):
         if count < 0:
             read_long(stream)
-        if abs(count) + len(metadata) > _MAX_ENTRIES:
-            raise DecodeError(f"container: expected under {_MAX_ENTRIES} entries, got {count}")
+        n_entry += abs(count)
+        if n_entry > _MAX_ENTRIES:
+            raise DecodeError(f"container: expected under {_MAX_ENTRIES} entries, got {n_entry}")
         for _ in range(abs(count)):
             name = _read_bytes(stream)
             metadata[name] = _read_bytes(stream)
+            n_byte += len(name) + len(metadata[name])
+            if n_byte > MAX_BYTES:
+                raise DecodeError(f"container: expected a header of at most {MAX_BYTES} bytes")
     if b"avro.schema" not in metadata:
         raise DecodeError("container: expected avro.schema in the header, got none")
     codec = metadata.get(b"avro.codec", b"null").decode(errors="replace")

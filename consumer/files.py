@@ -20,10 +20,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from consumer.avro import holds_one_record, split_container
+from consumer.avro import holds_one_record
 from consumer.container import MAGIC, MAX_BYTES
 from consumer.errors import ArchiveError
 from consumer.message import DeadLetter, Message, Window
+from consumer.records import split_container
 from consumer.writers import SummaryWriter
 from sedflow_core.errors import SedflowError
 
@@ -41,14 +42,14 @@ class ArchiveSource:
     """The messages of some archives, one after the other.
 
     The topic of a message is its archive's name, the offset its place in the archive. `rate` is the
-    most messages handed out per second. Raises ArchiveError where an archive is missing.
+    most messages handed out per second; `files` are those that are read. Raises ArchiveError where
+    an archive is missing.
     """
 
     def __init__(
         self, archives: Sequence[str], *, limit: int | None = None, rate: float | None = None
     ) -> None:
-        for archive in archives:
-            _find_files(archive)
+        self.files = frozenset(f.resolve() for archive in archives for f in _find_files(archive))
         self._messages: Iterator[Message] = islice(_read_archives(archives), limit)
         self._interval_s = 1.0 / rate if rate else 0.0
         self._next_s = time.monotonic()
@@ -193,6 +194,14 @@ def _read_tar(stream: BinaryIO, path: Path) -> Iterator[Part]:
             if content is None:
                 raise ArchiveError(f"{path}: expected a file, got the member {member.name}")
             yield from _read_alerts(member.name, content.read())
+        _check_end(archive.fileobj, path)
+
+
+def _check_end(stream: Any, path: Path) -> None:
+    """Read what follows the end that tarfile saw: zeros. By its own end gzip knows its checksum."""
+    while rest := stream.read(64 * 1024):
+        if any(rest):
+            raise ArchiveError(f"{path}: expected the archive's end, got more behind it")
 
 
 class NoSink:
@@ -231,7 +240,6 @@ class FileSink:
         with _writing(self._path):
             self._writer.finish()
             self._dead.close()
-            _partial(self._path).replace(self._path)
             dead_path = dead_letter_path(self._path)
             partial = _partial(dead_path)
             if partial.stat().st_size:
@@ -239,6 +247,7 @@ class FileSink:
             else:
                 partial.unlink()
                 dead_path.unlink(missing_ok=True)  # of an earlier run
+            _partial(self._path).replace(self._path)
 
 
 def dead_letter_path(path: Path) -> Path:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from consumer.health import Verdicts
 
 MAX_KEPT = 2000
+MAX_KEPT_BYTES = 20_000
+"""Of a summary; ten times as many as usual, for one may hold texts of others that are longer."""
 
 
 class Kept(NamedTuple):
@@ -44,7 +46,8 @@ class Gallery:
     def add(self, window: Window) -> None:
         """Keep the summaries of a published window."""
         with self._lock:
-            self._kept.extend(Kept(next(self._numbers), r.value) for r in window.results)
+            small = (r.value for r in window.results if len(r.value) <= MAX_KEPT_BYTES)
+            self._kept.extend(Kept(next(self._numbers), value) for value in small)
 
     def since(self, number: int) -> list[Kept]:
         """Return what came after `number`, oldest first."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET6
 from threading import Thread
 from time import monotonic
 from typing import Any, Protocol
@@ -93,6 +94,12 @@ class Server(ThreadingHTTPServer):
             LOG.exception("http trouble")
 
 
+class Server6(Server):
+    """The same for addresses of IPv6."""
+
+    address_family = AF_INET6
+
+
 @contextmanager
 def serve(
     health: Verdicts,
@@ -117,7 +124,7 @@ def listen(
 ) -> Iterator[int]:
     """Serve an endpoint while the body runs; yields the port. Raises SettingsError as `serve`."""
     try:
-        server = Server((host, port), endpoint)
+        server = (Server6 if ":" in host else Server)((host, port), endpoint)
     except OSError as error:
         raise SettingsError(
             f"{section}: expected a free address, got {host}:{port}: {error}"

@@ -46,6 +46,8 @@ NEWS_TICKS = 30
 """A browser that is further behind gets all that is kept again."""
 MAX_DECODED = 200
 """Summaries decoded a second: of a faster stream the page shows a part, its numbers show all."""
+MAX_TEXT = 100
+"""Letters that are kept of a text of others."""
 STATIC = Path(__file__).with_name("page_static")
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -169,13 +171,13 @@ def describe_briefly(summary: Record, number: int) -> Brief:
     derived = posterior["derived"] if posterior else {}
     return {
         "n": number,
-        "name": summary["objectId"],
-        "survey": summary["survey"],
+        "name": summary["objectId"][:MAX_TEXT],
+        "survey": summary["survey"][:MAX_TEXT],
         "ra": summary["ra"],
         "dec": summary["dec"],
         "z": inputs.get("redshift"),
         "status": summary["status"],
-        "reasons": summary["statusReasons"],
+        "reasons": [reason[:MAX_TEXT] for reason in summary["statusReasons"]],
         "trusted": summary["trust"] and summary["trust"]["trusted"],
         "mass": _interval(derived.get("log_mstar_surviving")),
         "sfr": _interval(derived.get("log_sfr_1gyr")),

@@ -26,6 +26,7 @@ from consumer.settings import Settings
 
 MAX_UNKNOWN = 10_000
 CONTENT = "application/vnd.schemaregistry.v1+json"
+HEADERS = {"Content-Type": CONTENT, "Accept": CONTENT}
 COMPATIBILITY = "FORWARD_TRANSITIVE"
 MAX_ERROR_BYTES = 65_536
 MAX_ANSWER_BYTES = 2 * MAX_SCHEMA_BYTES
@@ -131,8 +132,10 @@ class Registry:
         content = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(  # noqa: S310  # the settings allow http and https alone
-                self._url + path, content, self._headers(), method=method
+                self._url + path, content, HEADERS, method=method
             )
+            if (credentials := self._credentials()) is not None:
+                request.add_unredirected_header("Authorization", credentials)
             with urllib.request.urlopen(request, timeout=self._settings.timeout_s) as answer:  # noqa: S310
                 text = answer.read(MAX_ANSWER_BYTES + 1)
             if len(text) > MAX_ANSWER_BYTES:
@@ -153,13 +156,12 @@ class Registry:
         except (SettingsError, ValueError, TypeError) as error:
             raise RegistryError(self._trouble(str(error))) from None
 
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": CONTENT, "Accept": CONTENT}
+    def _credentials(self) -> str | None:
         username, password = self._settings.username, self._settings.read_password()
-        if username is not None:
-            pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
-            headers["Authorization"] = f"Basic {pair}"
-        return headers
+        if username is None:
+            return None
+        pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
+        return f"Basic {pair}"
 
     def _trouble(self, got: str) -> str:
         return f"registry: expected an answer of {self._url}, got {got}"

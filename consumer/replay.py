@@ -16,6 +16,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from consumer.daemon import NotedSink, Tally, run
+from consumer.errors import SettingsError
 from consumer.files import ArchiveSource, FileSink, NoSink, dead_letter_path
 from consumer.gallery import Gallery
 from consumer.health import Health
@@ -65,8 +66,9 @@ def replay(
 
     The format follows from the name of `out` unless given. At most `limit` alerts, `rate` per
     second. What passes is counted in `metrics` and kept in `gallery` for a page. Raises
-    ArchiveError, ArtifactError, BrokerError, SettingsError or MissingExtraError; what was written
-    until then is a file `<out>.partial`, or committed windows in Kafka.
+    ArchiveError, ArtifactError, BrokerError, SettingsError, also for `out` among the archives, or
+    MissingExtraError; what was written until then is a file `<out>.partial`, or committed windows
+    in Kafka.
     """
     torch.set_num_threads(1)
     artifact = load_artifact(settings.artifact.name, settings.artifact.device)
@@ -74,6 +76,8 @@ def replay(
     metrics = metrics or Metrics(CollectorRegistry())
     metrics.set_artifact(artifact)
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
+        if isinstance(out, Path) and out.resolve() in source.files:
+            raise SettingsError(f"--out: expected a file that is no archive to read, got {out}")
         if out == "kafka":
             step.summary_id = register_summaries(derive_replay_settings(settings))
         sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)

@@ -74,11 +74,15 @@ def _price(node: Any, known: dict[str, Price | None], levels: int) -> Price:
 
 
 def _price_union(branches: list[Any], known: dict[str, Price | None], levels: int) -> Price:
-    prices = [_NULL if b == "null" else _price(b, known, levels) for b in branches]
+    is_null = [b == "null" or (isinstance(b, dict) and b.get("type") == "null") for b in branches]
+    prices = [
+        _NULL if null else _price(b, known, levels)
+        for b, null in zip(branches, is_null, strict=True)
+    ]
     if not prices:
         raise DecodeError("schema: expected a union of types, got none")
     # A branch takes one byte for its place in the union before its own.
-    least = 1 if "null" in branches else 1 + min(price.least for price in prices)
+    least = 1 if any(is_null) else 1 + min(price.least for price in prices)
     return Price(least, max(p.rate for p in prices), 1 + max(p.depth for p in prices))
 
 

@@ -42,7 +42,7 @@ class ArtifactSettings(Section):
     """Where the network runs."""
     n_samples: int | None = Field(default=None, ge=2, le=1_048_576)
     """Samples per galaxy; the artifact's own number when absent."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**57)
     allow_unvalidated: bool = False
     """Serve with `run` an artifact whose validation is missing or failed."""
     shadow: str | None = None

@@ -61,9 +61,9 @@ def faults(topic: Wanted, found: Found) -> Iterator[str]:
 
 def _doubts_of_letters(config: Mapping[str, str]) -> Iterator[str]:
     """What becomes of dead letters, which may have no key and keep their original timestamps."""
-    if config["retention.ms"] != "-1":
+    if (retention := config.get("retention.ms")) != "-1":
         yield (
-            f"expected retention.ms=-1, got {config['retention.ms']}: dead letters keep "
+            f"expected retention.ms=-1, got {retention}: dead letters keep "
             "their original timestamps, by which they are deleted"
         )
     if "compact" in config.get("cleanup.policy", ""):
@@ -91,7 +91,7 @@ def doubts(topic: Wanted, found: Found) -> Iterator[str]:
         yield f"expected {topic.replication} replicas, got {found.replication}"
     if found.partitions < topic.partitions:
         yield f"expected {topic.partitions} partitions like the input, got {found.partitions}"
-    in_sync = int(found.config["min.insync.replicas"])
+    in_sync = int(found.config.get("min.insync.replicas", 1))
     if in_sync < int(topic.config["min.insync.replicas"]):
         yield f"expected min.insync.replicas {topic.config['min.insync.replicas']}, got {in_sync}"
     if 1 < found.replication == in_sync:

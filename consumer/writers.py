@@ -32,6 +32,10 @@ _PREFIXES = {
 }
 
 
+BLOCK_BYTES = 1_000_000
+"""Most bytes in a block of an Avro container, before compression."""
+
+
 class SummaryWriter(Protocol):
     """Writes summaries, as Confluent wire bytes, into a file not complete before `finish`."""
 
@@ -51,8 +55,15 @@ class AvroWriter:
         self._stream.write(header)
 
     def write(self, summaries: Sequence[bytes]) -> None:
-        """Append summaries, Confluent wire bytes, as one block."""
-        self._stream.write(make_block([wire_body(value) for value in summaries], self._sync))
+        """Append summaries, Confluent wire bytes, in blocks that every reader takes, ours too."""
+        block: list[bytes] = []
+        for body in map(wire_body, summaries):
+            if block and sum(map(len, block)) + len(body) > BLOCK_BYTES:
+                self._stream.write(make_block(block, self._sync))
+                block.clear()
+            block.append(body)
+        if block:
+            self._stream.write(make_block(block, self._sync))
 
     def finish(self) -> None:
         """Complete the file."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sedflow_core.artifact import Artifact, read_artifact, write_artifact
 from sedflow_core.emulator_tables import build_emulator
+from sedflow_core.errors import ArtifactError, GridError
 from sedflow_core.estimation import estimate
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.galaxy import COSMOLOGY
@@ -27,6 +28,8 @@ from sedflow_core.support import check_support, fit_support
 from sedflow_core.trust import TrustTables
 from sedflow_core.version import __version__
 
+MIN_SUPPORT = 500
+"""Simulations below which neither limits nor golden galaxies can be had."""
 N_GOLDEN = 8
 N_GOLDEN_SAMPLES = 256
 SUPPORT_SEED = 7_000
@@ -59,8 +62,20 @@ def build_artifact(
         n_samples: default number of posterior samples.
         training: provenance of the training run, for the manifest.
         n_support: noisy simulations behind the support limits.
+
+    Raises:
+        ArtifactError: fewer simulations than the support can be found from.
+        GridError: the stellar populations here are not those of the training set.
     """
+    if n_support < MIN_SUPPORT:
+        raise ArtifactError(f"n_support: expected {MIN_SUPPORT} or more, got {n_support}")
     model = forward.build()
+    seen = training.get("training_set", {}).get("ssp", model.galaxy.ssp_provenance)
+    if seen != model.galaxy.ssp_provenance:
+        raise GridError(
+            f"stellar populations: expected those of the training set, {seen}, "
+            f"got {model.galaxy.ssp_provenance}"
+        )
     simulations = simulate_noisy(model, n_support, seed=SUPPORT_SEED)
     bands = model.galaxy.bands
     photometry = (simulations.flux, simulations.flux_err, simulations.redshift)

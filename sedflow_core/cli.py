@@ -276,13 +276,14 @@ def run_validate(args: argparse.Namespace) -> int:
     """`sedflow validate`."""
     check_installed("matplotlib", "train")
     from sedflow_core.artifact import find_artifact, write_manifest
+    from sedflow_core.columns import read_usable
     from sedflow_core.estimation import load_artifact
     from sedflow_core.figures import pp_plot
     from sedflow_core.report import render_report
     from sedflow_core.validate import Sizes, validate
 
     artifact = load_artifact(args.artifact)
-    galaxies = _real_galaxies(args, artifact.bands)
+    galaxies = read_usable(args, args.galaxies, artifact.bands)
     curve = _read_curve(args.learning_curve)
     sizes = Sizes(*(getattr(args, name) for name in Sizes._fields)).up_to(args.n_simulations)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -315,19 +316,6 @@ def _read_curve(path: Path | None) -> dict[str, Any] | None:
     if not isinstance(curve, dict) or not curve.get("points"):
         raise TrainingError(f"--learning-curve: expected points of a learning curve in {path}")
     return curve
-
-
-def _real_galaxies(args: argparse.Namespace, bands: Any) -> Any:
-    """Galaxies with finite photometry of the catalogue that --galaxies names, if any."""
-    from sedflow_core.columns import read_galaxies
-    from sedflow_core.support import can_encode
-
-    catalog = read_galaxies(args, args.galaxies, bands)
-    if catalog is None:
-        return None
-    observation = catalog.observation
-    usable = can_encode(*observation.tensors()).numpy()
-    return observation.rows(usable & (catalog.quality == 0))
 
 
 def progress_bar(total: int | None, unit: str) -> Any:

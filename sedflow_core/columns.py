@@ -15,6 +15,8 @@ from sedflow_core.catalog import (
     sdss_columns,
 )
 from sedflow_core.errors import CatalogError
+from sedflow_core.observation import Observation
+from sedflow_core.support import can_encode
 from sedflow_core.tables import open_table
 
 _COLUMNS_HELP = """\
@@ -54,6 +56,23 @@ def read_galaxies(args: argparse.Namespace, path: Path | None, bands: BandSet) -
             option = name.replace("_", "-")
             raise CatalogError(f"--{option}: expected a catalogue to read, got {value} alone")
     return None
+
+
+def read_usable(args: argparse.Namespace, path: Path | None, bands: BandSet) -> Observation | None:
+    """Those of the galaxies of `read_galaxies` that the network can be asked about.
+
+    Raises CatalogError where there are none.
+    """
+    catalog = read_galaxies(args, path, bands)
+    if catalog is None:
+        return None
+    observation = catalog.observation
+    usable = can_encode(*observation.tensors()).numpy() & (catalog.quality == 0)
+    if not usable.any():
+        raise CatalogError(
+            f"{path}: expected a galaxy with finite photometry, got none of {len(usable)}"
+        )
+    return observation.rows(usable)
 
 
 def column_map(args: argparse.Namespace, path: Path) -> ColumnMap:

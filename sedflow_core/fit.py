@@ -22,7 +22,7 @@ from sedflow_core.argument_types import non_negative_int, positive_int
 from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import CUT_NAMES, Catalog, read_catalog
 from sedflow_core.columns import add_column_arguments, column_map
-from sedflow_core.errors import MissingExtraError
+from sedflow_core.errors import CatalogError, MissingExtraError
 from sedflow_core.estimation import estimate, load_artifact, sample
 from sedflow_core.observation import Observation
 from sedflow_core.summary import LEVEL_NAMES, Summary
@@ -30,6 +30,7 @@ from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder, table_writer, write_table
 from sedflow_core.threads import torch_threads
 from sedflow_core.trust import is_trusted
+from sedflow_core.whole_file import written_whole
 
 CHUNK_ROWS = 128
 
@@ -165,6 +166,7 @@ def run_fit(args: argparse.Namespace) -> int:
         check_folder(args.samples, "--samples")
     artifact = load_artifact(args.artifact)
     catalog = read_catalog(args.catalog, column_map(args, args.catalog), artifact.bands)
+    _check_ids(args.out, catalog.row_id)
     fit = fit_catalog(
         artifact,
         catalog,
@@ -227,13 +229,24 @@ def _sample_file(path: Path | None, artifact: Artifact, n: int, n_samples: int) 
     except ImportError:
         raise MissingExtraError("h5py", "tables") from None
     shape = (n, n_samples, len(artifact.param_names))
-    with h5py.File(path, "w") as file:
+    with written_whole(path) as partial, h5py.File(partial, "w") as file:
         chunks = (1, *shape[1:]) if n else None
         samples = file.create_dataset("samples", shape, np.float32, chunks=chunks, fillvalue=np.nan)
         samples.attrs["names"] = list(artifact.param_names)
         file.attrs["artifact"] = artifact.name
         file.attrs["artifact_sha256"] = artifact.sha256
         yield file
+
+
+def _check_ids(path: Path, row_id: NDArray[Any] | None) -> None:
+    """Raise CatalogError for identifiers that the table at `path` could not hold."""
+    if row_id is None:
+        return
+    if row_id.ndim != 1:
+        raise CatalogError(f"--id-column: expected one value a row, got {row_id.shape[1:]}")
+    strange = [text for text in map(str, row_id) if not text.isascii()]
+    if path.suffix == ".fits" and strange:
+        raise CatalogError(f"--id-column: expected ASCII text for FITS, got {strange[0]!r}")
 
 
 def _meta(artifact: Artifact, catalog: Catalog, args: argparse.Namespace) -> dict[str, str | int]:

@@ -49,7 +49,8 @@ def fsps_digest() -> str:
         raise GridError(f"expected the FSPS data under SPS_HOME, got {problem}")
     home = Path(os.environ["SPS_HOME"])
     digest = hashlib.sha256(_fsps_version().encode())
-    for path in sorted(path for folder in SPS_FOLDERS for path in (home / folder).rglob("*")):
+    found = (path for folder in SPS_FOLDERS for path in (home / folder).rglob("*"))
+    for path in sorted(filter(Path.is_file, found)):
         digest.update(f"{path.relative_to(home)} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
 

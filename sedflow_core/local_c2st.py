@@ -21,8 +21,8 @@ from sedflow_core.observation import to_context
 from sedflow_core.prior import N_U, to_u
 from sedflow_core.units import Array
 
-N_NULL = 59
-"""Classifiers of the null hypothesis. With the flow's own they are 60, so a p-value can be 5 %."""
+N_NULL = 60
+"""Classifiers of the null hypothesis; each is judged by all others, and the flow's by as many."""
 SHIFT = 0.5
 """The control of power: every truth that much higher in one of the base's dimensions [sigma]."""
 _LEVEL = 0.05
@@ -95,7 +95,7 @@ def classify_locally(
                 galaxies = [test.get_statistics_under_null_hypothesis(x) for x in context[:n]]
                 scores = np.stack([galaxy.scores for galaxy in galaxies], axis=1)
             score = np.array([test.get_statistic_on_observed_data(x) for x in context[:n]])
-            p_values.append(_p_value(score, scores))
+            p_values.append(_p_value(score, scores[:-1]))
     perfect = [_p_value(row, np.delete(scores, i, axis=0)) for i, row in enumerate(scores)]
     flow, power = p_values
     return LocalTest(flow, power, np.array(perfect))

@@ -77,7 +77,7 @@ def read_prior_file(path: Path) -> dict[str, dict[str, Any]]:
 
 def _cdf(name: str, wanted: Mapping[str, Any]) -> Cdf:
     kind = wanted.get("distribution")
-    if kind not in _FIELDS:
+    if not isinstance(kind, str) or kind not in _FIELDS:
         raise PriorError(f"{name}: expected a distribution among {sorted(_FIELDS)}, got {kind!r}")
     if set(wanted) != {"distribution", *_FIELDS[kind]}:
         got = sorted(set(wanted) - {"distribution"})

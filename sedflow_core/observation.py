@@ -41,7 +41,7 @@ class Observation:
 
     def __post_init__(self) -> None:
         for name in ("flux", "flux_err", "redshift"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+            object.__setattr__(self, name, _as_numbers(getattr(self, name)))
         if self.flux.ndim != 2:
             raise ObservationError(f"flux: expected shape (n, n_band), got {self.flux.shape}")
         if self.flux_err.shape != self.flux.shape:
@@ -64,6 +64,13 @@ class Observation:
         """The photometry on a device."""
         flux, flux_err = (torch.tensor(t, device=device) for t in (self.flux, self.flux_err))
         return flux, flux_err, torch.tensor(self.redshift, device=device)
+
+
+def _as_numbers(values: Any) -> Array:
+    """Contiguous float64, NaN where masked: what lies under a mask is no measurement."""
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.where(np.ma.getmaskarray(values), np.nan, np.asarray(values, np.float64))
+    return np.ascontiguousarray(values, dtype=np.float64)
 
 
 class ContextScale(NamedTuple):

@@ -48,7 +48,7 @@ def reweigh(rows: TrainingSet, path: Path) -> TrainingSet:
             model.galaxy.tables,
         )
     )
-    n_effective = int(weight.sum().square() / weight.square().sum())
+    n_effective = int(weight.sum().square() / weight.square().sum()) if weight.any() else 0
     if n_effective < MIN_EFFECTIVE_ROWS:
         raise PriorError(
             f"{path}: expected a prior that leaves {MIN_EFFECTIVE_ROWS} effective rows, "

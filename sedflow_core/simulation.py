@@ -213,7 +213,8 @@ def write_training_set(
         SimulationError: the folder holds shards of another configuration.
     """
     model = config.build()
-    _write_config(folder, config, seed=seed, blocks_per_shard=blocks_per_shard)
+    ssp = model.galaxy.ssp_provenance
+    _write_config(folder, config, ssp=ssp, seed=seed, blocks_per_shard=blocks_per_shard)
     rows, shard = 0, 0
     while rows < n_rows:
         path = folder / f"shard-{shard:05d}.safetensors"
@@ -238,10 +239,10 @@ def _write_config(folder: Path, config: ForwardConfig, **settings: Any) -> None:
         "version": __version__,
     }
     path = folder / _CONFIG_FILE
-    if path.exists() and json.loads(path.read_text()) != document:
+    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(document)):
         raise SimulationError(
-            f"{folder}: expected an empty folder or a training set of the same configuration and "
-            f"version {__version__}, got another one in {path.name}"
+            f"{folder}: expected an empty folder or a training set of the same configuration, "
+            f"stellar populations and version {__version__}, got another one in {path.name}"
         )
     path.write_text(json.dumps(document, indent=2) + "\n")
 

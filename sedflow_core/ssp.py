@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from sedflow_core.errors import GridError
 from sedflow_core.ssp_library import PACKAGED, Library, synthetic_library
 from sedflow_core.units import Array
-from sedflow_core.whole_file import written_whole
 
 CACHE_FORMAT = 1  # raise it when a reader or the binning changes what is stored
 
@@ -91,9 +90,16 @@ def load_ssp(
 
 def save_ssp(grid: SSPGrid, path: str | Path) -> None:
     """Write `grid` to an .npz file in one step: readers see the old file or the whole new one."""
-    arrays = {key: getattr(grid, key) for key in _ARRAYS}
-    with written_whole(Path(path)) as partial, partial.open("wb") as stream:
-        np.savez(stream, name=grid.name, provenance=json.dumps(grid.provenance), **arrays)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as stream:
+            arrays = {key: getattr(grid, key) for key in _ARRAYS}
+            np.savez(stream, name=grid.name, provenance=json.dumps(grid.provenance), **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def bin_library(library: Library, wave_edges: Array) -> SSPGrid:

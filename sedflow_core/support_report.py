@@ -54,6 +54,7 @@ def run_support_table(args: argparse.Namespace) -> int:
     populations = corrupted_simulations(artifact, args.n, args.seed)
     for name in real.keys() & populations.keys():
         raise CatalogError(f"--group-column: expected a group that is no corruption, got {name!r}")
+    args.out.mkdir(parents=True, exist_ok=True)
     total = sum(map(len, {**populations, **real}.values()))
     with progress_bar(total, "galaxies") as bar:
         document = measure_support(
@@ -64,7 +65,6 @@ def run_support_table(args: argparse.Namespace) -> int:
             seed=args.seed,
             progress=bar.update,
         )
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "support.json").write_text(json.dumps(document, indent=2) + "\n")
     markdown = render_markdown(document)
     (args.out / "support.md").write_text(markdown)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sedflow_core.errors import CatalogError, MissingExtraError
 from sedflow_core.units import Array
+from sedflow_core.whole_file import written_whole
 
 T = TypeVar("T")
 Columns = Mapping[str, NDArray[Any]]
@@ -37,7 +38,7 @@ class Table(NamedTuple):
         column = self._resolve(name)
         try:
             return self.reader(column, dtype)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError, EOFError) as error:
             raise CatalogError(
                 f"column {column!r}: expected {dtype} values, got: {error}"
             ) from None
@@ -90,10 +91,9 @@ def write_table(path: Path, columns: Columns, meta: Meta) -> None:
     `meta` goes to the FITS header (names of up to 8 letters), to the Parquet schema's metadata
     or, for CSV, to a file beside it named `<path>.json`.
     """
-    partial = path.with_name(path.name + ".partial")
     writer = table_writer(path)
-    writer(partial, columns, meta)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        writer(partial, columns, meta)
     if writer is _write_csv:
         path.with_name(path.name + ".json").write_text(json.dumps(dict(meta), indent=1) + "\n")
 
@@ -120,7 +120,7 @@ def _by_suffix(choices: Mapping[str, T], path: Path) -> T:
 def _readable(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError) as error:
         raise CatalogError(f"expected a {kind} file, got {path}: {error}") from None
 
 
@@ -148,10 +148,11 @@ def _open_fits(path: Path) -> Iterator[Table]:
     with _readable(path, "FITS"):
         file = fits.open(path)
     with file:
-        tables = [unit for unit in file if isinstance(unit, fits.BinTableHDU)]
-        if not tables:
+        with _readable(path, "FITS"):
+            tables = [unit for unit in file if isinstance(unit, fits.BinTableHDU)]
+            data = tables[0].data if tables else None
+        if data is None:
             raise CatalogError(f"expected a binary table, got none in {path}")
-        data = tables[0].data
 
         def read(name: str, dtype: str | None) -> NDArray[Any]:
             values = np.asarray(data[name])
@@ -202,6 +203,8 @@ def _open_csv(path: Path) -> Iterator[Table]:
 
 def _from_arrow(column: Any, dtype: str | None) -> NDArray[Any]:
     """Arrow column -> (n,) or, for lists of one length, (n, width)."""
+    if hasattr(column.type, "index_type"):  # categories
+        column = column.cast(column.type.value_type)
     if hasattr(column.type, "value_type"):
         rows = column.to_pylist()
         width = max((len(row) for row in rows if row is not None), default=0)

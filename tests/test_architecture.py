@@ -35,7 +35,7 @@ ALLOWED = {
     },
     "corner": set(),
     "emcee": {"ensemble"},
-    "fastavro": {"avro"},
+    "fastavro": {"avro", "records"},
     "fsps": {"fsps_grid"},
     "h5py": {"fit"},
     "matplotlib": {

@@ -27,11 +27,11 @@ from consumer.avro import (
     parse_writer_schema,
     schema_text,
     schemas_path,
-    split_container,
     wire_body,
 )
 from consumer.container import MAX_BYTES, long_bytes, make_block, make_header
 from consumer.errors import DecodeError, EncodeError, SettingsError
+from consumer.records import split_container
 
 Record = dict[str, Any]
 DECODER = Decoder()
@@ -64,6 +64,12 @@ def test_confluent_wire(sample_alert: Record) -> None:
 def test_schema_in_the_key(sample_alert: Record) -> None:
     body = encode_body(sample_alert, "hostAlert")
     decoded = DECODER.decode(body, schema_text("hostAlert"))
+    assert decoded.record["objectId"] == sample_alert["objectId"]
+
+
+def test_a_schema_may_begin_with_white_space(sample_alert: Record) -> None:
+    body = encode_body(sample_alert, "hostAlert")
+    decoded = DECODER.decode(body, b"\n  " + schema_text("hostAlert"))
     assert decoded.record["objectId"] == sample_alert["objectId"]
 
 
@@ -336,6 +342,17 @@ def test_split_container_yields_what_is_broken_as_it_is(sample_alert: Record) ->
     parts = list(split_container(io.BytesIO(good + broken)))
     assert len(parts) == 2
     assert parts[1] == (broken, None)
+
+
+@pytest.mark.parametrize("item", ["float", "double", "boolean"])
+def test_split_container_ends_where_the_bytes_do(item: str) -> None:
+    """Whatever number of items they claim: fastavro would skip each of them."""
+    schema = record_schema({"type": "array", "items": item})
+    header, sync = make_header(schema)
+    claim = long_bytes(2**50) + b"\x01" * 8
+    assert list(split_container(io.BytesIO(header + make_block([claim], sync)))) == [
+        (claim, schema)
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

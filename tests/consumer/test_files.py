@@ -15,9 +15,9 @@ import fastavro
 import pyarrow.parquet
 import pytest
 
-from consumer import files
+from consumer import files, writers
 from consumer.avro import Decoder, decode_summary, encode_body
-from consumer.container import MAX_BYTES
+from consumer.container import MAX_BYTES, read_blocks, read_header
 from consumer.errors import ArchiveError
 from consumer.files import ArchiveSource, FileSink
 from consumer.message import Message, Window
@@ -258,6 +258,25 @@ def test_unpacked_tar_harmed_after_its_first_member(
         read(path)
 
 
+def test_what_stands_behind_the_end_of_a_tar_is_not_left_in_silence(
+    tmp_path: Path, packets: dict[str, bytes]
+) -> None:
+    """A hole of zeros at a header, or a second archive, looks like the end to tarfile."""
+    path = write_tar(tmp_path / "n.tar", packets, "w")
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(ArchiveError, match=r"n\.tar: expected the archive's end"):
+        read(path)
+
+
+def test_a_packed_tar_is_checked_to_its_end(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    path = write_tar(tmp_path / "n.tar.gz", packets)
+    whole = bytearray(path.read_bytes())
+    whole[-8] ^= 1  # of the checksum
+    path.write_bytes(whole)
+    with pytest.raises(ArchiveError, match=r"n\.tar\.gz: expected a readable archive"):
+        read(path)
+
+
 def test_missing_archive(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"expected a file, folder or glob with alerts"):
         ArchiveSource([str(tmp_path / "no*.avro")])
@@ -288,6 +307,25 @@ def test_avro_file(tmp_path: Path, window: Window) -> None:
         records = list(fastavro.reader(stream))
     assert records == [decode_summary(result.value) for result in window.results] * 2
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.avro", "out.avro.dead.jsonl"]
+
+
+def test_avro_blocks_are_bounded(
+    tmp_path: Path, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many summaries are written at once: a reader bounds the blocks that it takes."""
+    monkeypatch.setattr(writers, "BLOCK_BYTES", 3_000)
+    path = tmp_path / "out.avro"
+    writer = AvroWriter(path)
+    values = [result.value for result in window.results] * 4
+    writer.write(values)
+    writer.finish()
+    with path.open("rb") as stream:
+        sizes = [len(block.records) for block in read_blocks(stream, read_header(stream))]
+        stream.seek(0)
+        records = list(fastavro.reader(stream))
+    assert len(sizes) > 1
+    assert max(sizes) <= max(3_000, *map(len, values))
+    assert records == [decode_summary(value) for value in values]
 
 
 def test_avro_file_is_reproducible(tmp_path: Path, window: Window) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.avro import Decoder, holds_one_record, parse_writer_schema
-from consumer.container import MAX_BYTES, long_bytes, make_header
+from consumer.container import MAGIC, MAX_BYTES, long_bytes, make_header, read_header
 from consumer.errors import ArchiveError, DecodeError
 from consumer.files import ArchiveSource
 from consumer.schema_limits import MAX_RECORD_MEMORY, MAX_SCHEMA_BYTES, longest_record
@@ -127,6 +127,20 @@ def test_decimals_stay_bytes() -> None:
         long_bytes(len(value)) + value, json.dumps(record("R", type_)).encode()
     )
     assert decoded.record == {"f0": value}
+
+
+def test_null_may_be_written_as_a_type_of_its_own() -> None:
+    plain, as_type = (
+        parse_writer_schema(json.dumps(record("R", [null, "int"])).encode()).longest_record
+        for null in ("null", {"type": "null"})
+    )
+    assert plain == as_type
+
+
+def test_a_header_is_bounded_as_a_whole() -> None:
+    entry = long_bytes(1) + b"a" + long_bytes(MAX_BYTES // 2) + bytes(MAX_BYTES // 2)
+    with pytest.raises(DecodeError, match="expected a header of at most"):
+        read_header(io.BytesIO(MAGIC + long_bytes(3) + entry * 3))
 
 
 @pytest.mark.parametrize("type_", [[], {"type": "fixed", "name": "F", "size": 1e3}])

@@ -62,6 +62,20 @@ def connect(url: str) -> Registry:
     return Registry(RegistrySettings(url=url), url)
 
 
+def test_credentials_do_not_follow_to_another_address(
+    serve: Callable[[bytes], tuple[str, list[bytes]]],
+) -> None:
+    login, asked = serve(OK + b"\r\n{}")
+    moved = f"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: {login}/login\r\n\r\n"
+    url, sent = serve(moved.encode())
+    settings = RegistrySettings(url=url, username="me", password="secret")  # noqa: S106
+    with pytest.raises(RegistryError):
+        Registry(settings, url).schema(1)
+    assert b"Authorization: Basic " in sent[0]
+    assert asked
+    assert b"Authorization" not in asked[0]
+
+
 @pytest.mark.parametrize("kind", BAD_ANSWERS)
 def test_an_answer_that_is_none_is_trouble(
     serve: Callable[[bytes], tuple[str, list[bytes]]], sample_alert: Record, kind: str

@@ -1,3 +1,4 @@
+import gzip
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,24 @@ def test_errors_name_the_column_or_value(tmp_path, flux, columns, message):
     fields = _fields(PER_BAND) | columns
     with pytest.raises(CatalogError, match=message):
         read_catalog(tmp_path / "a.csv", ColumnMap(**fields), UGRIZ)
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path, flux):
+    write_fits(tmp_path / "a.fits", **per_band_columns(*[np.tile(flux, (100, 1))] * 2))
+    for name in ("a.fits", "a.csv.gz"):
+        path = tmp_path / name
+        if name == "a.csv.gz":
+            path.write_bytes(gzip.compress(b"z\n" + b"\n".join(b"%d" % i for i in range(9999))))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(CatalogError, match="expected"), open_table(path) as table:
+            table.numbers("z")
+
+
+def test_a_text_of_few_kinds_may_be_missing(tmp_path):
+    kinds = pa.array(["spiral", None, "spiral"]).dictionary_encode()
+    pq.write_table(pa.table({"kind": kinds}), tmp_path / "a.parquet")
+    with open_table(tmp_path / "a.parquet") as table:
+        assert table.labels("kind").tolist() == ["spiral", None, "spiral"]
 
 
 def test_errors_name_the_file(tmp_path):

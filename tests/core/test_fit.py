@@ -202,6 +202,17 @@ def test_names_travel(fit, catalog_path):
     assert [text or "" for text in ids] == ["", *names[1:]]
 
 
+def test_names_that_fits_cannot_hold_are_refused_before_the_work(fit, catalog_path, tmp_path):
+    table = AstropyTable.read(catalog_path)
+    names = [f"Şirin {i}" for i in range(len(table))]
+    columns = {"name": names, "f": np.ones(len(table)), "z": np.full(len(table), 0.1)}
+    csv = tmp_path / "named.csv"
+    AstropyTable(columns).write(csv)
+    options = ["--flux-columns", "u=f,g=f,r=f,i=f,z=f", "--err-columns", "u=f,g=f,r=f,i=f,z=f"]
+    with pytest.raises(CatalogError, match="expected ASCII text for FITS, got 'Şirin 0'"):
+        fit("x.fits", *options, "--redshift-column", "z", "--id-column", "name", catalog=csv)
+
+
 def test_columns_do_not_depend_on_what_can_be_fitted(fit, catalog_path):
     table = AstropyTable.read(catalog_path)
     table["Z"] = np.nan

@@ -116,3 +116,18 @@ def test_any_number_of_bands_is_encoded(rows: NoisySimulations, bands: str) -> N
     of_all = raw_context(rows.flux, rows.flux_err, rows.redshift, all_bands)
     own = [*index, *(5 + i for i in index), 10]
     torch.testing.assert_close(raw_context(*photometry, softening), of_all[:, own])
+
+
+def test_what_lies_under_a_mask_is_no_measurement() -> None:
+    masked = np.ma.array(FLUX, mask=[[False] * 5, [True] * 5, [False] * 5])
+    observation = Observation(masked, masked, np.ma.array([0.1, 0.1, 0.1], mask=[0, 1, 0]))
+    for values in (observation.flux, observation.flux_err, observation.redshift):
+        assert np.isnan(values[1]).all()
+        assert np.isfinite(values[[0, 2]]).all()
+
+
+def test_bands_may_be_a_reversed_view() -> None:
+    flux = np.arange(1.0, 16.0).reshape(3, 5)
+    reversed_flux = flux[:, ::-1]
+    seen, _, _ = Observation(reversed_flux, reversed_flux, [0.1] * 3).tensors()
+    np.testing.assert_array_equal(seen.numpy(), reversed_flux)

@@ -1,6 +1,7 @@
 """Training sets that survive a kill, and simulations that do not depend on their number."""
 
 import filecmp
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from scipy import stats
 
 from sedflow_core import Artifact, simulate
+from sedflow_core.build import build_artifact
 from sedflow_core.errors import GridError, SimulationError
+from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.noise import in_mag_range, mag_from_flux
@@ -42,7 +45,7 @@ def test_a_killed_run_continues_and_ends_with_the_bytes_of_an_unbroken_one(
     next(killed)
     killed.close()
     half_written = (training_folder / "shard-00001.safetensors").read_bytes()[:5_000]
-    (tmp_path / "shard-00001.partial").write_bytes(half_written)
+    (tmp_path / "shard-00001.safetensors.partial").write_bytes(half_written)
     assert list(write_training_set(tmp_path, SYNTHETIC, **SETTINGS))[-1] >= 20_000
     assert files_of(tmp_path) == files_of(training_folder)
     assert len(files_of(tmp_path)) == 4
@@ -70,6 +73,35 @@ def test_another_configuration_is_refused(training_folder: Path, change: dict) -
     settings = {"config": SYNTHETIC, **SETTINGS, **change}
     with pytest.raises(SimulationError, match=r"same configuration.*training-set\.json"):
         next(write_training_set(training_folder, **settings))
+
+
+def test_shards_of_other_stellar_populations_are_not_mixed(
+    training_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(training_folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "training-set.json"
+    document = json.loads(path.read_text())
+    document["ssp"] = document["ssp"] | {"imf": "Salpeter"}
+    path.write_text(json.dumps(document))
+    with pytest.raises(SimulationError, match="stellar populations"):
+        next(write_training_set(tmp_path, SYNTHETIC, **SETTINGS))
+
+
+def test_an_artifact_is_built_with_the_stellar_populations_of_its_training_set(
+    tiny: Artifact, tmp_path: Path
+) -> None:
+    flow_config = FlowConfig(**tiny.manifest["flow"])
+    with pytest.raises(GridError, match="expected those of the training set"):
+        build_artifact(
+            tmp_path,
+            name="other",
+            version="0",
+            flow=MaskedAutoregressiveFlow(flow_config),
+            flow_config=flow_config,
+            scale=tiny.scale,
+            forward=SYNTHETIC,
+            training={"training_set": {"ssp": {"imf": "Salpeter"}}},
+        )
 
 
 def test_more_rows_may_be_asked_of_the_same_set(training_folder: Path, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from consumer.alerts import adapt
 from consumer.avro import Decoder, encode, encode_body, holds_one_record, schema_text, schemas_path
-from consumer.avro import split_container as split
 from consumer.container import make_block, make_header
 from consumer.errors import AdaptError, DecodeError
+from consumer.records import split_container as split
 from consumer.surveys import SURVEYS, SurveyMap
 
 MAX_CPU_S = 1.0
