@@ -70,7 +70,7 @@ def _as_numbers(values: Any) -> Array:
     """Contiguous float64, NaN where masked: what lies under a mask is no measurement."""
     if isinstance(values, np.ma.MaskedArray):
         values = np.where(np.ma.getmaskarray(values), np.nan, np.asarray(values, np.float64))
-    return np.ascontiguousarray(values, dtype=np.float64)
+    return np.asarray(values, dtype=np.float64, order="C")
 
 
 class ContextScale(NamedTuple):

@@ -5,6 +5,7 @@ in a file. Needs the extra `tables`.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -120,7 +121,7 @@ def _by_suffix(choices: Mapping[str, T], path: Path) -> T:
 def _readable(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, UserWarning) as error:
         raise CatalogError(f"expected a {kind} file, got {path}: {error}") from None
 
 
@@ -145,7 +146,8 @@ def _pyarrow() -> tuple[Any, Any, Any]:
 @contextmanager
 def _open_fits(path: Path) -> Iterator[Table]:
     fits, _ = _astropy()
-    with _readable(path, "FITS"):
+    with _readable(path, "FITS"), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="File may have been truncated")
         file = fits.open(path)
     with file:
         with _readable(path, "FITS"):
