@@ -199,7 +199,7 @@ class Source(KafkaSource):
 
 with closing(Source(settings, metrics, health)) as source:
     sink = KafkaSink(settings, metrics, source)
-    source.subscribe(successor=in_hand)
+    source.subscribe(listener=in_hand)
     guard = Guard(in_hand=in_hand, keep_alive=source.keep_alive)
     limits = {"max_batch": 64, "max_delay_s": 1.0}
     run(source, sink, step, stop, **limits, metrics=metrics, health=health, guard=guard)
