@@ -233,39 +233,19 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
     add, sizes = parser.add_argument, Sizes()
     add("artifact", help="name of a shipped artifact, or a folder")
     add("--out", type=Path, required=True, help="folder of the report; resumed if it exists")
-    add("--n-simulations", type=positive_int, default=sizes.n_simulations)
-    add("--n-samples", type=positive_int, default=sizes.n_samples)
-    add(
-        "--n-published",
-        type=positive_int,
-        default=sizes.n_published,
-        help="ranked in the Sobol sets too",
-    )
-    add(
-        "--n-importance",
-        type=positive_int,
-        default=sizes.n_importance,
-        help="weighed, 10,000 draws each",
-    )
-    add("--n-gap", type=positive_int, default=sizes.n_gap, help="compared with the exact density")
-    add(
-        "--n-classifier",
-        type=non_negative_int,
-        default=sizes.n_classifier,
-        help="told from the exact posterior",
-    )
-    add(
-        "--n-local",
-        type=non_negative_int,
-        default=sizes.n_local,
-        help="each tested alone by classifiers",
-    )
-    add(
-        "--n-mcmc",
-        type=non_negative_int,
-        default=sizes.n_mcmc,
-        help="sampled by MCMC, some 10 s each",
-    )
+    of_sizes: dict[str, tuple[Callable[[str], int], str | None]] = {
+        "n_simulations": (positive_int, None),
+        "n_samples": (positive_int, None),
+        "n_published": (positive_int, "ranked in the Sobol sets too"),
+        "n_importance": (positive_int, "weighed, 10,000 draws each"),
+        "n_gap": (positive_int, "compared with the exact density"),
+        "n_classifier": (non_negative_int, "told from the exact posterior"),
+        "n_local": (non_negative_int, "each tested alone by classifiers"),
+        "n_mcmc": (non_negative_int, "sampled by MCMC, some 10 s each"),
+    }
+    for name, (kind, text) in of_sizes.items():
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=kind, default=getattr(sizes, name), help=text)
     add("--record", action="store_true", help="write the result to the manifest")
     add("--galaxies", type=Path, metavar="CATALOG", help="real galaxies for the figures")
     add("--learning-curve", type=Path, metavar="JSON", help="of sedflow learning-curve")
