@@ -234,17 +234,17 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
     add("artifact", help="name of a shipped artifact, or a folder")
     add("--out", type=Path, required=True, help="folder of the report; resumed if it exists")
     of_sizes: dict[str, tuple[Callable[[str], int], str | None]] = {
-        "n_simulations": (positive_int, None),
-        "n_samples": (positive_int, None),
-        "n_published": (positive_int, "ranked in the Sobol sets too"),
-        "n_importance": (positive_int, "weighed, 10,000 draws each"),
-        "n_gap": (positive_int, "compared with the exact density"),
-        "n_classifier": (non_negative_int, "told from the exact posterior"),
-        "n_local": (non_negative_int, "each tested alone by classifiers"),
-        "n_mcmc": (non_negative_int, "sampled by MCMC, some 10 s each"),
+        "--n-simulations": (positive_int, None),
+        "--n-samples": (positive_int, None),
+        "--n-published": (positive_int, "ranked in the Sobol sets too"),
+        "--n-importance": (positive_int, "weighed, 10,000 draws each"),
+        "--n-gap": (positive_int, "compared with the exact density"),
+        "--n-classifier": (non_negative_int, "told from the exact posterior"),
+        "--n-local": (non_negative_int, "each tested alone by classifiers"),
+        "--n-mcmc": (non_negative_int, "sampled by MCMC, some 10 s each"),
     }
-    for name, (kind, text) in of_sizes.items():
-        option = f"--{name.replace('_', '-')}"
+    for option, (kind, text) in of_sizes.items():
+        name = option.removeprefix("--").replace("-", "_")
         add(option, type=kind, default=getattr(sizes, name), help=text)
     add("--record", action="store_true", help="write the result to the manifest")
     add("--galaxies", type=Path, metavar="CATALOG", help="real galaxies for the figures")
