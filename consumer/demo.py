@@ -251,7 +251,7 @@ def _sample_corner(record: Record, artifact: Artifact) -> tuple[Array, str]:
     observation = observation_of(inputs)
     theta = torch.from_numpy(sample(artifact, observation, CORNER_SAMPLES)[:, 0])
     redshift = torch.from_numpy(observation.redshift)
-    samples: Array = calc_quantities(CORNER_NAMES, theta, redshift, artifact.tables).numpy()
+    samples: Array = calc_quantities(theta, redshift, artifact.tables, CORNER_NAMES).numpy()
     return samples, f"{record['objectId']}\nz = {inputs['redshift']:.4f}"
 
 

@@ -83,7 +83,7 @@ def draw(artifact_name: str, inputs: Record) -> Portrait:
     theta = torch.from_numpy(sample(artifact, observation, N_SAMPLES)[:, 0])
     redshift = torch.from_numpy(observation.redshift)
     names = tuple(name for name in CORNER if name in artifact.derived_names)
-    values = calc_quantities(names, theta, redshift, artifact.tables)
+    values = calc_quantities(theta, redshift, artifact.tables, names)
     fit, reason = _fit(artifact_name, theta[:N_FIT], redshift)
     return {
         "names": names,

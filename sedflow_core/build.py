@@ -126,7 +126,7 @@ def build_trust_tables(model: ForwardModel) -> TrustTables:
     generator = torch.Generator().manual_seed(PRIOR_SEED)
     u, redshift = draw_prior(model, N_PRIOR, generator)
     names = PARAM_NAMES + DERIVED_NAMES
-    values = calc_quantities(names, from_u(u), redshift, model.galaxy.tables)
+    values = calc_quantities(from_u(u), redshift, model.galaxy.tables, names)
     low, high = torch.quantile(values, torch.tensor([0.16, 0.84], dtype=values.dtype), dim=0)
     return TrustTables(build_emulator(model.galaxy), model.noise, 0.5 * (high - low))
 

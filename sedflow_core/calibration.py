@@ -16,9 +16,9 @@ from sedflow_core.artifact import Artifact
 from sedflow_core.diagnostics import density_ranks, tarp_levels
 from sedflow_core.estimation import choose_base
 from sedflow_core.fresh_simulations import Simulations
-from sedflow_core.observation import Observation, to_context
-from sedflow_core.prior import N_U, U_NAMES, draw_u, from_u, to_u
-from sedflow_core.sfh import calc_derived
+from sedflow_core.observation import Observation
+from sedflow_core.prior import N_U, U_NAMES, draw_u, to_u
+from sedflow_core.sampling import quantities_of_u, sample_one
 from sedflow_core.simulation import stream_generator
 from sedflow_core.summary import LEVELS
 from sedflow_core.units import Array
@@ -150,7 +150,7 @@ def _compare_part(
                 drawn.append(_draw(artifact, observation, i, base, u_truth[i]))
             part = slice(rows.start, rows.stop)
             redshift = torch.tensor(observation.redshift[part])
-            samples = quantities(artifact, torch.stack([d.u for d in drawn]), redshift)
+            samples = quantities_of_u(artifact, torch.stack([d.u for d in drawn]), redshift)
         parts.append(_compare(samples, truth[part], points[part], drawn))
     return _join(parts)
 
@@ -182,35 +182,8 @@ class _Drawn(NamedTuple):
 def _draw(
     artifact: Artifact, observation: Observation, i: int, base: Tensor, u_truth: Tensor
 ) -> _Drawn:
-    u, log_q, context = draw(artifact, observation.rows(slice(i, i + 1)), base)
+    u, log_q, context = sample_one(artifact, observation.rows(slice(i, i + 1)), base)
     return _Drawn(u, log_q, artifact.flow(u_truth[None].float(), context))
-
-
-def draw(
-    artifact: Artifact, observation: Observation, base: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples u (n_sample, n_u), their ln q (n_sample,), and the context (1, n_context).
-
-    Args:
-        artifact: see `load_artifact`.
-        observation: of one galaxy, finite and above zero.
-        base: (n_u, n_sample) standard-normal points.
-    """
-    context = to_context(*observation.tensors(), artifact.scale)
-    u, log_q = artifact.flow.sample_u(base, context)
-    return u[0].T, log_q[0], context
-
-
-def quantities(artifact: Artifact, u: Tensor, redshift: Tensor) -> Tensor:
-    """u and derived quantities (n, n_sample, n_name), float64, of samples u (n, n_sample, n_u).
-
-    Args:
-        artifact: see `load_artifact`.
-        u: samples of n galaxies; redshift: (n,).
-    """
-    theta = from_u(u.float())
-    derived = calc_derived(theta, redshift, artifact.tables, artifact.derived_names)
-    return torch.cat([u.double(), derived.double()], dim=-1)
 
 
 def _ranks(samples: Tensor, truth: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def _exact_quantiles(artifact: Artifact, galaxy: Observation, weighted: Weighted
     if not weights.any():
         return np.full((len(names), len(LEVELS)), np.nan)
     theta, redshift = torch.tensor(weighted.theta[:, 0]), torch.tensor(galaxy.redshift)
-    values = calc_quantities(names, theta, redshift, artifact.tables).numpy()
+    values = calc_quantities(theta, redshift, artifact.tables, names).numpy()
     of_every = np.broadcast_to(weights[:, None], values.shape)
     return np.stack([weighted_quantile(values, of_every, level) for level in LEVELS], axis=-1)
 

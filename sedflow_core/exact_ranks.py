@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.calibration import quantities
 from sedflow_core.chains import MIN_ESS
 from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.importance import Weighted
 from sedflow_core.mcmc import sample_exact
 from sedflow_core.prior import to_u
+from sedflow_core.sampling import quantities_of_u
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array
 from sedflow_core.whole_file import written_whole
@@ -102,7 +102,7 @@ def mcmc_samples(
 def _quantities(artifact: Artifact, u: Tensor, simulations: Simulations, i: int) -> Array:
     """Those (n, n_name) of samples u (n, n_u) of simulation i."""
     redshift = torch.tensor(simulations.observation.redshift[i : i + 1])
-    return quantities(artifact, u[None], redshift)[0].numpy()
+    return quantities_of_u(artifact, u[None], redshift)[0].numpy()
 
 
 def _truth(simulations: Simulations, i: int) -> Array:

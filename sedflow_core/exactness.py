@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.calibration import draw
 from sedflow_core.emulator import emulate, fix_redshift
 from sedflow_core.errors import ArtifactError, MissingExtraError
 from sedflow_core.importance import Weighted
@@ -21,6 +20,7 @@ from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.noise import log_likelihood
 from sedflow_core.observation import Observation
 from sedflow_core.prior import N_U, U_NAMES, from_u
+from sedflow_core.sampling import sample_one
 from sedflow_core.simulation import stream_generator
 from sedflow_core.trust import fit_pareto_k
 from sedflow_core.units import Array
@@ -124,7 +124,7 @@ def classify(
 
     def flow(n_draw: int) -> tuple[Tensor, Tensor]:
         base = torch.randn((N_U, n_draw), generator=generator)
-        u, log_q, _ = draw(artifact, observation, base)
+        u, log_q, _ = sample_one(artifact, observation, base)
         return u, log_q
 
     with torch.inference_mode():

@@ -76,7 +76,7 @@ def simulate(artifact: Artifact, n: int, seed: int = 0) -> Simulations:
 
     rows = simulate_noisy(forward_model(artifact), n, seed=seed)
     theta = from_u(rows.u)
-    derived = calc_quantities(artifact.derived_names, theta, rows.redshift, artifact.tables)
+    derived = calc_quantities(theta, rows.redshift, artifact.tables, artifact.derived_names)
     return Simulations(
         theta.numpy(),
         derived.float().numpy(),

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.calibration import draw
 from sedflow_core.diagnostics import cut
 from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.importance import log_posteriors
 from sedflow_core.prior import N_U, to_u
+from sedflow_core.sampling import sample_one
 from sedflow_core.simulation import ForwardModel, stream_generator
 from sedflow_core.units import Array
 
@@ -43,7 +43,7 @@ def measure_gaps(
         row = simulations.observation.rows(slice(i, i + 1))
         base = torch.randn((N_U, N_SAMPLES), generator=generator)
         with torch.inference_mode():
-            u, log_q, context = draw(artifact, row, base)
+            u, log_q, context = sample_one(artifact, row, base)
             u = torch.cat([truth[i : i + 1], u.double()])
             log_q = torch.cat([artifact.flow(u[:1].float(), context), log_q]).double()
             log_p, _ = log_posteriors(model, u, row)

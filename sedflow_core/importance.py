@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.calibration import draw
 from sedflow_core.galaxy import calc_band_flux
 from sedflow_core.new_prior import log_prior_weight
 from sedflow_core.noise import gaussian_log_likelihood, log_likelihood
 from sedflow_core.observation import Observation
 from sedflow_core.prior import N_U, PARAM_NAMES, from_u
+from sedflow_core.sampling import sample_one
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.trust import Smoothed, calc_efficiency, chi_square_tail, smooth_weights
 
@@ -74,7 +74,7 @@ def weigh(
         base = torch.randn((N_U, n_samples), generator=generator)
         with torch.inference_mode():
             # Not u of theta, which may round to a bound where the flow has no density.
-            u, log_q[:, i], _ = draw(artifact, row, base)
+            u, log_q[:, i], _ = sample_one(artifact, row, base)
         theta[:, i] = from_u(u)
         log_prior, log_exact, log_gaussian = _log_factors(model, u.double(), row)
         exact[:, i], gaussian[:, i] = log_prior + log_exact, log_prior + log_gaussian

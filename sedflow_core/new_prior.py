@@ -157,7 +157,7 @@ def tabulate_prior(
         {"name": name, **_tabulate(name, wanted, values), "wanted": dict(wanted)}
         for (name, wanted), values in zip(
             distributions.items(),
-            calc_quantities(tuple(distributions), theta, redshift, tables).T.numpy(),
+            calc_quantities(theta, redshift, tables, tuple(distributions)).T.numpy(),
             strict=True,
         )
     ]
@@ -233,7 +233,7 @@ def log_prior_weight(
     if not factors:
         return total
     names = tuple(factor.name for factor in factors)
-    quantities = calc_quantities(names, theta, redshift, tables).T.contiguous()
+    quantities = calc_quantities(theta, redshift, tables, names).T.contiguous()
     for factor, values in zip(factors, quantities, strict=True):
         bins = torch.bucketize(values, factor.edges.to(values.device), right=True)
         total += factor.weight.to(values.device)[bins].log()

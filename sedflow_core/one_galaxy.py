@@ -142,7 +142,7 @@ def _draw_corner(
     names = PARAM_NAMES + artifact.derived_names
     shown = tuple(name for name in SHOWN if name in names)
     redshift = torch.tensor(observation.redshift)
-    samples = calc_quantities(shown, torch.tensor(theta), redshift, artifact.tables)
+    samples = calc_quantities(torch.tensor(theta), redshift, artifact.tables, shown)
     corner_plot(samples.numpy(), shown, title=title).savefig(out / "corner.png")
 
 

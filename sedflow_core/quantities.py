@@ -10,14 +10,14 @@ _CHUNK = 4096
 
 
 def calc_quantities(
-    names: tuple[str, ...], theta: Tensor, redshift: Tensor, tables: PopulationTables
+    theta: Tensor, redshift: Tensor, tables: PopulationTables, names: tuple[str, ...]
 ) -> Tensor:
     """Parameters and derived quantities (n, n_name), float64.
 
     Args:
-        names: of the quantities.
         theta: (n, n_theta); redshift: (n,) or (1,).
         tables: of the galaxy model.
+        names: of the quantities.
     """
     derived_names = tuple(name for name in DERIVED_NAMES if name in names)
     values = {name: column(theta, name).double() for name in names if name in PARAM_NAMES}

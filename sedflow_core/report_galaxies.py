@@ -113,7 +113,7 @@ def figure_of_prior(artifact: Artifact, model: ForwardModel, simulations: Simula
     u, redshift = draw_prior(model, _N_PRIOR, stream_generator(_N_PRIOR, 0))
     names, tables = artifact.derived_names, artifact.tables
     prior, accepted = (
-        calc_quantities(names, theta, z, tables).T.numpy()
+        calc_quantities(theta, z, tables, names).T.numpy()
         for theta, z in (
             (from_u(u), redshift),
             (torch.tensor(simulations.theta), torch.tensor(simulations.observation.redshift)),
@@ -145,7 +145,7 @@ def figure_of_posterior(artifact: Artifact, galaxy: Galaxy) -> Figure:
     redshift = torch.tensor(galaxy.observation.redshift)
 
     def values(theta: NDArray[np.float32]) -> Array:
-        of_each = calc_quantities(names, torch.tensor(theta), redshift, artifact.tables)
+        of_each = calc_quantities(torch.tensor(theta), redshift, artifact.tables, names)
         return np.asarray(of_each.numpy())
 
     return flow_against_exact(

@@ -90,7 +90,7 @@ def _summarise(
 ) -> None:
     """Put the exact posterior in."""
     theta, redshift = from_u(torch.tensor(exact.u)), torch.tensor(observation.redshift)
-    draws = calc_quantities(summary.names, theta, redshift, artifact.tables)
+    draws = calc_quantities(theta, redshift, artifact.tables, summary.names)
     fill_rows(summary, np.zeros(1, np.int64), draws.T[None])
     chi_square = torch.tensor(exact.chi_square)
     judged = {

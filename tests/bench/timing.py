@@ -1,4 +1,4 @@
-"""Medians of repeated calls, and what a core of this machine can do at most."""
+"""Medians of repeated calls, and what machine they ran on."""
 
 import os
 import platform
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-GEMM_SIZE = 1_024
 
 
 def median_seconds(call: Callable[[], Any], repeat: int) -> float:
@@ -47,13 +45,6 @@ def cpu_seconds_in_turn(calls: Sequence[Callable[[], Any]], repeat: int) -> list
             seconds.append(time.process_time() - started)
         rounds.append(seconds)
     return rounds[1:]
-
-
-def gemm_peak() -> float:
-    """FLOP/s of a large float32 matrix product on the threads torch has now."""
-    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE) for _ in range(2))
-    out = torch.empty_like(a)
-    return 2 * GEMM_SIZE**3 / median_seconds(lambda: torch.mm(a, b, out=out), 9)
 
 
 def describe_machine() -> dict[str, str | int | float]:

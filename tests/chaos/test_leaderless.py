@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from tests.integration.broker import N_PARTITION, free_ports
-from tests.integration.conftest import SETTINGS, Daemon, Topics, run_consumer
+from tests.integration.broker import N_PARTITION
+from tests.integration.conftest import Daemon, Topics, started_daemons
 from tests.integration.traffic import hand_over, make_good, read_committed, read_exactly
 from tests.services import service
 
@@ -25,21 +25,9 @@ def brokers() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def start(brokers: Cluster, tiny_path: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    started: list[Daemon] = []
-
-    def start(topics: Topics) -> Daemon:
-        (port,) = free_ports(1)
-        config, log = (tmp_path / f"{len(started)}.{suffix}" for suffix in ("toml", "log"))
-        names = {"topics": topics, "slot": "0", "port": port, "artifact": tiny_path}
-        config.write_text(SETTINGS.format(bootstrap=brokers.bootstrap, **names))
-        started.append(Daemon(run_consumer(config, log), port, log))
-        return started[-1]
-
-    yield start
-    for daemon in started:
-        daemon.process.kill()
-        daemon.process.wait()
+def start(tiny_path: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    with started_daemons(tiny_path, tmp_path) as start:
+        yield start
 
 
 def feed(brokers: Cluster, topic: str, rows: slice, partitions: Collection[int]) -> None:
@@ -51,7 +39,7 @@ def feed(brokers: Cluster, topic: str, rows: slice, partitions: Collection[int])
 
 
 def test_others_are_read_while_a_partition_has_no_leader(
-    brokers: Cluster, start: Callable[[Topics], Daemon]
+    brokers: Cluster, start: Callable[..., Daemon]
 ) -> None:
     """Once it has one again, nothing of it is missing and nothing comes twice."""
     topics = Topics.fresh()
@@ -59,14 +47,14 @@ def test_others_are_read_while_a_partition_has_no_leader(
     brokers.create_topics(topics.summaries, topics.dead_letters)
     partitions = range(N_PARTITION)
     feed(brokers, topics.alerts, slice(0, N_BEFORE), partitions)
-    first = start(topics)
+    first = start(brokers.bootstrap, topics)
     read_committed(brokers.bootstrap, topics.summaries, at_least=N_BEFORE)
     assert first.stop() == 0
 
     away = brokers.find_leader(topics.alerts, 0)
     led = [p for p in partitions if brokers.find_leader(topics.alerts, p) is not away]
     away.kill()
-    second = start(topics)
+    second = start(brokers.bootstrap, topics)
     known = N_BEFORE + N_MEANWHILE
     feed(brokers, topics.alerts, slice(N_BEFORE, known), led)
     read_committed(brokers.bootstrap, topics.summaries, at_least=known)

@@ -73,7 +73,7 @@ def with_prior(forward: ForwardModel, path: Path) -> ForwardModel:
 
 def drawn(forward: ForwardModel, name: str) -> np.ndarray:
     u, redshift = draw_params(forward, N, torch.Generator().manual_seed(1))
-    return calc_quantities((name,), from_u(u), redshift, forward.galaxy.tables)[:, 0].numpy()
+    return calc_quantities(from_u(u), redshift, forward.galaxy.tables, (name,))[:, 0].numpy()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,9 @@ def topics(bootstrap: str) -> Topics:
     return fresh
 
 
-@pytest.fixture
-def start_from(bootstrap: str, tiny_path: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Return a function that starts the daemon from one broker to that of `bootstrap`.
+@contextmanager
+def started_daemons(artifact: Path, folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """A function that starts the daemon within the cluster of its first argument.
 
     `more` is TOML that follows the settings, `environment` wins over them; `options` go to the
     command. What still runs at the end is killed.
@@ -95,7 +96,7 @@ def start_from(bootstrap: str, tiny_path: Path, tmp_path: Path) -> Iterator[Call
     started: list[Daemon] = []
 
     def start(
-        source: str,
+        cluster: str,
         topics: Topics,
         *options: str,
         slot: str = "0",
@@ -103,17 +104,37 @@ def start_from(bootstrap: str, tiny_path: Path, tmp_path: Path) -> Iterator[Call
         environment: Mapping[str, str] | None = None,
     ) -> Daemon:
         (port,) = free_ports(1)
-        config, log = (tmp_path / f"{len(started)}.{suffix}" for suffix in ("toml", "log"))
-        names = {"topics": topics, "slot": slot, "port": port, "artifact": tiny_path}
-        config.write_text(SETTINGS.format(bootstrap=source, **names) + more)
-        changes = {"SEDFLOW_OUTPUT__BOOTSTRAP": bootstrap, **(environment or {})}
-        started.append(Daemon(run_consumer(config, log, *options, more=changes), port, log))
+        config, log = (folder / f"{len(started)}.{suffix}" for suffix in ("toml", "log"))
+        names = {"topics": topics, "slot": slot, "port": port, "artifact": artifact}
+        config.write_text(SETTINGS.format(bootstrap=cluster, **names) + more)
+        process = run_consumer(config, log, *options, more=environment)
+        started.append(Daemon(process, port, log))
         return started[-1]
 
-    yield start
-    for daemon in started:
-        daemon.process.kill()
-        daemon.process.wait()
+    try:
+        yield start
+    finally:
+        for daemon in started:
+            daemon.process.kill()
+            daemon.process.wait()
+
+
+@pytest.fixture
+def start_from(bootstrap: str, tiny_path: Path, tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Return a function that starts the daemon from one broker to that of `bootstrap`."""
+    with started_daemons(tiny_path, tmp_path) as start_within:
+
+        def start(
+            source: str,
+            topics: Topics,
+            *options: str,
+            environment: Mapping[str, str] | None = None,
+            **more: str,
+        ) -> Daemon:
+            changes = {"SEDFLOW_OUTPUT__BOOTSTRAP": bootstrap, **(environment or {})}
+            return start_within(source, topics, *options, environment=changes, **more)
+
+        yield start
 
 
 @pytest.fixture
