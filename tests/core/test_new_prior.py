@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sedflow_core import Artifact, Observation, estimate
+from sedflow_core import Artifact, Observation, estimate, sample
 from sedflow_core.batches import draw_order, noisy_batches
 from sedflow_core.build import assumptions
 from sedflow_core.cli import main
@@ -262,16 +262,19 @@ def test_importance_weights_lead_to_the_posterior_under_the_new_prior(
 def test_the_online_efficiency_knows_the_prior(
     tiny: Artifact, forward: ForwardModel, tmp_path: Path
 ) -> None:
-    path = tmp_path / "mass.toml"
-    efficiency = []
-    for low, high in ((7.0, 12.5), (7.0, 7.006)):
-        path.write_text(f'[log_mstar]\ndistribution = "uniform"\nlow = {low}\nhigh = {high}\n')
-        artifact = replace(tiny, prior=parse_factors(new_prior(forward, path)))
-        efficiency.append(estimate(artifact, golden(tiny), n_samples=256).trust["efficiency"])
+    """No sample of the new prior, no efficiency; with some of them, at most their share."""
+    path, log_mstar = tmp_path / "mass.toml", PARAM_NAMES.index("log_mstar")
+    masses = sample(tiny, golden(tiny), 256)[..., log_mstar]
     same = estimate(tiny, golden(tiny), n_samples=256).trust["efficiency"]
-    np.testing.assert_allclose(efficiency[0], same, rtol=0.02)
-    # Samples so light are one in a thousand: most galaxies have none.
-    assert (efficiency[1] == 0.0).mean() > 0.5
+    for high in (12.5, 7.5, 7.006):
+        path.write_text(f'[log_mstar]\ndistribution = "uniform"\nlow = 7.0\nhigh = {high}\n')
+        artifact = replace(tiny, prior=parse_factors(new_prior(forward, path)))
+        efficiency = estimate(artifact, golden(tiny), n_samples=256).trust["efficiency"]
+        allowed = (masses < high).mean(axis=0)
+        np.testing.assert_array_equal(efficiency == 0.0, allowed == 0.0)
+        assert (efficiency <= allowed + 1e-6).all()
+        if high == 12.5:
+            np.testing.assert_allclose(efficiency, same, rtol=0.02)
 
 
 @pytest.mark.parametrize(
