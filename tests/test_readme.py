@@ -157,7 +157,7 @@ def test_the_table_of_quantities_is_that_of_the_code() -> None:
 
 
 def test_the_python_example_runs(folder: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (example,) = re.findall(r"```python\n(from sedflow_core .*?)```", README, flags=re.DOTALL)
     done = run([sys.executable, "-c", example], folder)
     assert done.returncode == 0, done.stderr
     mass = float(done.stdout.strip("[").split("]")[0])

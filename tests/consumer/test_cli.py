@@ -59,6 +59,14 @@ def test_replay(
     assert f"wrote {out}\nwrote {out}.dead.jsonl" in printed
 
 
+def test_replay_of_another_artifact_than_the_settings_pin(
+    archive: Path, tiny_path: Path, tmp_path: Path
+) -> None:
+    config = Path(__file__).parents[2] / "deploy" / "sedflow.example.toml"
+    command = ["replay", str(archive), "--dry-run", "--config", str(config)]
+    assert main([*command, "--artifact", str(tiny_path)]) == 0
+
+
 def test_replay_shows_its_galaxies_until_it_is_interrupted(archive: Path, tiny_path: Path) -> None:
     pytest.importorskip("plotly", reason="the live page needs plotly")
     command = [sys.executable, "-m", "consumer.cli", "replay", str(archive), "--dry-run", "--serve"]
