@@ -1,7 +1,6 @@
 """The loop of the consumer: poll, step, publish."""
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from itertools import chain
 from threading import Event
 from typing import Protocol
 
+from consumer.backoff import wait_or_give_up
 from consumer.breaker import Breaker
 from consumer.errors import BrokerError, WindowAbortedError
 from consumer.health import Health
@@ -20,9 +20,6 @@ from consumer.sections import BreakerSettings
 
 LOG = logging.getLogger("sedflow.daemon")
 
-MAX_ABORTS_IN_A_ROW = 7
-"""Two refusals of dead letters take five: librdkafka aborts once more after each."""
-FIRST_ABORT_PAUSE_S = 0.1
 STEP_AT_ONCE = 64
 """Messages that are stepped before the membership is looked after again."""
 NEVER = BreakerSettings(max_bad_fraction=1.0)
@@ -54,8 +51,8 @@ class Guard:
 
     breaker: Breaker = field(default_factory=lambda: Breaker(NEVER))
     in_hand: InHand = field(default_factory=lambda: InHand(None))
-    keep_alive: Callable[[Sequence[Message]], None] = lambda _: None
-    """Called with the window in hand while it takes long."""
+    keep_alive: Callable[[], None] = lambda: None
+    """Called while the window in hand takes long."""
 
 
 class NotedSink:
@@ -164,7 +161,7 @@ def _step_all(
                 break
             health.beat()
             guard.in_hand.clear()
-            guard.keep_alive(messages)
+            guard.keep_alive()
         if guard.in_hand.is_poison(batch[0]):
             parts.append(_dead_letter_of_poison(batch[0]))
             break  # to be committed before the note of another death takes the place of its own
@@ -208,16 +205,6 @@ def _log_letters(letters: Sequence[DeadLetter]) -> None:
             "error": letter.error,
         }
         LOG.warning("dead letter", extra={"fields": fields})
-
-
-def wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) -> None:
-    """Pause after so many aborts in a row, longer each time. Raises BrokerError at the last."""
-    metrics.commit_failures.inc()
-    LOG.warning("window rolled back", extra={"fields": {"error": str(error), "aborts": aborts}})
-    if aborts >= MAX_ABORTS_IN_A_ROW:
-        told = f"expected a window to commit, got {aborts} aborts in a row: {error}"
-        raise BrokerError(told) from error
-    time.sleep(FIRST_ABORT_PAUSE_S * 2**aborts)
 
 
 def _utc_now() -> datetime:

@@ -19,7 +19,7 @@ NO_ANSWER = frozenset(
 )
 """What is heard where the leader of a partition is not reached; see `Extents._has_no_leader`."""
 LESS_PATIENT_S = 1.0
-"""How long the next ones are waited for once one was not reached."""
+"""How long those are waited for that can do without: the next ones once one was not reached."""
 
 
 class Extents:
@@ -65,7 +65,7 @@ class Extents:
     def is_finished(self, place: Place, read: Position | None) -> bool:
         """Whether a partition was read to its end; not where nobody says. Raises KafkaException."""
         try:
-            extent = self.find(place)
+            extent = self.find(place, LESS_PATIENT_S)
         except KafkaException as error:
             if not self._has_no_leader(place, error):
                 raise

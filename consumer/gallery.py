@@ -50,10 +50,11 @@ class Gallery:
             self._kept.extend(Kept(next(self._numbers), value) for value in small)
 
     def since(self, number: int) -> list[Kept]:
-        """Return what came after `number`, oldest first."""
+        """Return what came after `number`, oldest first; all, if it is another gallery's number."""
         with self._lock:
             newest = self._kept[-1].number if self._kept else 0
-            n_new = min(len(self._kept), max(0, newest - number))
+            n_new = newest - number if number <= newest else len(self._kept)
+            n_new = min(n_new, len(self._kept))
             return [self._kept[i] for i in range(len(self._kept) - n_new, len(self._kept))]
 
 

@@ -1,7 +1,7 @@
 """The daemon's HTTP endpoints: `/livez`, `/readyz`, `/metrics` and `/summaries`, GET only.
 
-Live: the loop polled its source within the last minute; a stuck process is not live. Ready: the
-artifact has answered once and the broker has assigned partitions to this process.
+Live: the loop polled within the last minute, or said that it waits; a stuck process is not. Ready:
+the artifact has answered once and the broker has assigned partitions to this process.
 """
 
 import logging

@@ -1,10 +1,11 @@
 """Which messages are in hand, noted in files so that one that kills its process is found.
 
-Before a batch is stepped, its range in each partition is written to the partition's file; after the
-last batch of a window the files go. A file found when a partition is taken over tells that its last
-owner died, and over which messages. Those are then stepped one at a time. A message that was alone
-in hand at two deaths is not stepped again: it becomes a dead letter with stage `crash`. An innocent
-one, in hand when a process is killed from outside, only loses the company of others.
+Before a batch is stepped, its range in each partition is written to the partition's file; once it
+is stepped the file goes, so that a death while publishing accuses nobody. A file found when a
+partition is taken over tells that its last owner died, and over which messages. Those are then
+stepped one at a time. A message that was alone in hand at two deaths is not stepped again: it
+becomes a dead letter with stage `crash`. An innocent one, in hand when a process is killed from
+outside, only loses the company of others.
 
 Without a note, as on a full disk, alerts are answered all the same.
 """

@@ -23,6 +23,7 @@ from consumer.kafka_client import (
     commit,
     consumer_config,
     foreign_errors,
+    of_assignment,
     to_message,
 )
 from consumer.message import Message, Place, Window, next_offsets
@@ -73,6 +74,7 @@ class KafkaSource:
         self._gone: set[Place] = set()
         self._paused: set[Place] = set()
         self._taken: list[Message] = []
+        self._in_hand: set[Place] = set()
         # Offsets behind the last published message, to which `rewind` goes back; and the same, or
         # the end where that was seen further on, from which the lag is counted.
         self._committed: dict[Place, int] = {}
@@ -123,17 +125,19 @@ class KafkaSource:
         member = self._renew_membership()
         self._gone.clear()
         messages, self._taken = self._taken, []
-        if not member:  # what was taken goes to whoever is assigned its partitions next
+        if not member:  # whoever is assigned the partitions next, perhaps this one, reads it again
+            self.rewind(messages)
             self._seen_to.clear()
             return []
+        self._in_hand = {m.place for m in messages}
         if not messages:
             self._keep_ends()
         return messages
 
-    def keep_alive(self, messages: Sequence[Message]) -> None:
+    def keep_alive(self) -> None:
         """Poll without reading on, if the last poll was long ago.
 
-        Raises WindowAbortedError when a partition of `messages`, the window in hand, is gone.
+        Raises WindowAbortedError when a partition of the window in hand is gone.
         """
         if time.monotonic() - self._last_poll_s < KEEP_ALIVE_S:
             return
@@ -142,8 +146,8 @@ class KafkaSource:
             self._consumer.pause([TopicPartition(*place) for place in self._held])
         self._metrics.partitions_paused.set(len(self._paused))
         self._take(1, 0.0)
-        self._metrics.set_lag(self._lag({m.place for m in messages}), datetime.now(UTC))
-        if self._gone & {m.place for m in messages}:
+        self._metrics.set_lag(self._lag(self._in_hand), datetime.now(UTC))
+        if self._gone & self._in_hand:
             raise WindowAbortedError("input: a partition was revoked while its window was made")
         self._renew_membership()
 
@@ -274,7 +278,14 @@ class KafkaSource:
             self._seen_to[event.topic(), event.partition()] = event.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._read_again((event.topic(), event.partition()))
-        elif error.retriable() or code in PASSING_ERRORS or self._may_be_missing(code):
+        elif (
+            error.retriable()
+            or code in PASSING_ERRORS
+            or (
+                self._settings.dated
+                and code == KafkaError.UNKNOWN_TOPIC_OR_PART  # tonight's, perhaps
+            )
+        ):
             LOG.warning("input trouble", extra={"fields": {"error": error.str()}})
         else:
             raise BrokerError(f"input: {error.str()}")
@@ -298,10 +309,6 @@ class KafkaSource:
         with foreign_errors("input: seek"):
             self._consumer.seek(TopicPartition(*place, start))
 
-    def _may_be_missing(self, code: int) -> bool:
-        """Whether this is about tonight's topic, which nobody made yet."""
-        return self._settings.dated and code == KafkaError.UNKNOWN_TOPIC_OR_PART
-
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = {(p.topic, p.partition) for p in partitions}
         assign = consumer.incremental_assign if self._settings.cooperative else consumer.assign
@@ -314,7 +321,7 @@ class KafkaSource:
             starts = self.starts.find_all(places, self._store)
         except (KafkaException, ConsumerError) as error:
             # An exception must not pass through librdkafka: `poll` raises it.
-            self._trouble = _as_ours(error)
+            self._trouble = of_assignment(error)
             assign([])
             return
         assign([TopicPartition(*place, offset) for place, offset in starts.items()])
@@ -340,9 +347,3 @@ class KafkaSource:
         self._metrics.rebalances.inc()
         names = sorted(f"{topic}[{partition}]" for topic, partition in places)
         LOG.info(event, extra={"fields": {"partitions": names}})
-
-
-def _as_ours(error: KafkaException | ConsumerError) -> ConsumerError:
-    if isinstance(error, ConsumerError):
-        return error
-    return BrokerError(f"input: assignment: {error.args[0].str()}")

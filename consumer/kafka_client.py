@@ -1,6 +1,6 @@
 """What every Kafka client here shares: configuration, start-up checks, messages and errors.
 
-An exception of librdkafka ends here, or in `kafka.py`, as `BrokerError`.
+Librdkafka's exceptions become ours where it is called, mostly by `foreign_errors`.
 """
 
 import logging
@@ -14,7 +14,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from consumer.connection import Need, check_rights, describe_cluster, explain
-from consumer.errors import BrokerError, NoAnswerError, SettingsError, WorkerLostError
+from consumer.errors import (
+    BrokerError,
+    ConsumerError,
+    NoAnswerError,
+    SettingsError,
+    WindowAbortedError,
+    WorkerLostError,
+)
 from consumer.message import Headers, Message
 from consumer.sections import DATE, ClientOption, ClusterSettings, OutputSettings
 from consumer.settings import Settings
@@ -285,6 +292,13 @@ def call_within(limit_s: float, call: Callable[..., Any], *arguments: object) ->
     except TimeoutError:
         what = f"{getattr(call, '__name__', 'call')}: expected an answer within {limit_s:.0f} s"
         raise WorkerLostError(f"{what}, got none") from None
+
+
+def of_assignment(error: KafkaException | ConsumerError) -> ConsumerError:
+    """Ours for what went wrong in an assignment, whose transaction is not the window's in hand."""
+    if isinstance(error, KafkaException):
+        return BrokerError(f"input: assignment: {error.args[0].str()}")
+    return BrokerError(str(error)) if isinstance(error, WindowAbortedError) else error
 
 
 @contextmanager

@@ -33,19 +33,20 @@ the window, and so does a group that is rebalanced meanwhile.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, NoReturn
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from consumer.daemon import wait_or_give_up
+from consumer.backoff import wait_or_give_up
 from consumer.errors import BrokerError, SettingsError, WindowAbortedError, WorkerLostError
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import (
     BROKER_DEFAULT_BYTES,
     CALL_TIMEOUT_S,
     HANGS_AFTER_S,
+    LOG,
     Limits,
     call_within,
     consumer_config,
@@ -55,6 +56,7 @@ from consumer.kafka_client import (
 from consumer.message import Window, next_offsets
 from consumer.metrics import Metrics
 from consumer.outlet import Outlet, producer_config
+from consumer.position_log import produce_positions
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 
@@ -200,6 +202,7 @@ class PlainSink(Outlet):
 
         Raises WindowAbortedError when a message was not confirmed, or the group is rebalanced.
         """
+        self._await_positions()
         try:
             self.produce_window(window)
         except (KafkaException, BufferError) as error:
@@ -213,12 +216,20 @@ class PlainSink(Outlet):
         self.restore_bytes()
         self._source.commit(window)
         # Not before: a group without a position takes what is remembered for what was published.
-        with foreign_errors("output: positions"):
+        with foreign_errors("output: positions"), suppress(BufferError):
             note_positions(self, window, self._source)
 
     def close(self) -> None:
         """Wait for the last positions to be remembered."""
+        self._await_positions()
+
+    def _await_positions(self) -> None:
+        """Positions that could not be remembered are no fault of the next window."""
         self._producer.flush(CALL_TIMEOUT_S)
+        if self.refused:
+            fields = {"error": str(self.refused[0])}
+            LOG.warning("positions not remembered", extra={"fields": fields})
+            self.refused.clear()
 
 
 def transactional(transactional_id: str) -> Mapping[str, ClientOption]:
@@ -263,9 +274,7 @@ def note_positions(outlet: Outlet, window: Window, source: KafkaSource) -> None:
     """Produce the positions behind a window to the topic that remembers them, if there is one."""
     starts = source.starts
     if starts.log is not None:
-        for place, offset in next_offsets(window.consumed).items():
-            record = starts.log.record(place, offset, starts.topic_id(place[0]))
-            outlet.produce(starts.log.topic, *record, ())
+        produce_positions(outlet, starts.log, next_offsets(window.consumed), starts.topic_id)
 
 
 def timed_out(cause: BaseException | None) -> bool:

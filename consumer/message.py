@@ -215,8 +215,9 @@ class Sink(Protocol):
     """Where a window goes."""
 
     def publish(self, window: Window) -> None:
-        """Make outputs, dead letters and input positions durable together, or raise with none.
+        """Make outputs, dead letters and input positions durable; raise where that failed.
 
+        `KafkaSink` all or none, `TwoClusterSink` so for each partition; others may repeat some.
         After a WindowAbortedError the same messages may be tried again.
         """
 

@@ -54,6 +54,7 @@ class Metrics:
         self.registry = registry
         self._entry_of = entry_of
         self._read_up_to: dict[Place, float] = {}
+        self._newest_s = 0.0
         disable_created_metrics()
         ProcessCollector(namespace="sedflow", registry=registry)
         self._declare_counters(registry)
@@ -189,7 +190,8 @@ class Metrics:
                 newest_s[place] = max(time_s, newest_s.get(place, time_s))
         self._read_up_to |= newest_s
         if newest_s:
-            self.last_message_timestamp.set(max(newest_s.values()))
+            self._newest_s = max(self._newest_s, *newest_s.values())
+            self.last_message_timestamp.set(self._newest_s)
 
     def set_lag(self, lag: Lag, now: datetime) -> None:
         """Replace the lag of every partition; partitions no longer held disappear.

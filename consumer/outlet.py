@@ -18,6 +18,8 @@ from consumer.settings import Settings
 
 MIN_MESSAGE_BYTES = 1_000_000
 """What the producer takes even where the dead-letter topic takes less: librdkafka's default."""
+MAX_MESSAGE_BYTES = 1_000_000_000
+"""The most that librdkafka can be told."""
 
 PRODUCER_DEFAULTS: dict[str, ClientOption] = {
     "delivery.timeout.ms": 8_000,
@@ -123,7 +125,7 @@ def producer_config(
 ) -> dict[str, ClientOption]:
     """Return librdkafka's configuration of a producer. Raises SettingsError."""
     sizes: dict[str, ClientOption] = {
-        "message.max.bytes": max(limits.letter, MIN_MESSAGE_BYTES),
+        "message.max.bytes": min(max(limits.letter, MIN_MESSAGE_BYTES), MAX_MESSAGE_BYTES),
         "batch.size": min(limits.batch, MIN_MESSAGE_BYTES),
     }
     return client_config("output", settings.output, PRODUCER_DEFAULTS | sizes, forced)

@@ -12,6 +12,7 @@ on a galaxy asks another process for its posterior, so the loop does not wait. N
 
 import gzip
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -37,6 +38,7 @@ from consumer.reading import Reading, calc_latency, calc_rate, read
 from consumer.settings import Settings
 from sedflow_core.errors import MissingExtraError, SedflowError
 
+LOG = logging.getLogger("sedflow.page")
 DEFAULT_PORT = 9109
 """Where a replay shows its page unless the settings say otherwise."""
 TICK_S = 1.0
@@ -230,7 +232,10 @@ def show_replay(settings: Settings) -> Iterator[Mapping[str, Any]]:
 
 def _tick_until(page: Page, stop: Event) -> None:
     while not stop.wait(TICK_S):
-        page.tick()
+        try:
+            page.tick()
+        except Exception:  # what answers on a worker's port may be something else
+            LOG.exception("page trouble")
 
 
 @cache

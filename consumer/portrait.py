@@ -3,12 +3,13 @@
 Runs in a process of its own, so that a click costs the daemon nothing but processor time.
 """
 
+import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from signal import SIG_IGN, SIGINT, signal
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,18 @@ def warm_up(artifact: str) -> None:
     The terminal's Ctrl-C reaches every process: the one that serves the page decides what it means.
     """
     signal(SIGINT, SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _load(artifact)
     _load_model(artifact)
+
+
+def _end_with_parent() -> None:
+    """The process of a pool does not notice that its parent was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
 
 
 class Artist:

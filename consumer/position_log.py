@@ -12,7 +12,7 @@ its timestamp.
 
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from consumer.errors import BrokerError
 from consumer.gaps import Position
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, client_config, foreign_errors, open_admin
 from consumer.message import Place
+from consumer.outlet import Outlet
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 
@@ -51,10 +52,14 @@ class Written(NamedTuple):
 class PositionLog:
     """Reads the topic of positions, once and then what was added; tells what to write to it.
 
-    The sinks write it, with what they publish; what leads to nothing is written here.
+    The sinks write it, with what they publish; what leads to nothing is written here. `beat` is
+    called while much is read.
     """
 
-    def __init__(self, settings: Settings, input_cluster: str) -> None:
+    def __init__(
+        self, settings: Settings, input_cluster: str, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        self._beat = beat
         self.topic = settings.output.offsets_topic_name
         self._owner = [input_cluster, settings.input.group]
         forced: dict[str, ClientOption] = {
@@ -134,6 +139,7 @@ class PositionLog:
                         f"output: expected {self.topic} read up to {ends}, got {self._read_to} and "
                         f"nothing more for {CATCH_UP_S:.0f} s"
                     )
+                self._beat()
                 before = dict(self._read_to)
                 for event in self._consumer.consume(1000, 0.1):
                     self._note(event)
@@ -196,3 +202,14 @@ class PositionLog:
             raise BrokerError(
                 f"output: {place}: expected a position, got {event.value()!r:.80}"
             ) from error
+
+
+def produce_positions(
+    outlet: Outlet,
+    log: PositionLog,
+    offsets: Mapping[Place, int],
+    topic_id: Callable[[str], str | None],
+) -> None:
+    """Produce, with what else an outlet sends, where to go on in each partition."""
+    for place, offset in offsets.items():
+        outlet.produce(log.topic, *log.record(place, offset, topic_id(place[0])), ())

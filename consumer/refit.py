@@ -147,8 +147,8 @@ class RefitStep:
             record="posteriorSummary", resolved=True, registry=open_registry(settings.registry)
         )
         self.summary_id = WIRE_ID
-        self.keep_alive: Callable[[Sequence[Message]], None] = lambda _: None
-        """Called with the window in hand between two galaxies."""
+        self.keep_alive: Callable[[], None] = lambda: None
+        """Called between two galaxies."""
         self._assumptions = artifact.assumptions
         self._provenance = describe_provenance(artifact, settings)
 
@@ -171,7 +171,7 @@ class RefitStep:
                 continue
             if self._stop.is_set():
                 break
-            self.keep_alive(messages)
+            self.keep_alive()
             outcomes.append(self._answer(item, refusals[i], replay, now))
         return Window.of(messages[: len(outcomes)], outcomes)
 

@@ -8,7 +8,6 @@ Trouble, halts and exit codes are those of `worker.py`.
 
 import logging
 import os
-from collections.abc import Sequence
 from functools import partial
 from threading import Event
 
@@ -17,14 +16,14 @@ import torch
 from consumer.daemon import NotedSink, StepFunction
 from consumer.kafka import KafkaSource
 from consumer.kafka_sink import check_clients
-from consumer.message import Message, Sink
+from consumer.message import Sink
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
 from consumer.settings import Settings
 from consumer.slow_settings import derive_refit_settings
 from consumer.worker import Worker, attend, load_served
 from sedflow_core import Artifact
-from sedflow_core.errors import MissingExtraError, check_installed
+from sedflow_core.errors import ArtifactError, MissingExtraError, check_installed
 from sedflow_core.fresh_simulations import forward_model
 from sedflow_core.simulation import ForwardModel
 
@@ -57,6 +56,10 @@ class RefitWorker(Worker):
         settings = self._settings
         # Chains are short programs that a GPU would not speed up.
         artifact = load_served(settings.artifact.model_copy(update={"device": "cpu"}))
+        if artifact.trust is None:
+            raise ArtifactError(
+                f"{artifact.name}: expected an emulator for the slow lane, got none"
+            )
         self.health.beat()
         metrics = self._refit_metrics = RefitMetrics(self.registry)
         self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
@@ -73,9 +76,9 @@ class RefitWorker(Worker):
         self._refit.keep_alive = partial(self._keep_alive, source)
         return NotedSink(sink, self._refit_metrics.count), self._answer
 
-    def _keep_alive(self, source: KafkaSource, messages: Sequence[Message]) -> None:
+    def _keep_alive(self, source: KafkaSource) -> None:
         self.health.beat()
-        source.keep_alive(messages)
+        source.keep_alive()
 
 
 def _find_model(artifact: Artifact) -> ForwardModel | None:

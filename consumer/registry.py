@@ -4,8 +4,8 @@ What can go wrong, each decided here: an id that the registry does not know (its
 message undecodable and is remembered for a while, so that a stream of them asks once; so does a
 schema that is no Avro in one piece, remembered for good; a registry that does not answer, or
 refuses, or breaks off, or that an ingress does not find, is trouble like a broker's: nothing is
-skipped, reading stops until it answers. Only an id that it did not know when it last answered, and
-that has a schema here, goes on being read by that.
+skipped, reading stops until it answers. Ids that it told before go on being read, and so does one
+that it did not know when it last answered and that has a schema here.
 """
 
 import base64
@@ -24,6 +24,8 @@ from consumer.schema_limits import MAX_SCHEMA_BYTES
 from consumer.sections import RegistrySettings
 from consumer.settings import Settings
 
+MAX_ID = 2**31 - 1
+"""Ids are signed: of any other a registry may answer as if it were broken."""
 MAX_UNKNOWN = 10_000
 CONTENT = "application/vnd.schemaregistry.v1+json"
 HEADERS = {"Content-Type": CONTENT, "Accept": CONTENT}
@@ -69,6 +71,8 @@ class Registry:
         Raises DecodeError when it is no Avro schema, RegistryError when the registry does not
         answer.
         """
+        if schema_id > MAX_ID:
+            return None
         if schema_id in self._schemas:
             return self._schemas[schema_id]
         if schema_id in self._refused:

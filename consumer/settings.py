@@ -102,8 +102,8 @@ class Settings(BaseSettings):
     def config_hash(self) -> str:
         """Return the sha256 of the settings that shape a summary.
 
-        These are the sampling and the corrections. Where messages come from and go to, secrets and
-        batch sizes leave no trace in a summary, so they leave none in its hash.
+        These are the sampling and the corrections. Secrets, addresses and batch sizes shape no
+        answer, so they leave no trace in its hash.
         """
         shaping = {
             "artifact": self.artifact.model_dump(include={"n_samples", "seed"}),

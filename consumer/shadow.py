@@ -6,6 +6,7 @@ judges what was read already and writes no summaries, so it costs its own infere
 """
 
 import collections
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,6 +21,7 @@ from consumer.settings import Settings
 from consumer.step import Judgement, Step, Watch
 from sedflow_core import load_artifact
 
+LOG = logging.getLogger("sedflow.shadow")
 QUANTITIES = ("log_mstar_surviving", "log_sfr_1gyr", "a_v")
 BUCKETS = (-3.0, -1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0, 3.0)
 
@@ -61,10 +63,14 @@ class Shadowed:
     def __call__(
         self, messages: Sequence[Message], *, replay: bool, now: Callable[[], datetime]
     ) -> Window:
-        """Return the step's window, after the shadow judged as well."""
+        """Return the step's window, after the shadow judged as well; if it fails, without that."""
         window = self._step(messages, replay=replay, now=now)
-        with self._watch("shadow"):
-            return replace(window, results=compare(window.results, self._shadow))
+        try:
+            with self._watch("shadow"):
+                return replace(window, results=compare(window.results, self._shadow))
+        except Exception:
+            LOG.exception("the shadow failed")
+            return window
 
     def count(self, window: Window) -> None:
         """Count the differences of a published window."""

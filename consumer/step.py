@@ -2,7 +2,8 @@
 
 Decode all, adapt all, infer those with usable photometry in ONE call, encode. n messages in, n
 outcomes out, in order. The same alert and artifact give the same bytes, timestamps aside, whatever
-else is in the batch. No input or output, no clock (`now` is passed in), no logging.
+else is in the batch. No clock (`now` is passed in), no logging; nothing is asked but the registry,
+for schemas not seen yet.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,8 +95,8 @@ class Step:
     ) -> Window:
         """Return one Result or DeadLetter for each message, each kind in the order of messages.
 
-        Raises what the inference raises: a galaxy cannot make it fail, so that is no message's
-        fault.
+        Raises BrokerError where the registry does not answer, and what the inference raises: a
+        galaxy cannot make it fail, so neither is a message's fault.
         """
         started = now()
         with self._watch("decode"):

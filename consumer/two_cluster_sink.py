@@ -24,7 +24,7 @@ from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
 from consumer.message import Place, Window, next_offsets
 from consumer.metrics import Metrics
-from consumer.position_log import PositionLog
+from consumer.position_log import PositionLog, produce_positions
 from consumer.settings import Settings
 
 
@@ -38,7 +38,7 @@ class TwoClusterSink:
         self._metrics = metrics
         self._source = source
         self._limits = find_limits(settings)
-        self._log = PositionLog(settings, input_cluster)
+        self._log = PositionLog(settings, input_cluster, source.beat)
         self._transactions: dict[Place, Transactions] = {}
 
     def take_over(self, places: Collection[Place]) -> None:
@@ -93,12 +93,8 @@ class TwoClusterSink:
     def _add_position(self, transactions: Transactions, part: Window) -> None:
         self._produce_positions(transactions, next_offsets(part.consumed))
 
-    def _produce_positions(
-        self, transactions: Transactions, positions: Mapping[Place, int]
-    ) -> None:
-        for place, offset in positions.items():
-            record = self._log.record(place, offset, self._source.starts.topic_id(place[0]))
-            transactions.produce(self._log.topic, *record, ())
+    def _produce_positions(self, transactions: Transactions, offsets: Mapping[Place, int]) -> None:
+        produce_positions(transactions, self._log, offsets, self._source.starts.topic_id)
 
 
 def split_by_place(window: Window) -> dict[Place, Window]:

@@ -280,7 +280,7 @@ class Worker:
             fields = {"topic": self._settings.output.offsets_topic_name}
             LOG.warning("no topic that remembers positions", extra={"fields": fields})
             return None
-        log = PositionLog(self._settings, self._clusters.input)
+        log = PositionLog(self._settings, self._clusters.input, self.health.beat)
         open_ends.enter_context(closing(log))
         return log
 

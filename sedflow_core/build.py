@@ -14,7 +14,7 @@ from sedflow_core.estimation import estimate
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.galaxy import COSMOLOGY
 from sedflow_core.observation import ContextScale, Observation
-from sedflow_core.prior import PARAM_NAMES, from_u
+from sedflow_core.prior import PARAM_NAMES, from_u, prior_digest
 from sedflow_core.quantities import calc_quantities
 from sedflow_core.sfh import DERIVED_NAMES
 from sedflow_core.simulation import (
@@ -64,7 +64,8 @@ def build_artifact(
         n_support: noisy simulations behind the support limits.
 
     Raises:
-        ArtifactError: fewer simulations than the support can be found from.
+        ArtifactError: fewer simulations than the support can be found from, or a flow of other
+            parameters.
         GridError: the stellar populations here are not those of the training set.
     """
     if n_support < MIN_SUPPORT:
@@ -76,6 +77,9 @@ def build_artifact(
             f"stellar populations: expected those of the training set, {seen}, "
             f"got {model.galaxy.ssp_provenance}"
         )
+    parameters = training.get("training_set", {}).get("prior_sha256", prior_digest())
+    if parameters != prior_digest():
+        raise ArtifactError(f"parameters: expected {prior_digest()}, got {parameters}")
     simulations = simulate_noisy(model, n_support, seed=SUPPORT_SEED)
     bands = model.galaxy.bands
     photometry = (simulations.flux, simulations.flux_err, simulations.redshift)

@@ -18,7 +18,7 @@ from sedflow_core.estimation import choose_base
 from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.observation import Observation
 from sedflow_core.prior import N_U, U_NAMES, draw_u, to_u
-from sedflow_core.sampling import quantities_of_u, sample_one
+from sedflow_core.sampling import sample_one, u_and_derived
 from sedflow_core.simulation import stream_generator
 from sedflow_core.summary import LEVELS
 from sedflow_core.units import Array
@@ -92,6 +92,7 @@ def calibrate(
     """
     parts = []
     n = len(simulations.observation)
+    others = np.roll(simulations.derived, 1, axis=0).astype(np.float64)
     kind = "independent" if independent else "published"
     for start in range(0, n, _PART):
         stop = min(start + _PART, n)
@@ -101,7 +102,14 @@ def calibrate(
             part = _load(path)
         else:
             few, generator = simulations.rows(rows), stream_generator(seed, start)
-            part = _compare_part(artifact, few, n_samples, independent, generator)
+            part = _compare_part(
+                artifact,
+                few,
+                others[rows],
+                n_samples=n_samples,
+                independent=independent,
+                generator=generator,
+            )
             _save(path, part)
         parts.append(part)
         progress(stop - start)
@@ -128,15 +136,17 @@ def _join(parts: list[_Part]) -> _Part:
 def _compare_part(
     artifact: Artifact,
     simulations: Simulations,
+    others: Array,
+    *,
     n_samples: int,
     independent: bool,
     generator: torch.Generator,
 ) -> _Part:
+    """`others`: derived quantities (n, n_derived) of other simulations, points as random as any."""
     observation, parts = simulations.observation, []
     u_truth, derived = to_u(torch.tensor(simulations.theta)), torch.tensor(simulations.derived)
     truth = torch.cat([u_truth, derived.double()], dim=-1)
-    # Another simulation's derived quantities are a point as random as any.
-    points = torch.cat([draw_u(len(truth), generator), derived.roll(1, 0).double()], dim=-1)
+    points = torch.cat([draw_u(len(truth), generator), torch.tensor(others)], dim=-1)
     for start in range(0, len(observation), _CHUNK):
         rows = range(start, min(start + _CHUNK, len(observation)))
         drawn = []
@@ -150,7 +160,7 @@ def _compare_part(
                 drawn.append(_draw(artifact, observation, i, base, u_truth[i]))
             part = slice(rows.start, rows.stop)
             redshift = torch.tensor(observation.redshift[part])
-            samples = quantities_of_u(artifact, torch.stack([d.u for d in drawn]), redshift)
+            samples = u_and_derived(artifact, torch.stack([d.u for d in drawn]), redshift)
         parts.append(_compare(samples, truth[part], points[part], drawn))
     return _join(parts)
 

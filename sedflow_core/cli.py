@@ -12,11 +12,12 @@ import torch
 
 from sedflow_core.argument_types import non_negative_int, positive_float, positive_int
 from sedflow_core.errors import (
-    MissingExtraError,
+    ArtifactError,
     SedflowError,
     TrainingError,
     check_installed,
 )
+from sedflow_core.progress import progress_bar
 from sedflow_core.version import __version__
 
 Command = Callable[[argparse.Namespace], int]
@@ -278,9 +279,11 @@ def run_validate(args: argparse.Namespace) -> int:
         print(reason)
     print(f"{'passed' if report.document['passed'] else 'failed'}: see {args.out / 'report.html'}")
     if args.record:
-        manifest = {**artifact.manifest, "validation": report.document}
-        write_manifest(find_artifact(args.artifact), manifest)
-        recorded = load_artifact(args.artifact)
+        folder = find_artifact(args.artifact)
+        if load_artifact(folder).sha256 != artifact.sha256:
+            raise ArtifactError(f"{folder}: expected what was validated, got another meanwhile")
+        write_manifest(folder, {**artifact.manifest, "validation": report.document})
+        recorded = load_artifact(folder)
         print(f"{args.artifact}: {recorded.name} {recorded.version}, sha256 {recorded.sha256}")
     return 0 if report.document["passed"] else 1
 
@@ -296,19 +299,6 @@ def _read_curve(path: Path | None) -> dict[str, Any] | None:
     if not isinstance(curve, dict) or not curve.get("points"):
         raise TrainingError(f"--learning-curve: expected points of a learning curve in {path}")
     return curve
-
-
-def progress_bar(total: int | None, unit: str) -> Any:
-    """A tqdm progress bar on stderr.
-
-    Raises:
-        MissingExtraError: tqdm is not installed.
-    """
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise MissingExtraError("tqdm", "train") from error
-    return tqdm(total=total, unit=f" {unit}", unit_scale=True)
 
 
 if __name__ == "__main__":

@@ -171,8 +171,8 @@ def _weighted_moments(draws: Array, weights: Array) -> tuple[Array, Array]:
 def table(differences: Sequence[Difference]) -> list[dict[str, str | float | bool]]:
     """One row per parameter: median |difference| by each reference, its bound, and whether held."""
     by_weights = np.median(np.abs([d.by_weights for d in differences]), axis=0)
-    walked = [d for d in differences if not np.isnan(d.r_hat)]
-    by_mcmc = np.median(np.abs([d.by_mcmc for d in walked] or [differences[0].by_mcmc]), axis=0)
+    walked = [d.by_mcmc for d in differences if d.converged and not np.isnan(d.r_hat)]
+    by_mcmc = np.median(np.abs(walked or [np.full(len(PARAM_NAMES), np.nan)]), axis=0)
     gaussian = np.median(np.abs([d.gaussian for d in differences]), axis=0)
     return [
         {

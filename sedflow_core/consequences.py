@@ -79,6 +79,7 @@ def _judge(
     if artifact.prior:
         of_sample = redshift.repeat_interleave(theta.shape[1])
         weight = log_prior_weight(artifact.prior, theta.flatten(0, 1), of_sample, tables)
+        # The judge knows the prior of the table: what ours is over that is taken off ln q.
         log_q = log_q - weight.view_as(log_q)
     model_flux = emulate_history(fixed, tables, theta, history, flux.shape[1])
     return judge(photometry, u, log_q, model_flux, trust.noise)

@@ -133,10 +133,11 @@ def _in_njy(rows: NoisySimulations, _: Setting) -> Photometry:
 
 
 def _with_redshift_off(rows: NoisySimulations, setting: Setting) -> Photometry:
-    """Too high where that stays in the training range, else too low."""
+    """Too high where that stays in the training range, else as much too low as it allows."""
+    lowest, highest = setting.model.redshift_range
     high = rows.redshift + REDSHIFT_ERROR
-    inside = high < setting.model.redshift_range[1]
-    return rows.flux, rows.flux_err, torch.where(inside, high, rows.redshift - REDSHIFT_ERROR)
+    low = (rows.redshift - REDSHIFT_ERROR).clamp_min(lowest)
+    return rows.flux, rows.flux_err, torch.where(high < highest, high, low)
 
 
 def _with_one_band_off(rows: NoisySimulations, setting: Setting) -> Photometry:

@@ -13,7 +13,7 @@ from sedflow_core.fresh_simulations import Simulations
 from sedflow_core.importance import Weighted
 from sedflow_core.mcmc import sample_exact
 from sedflow_core.prior import to_u
-from sedflow_core.sampling import quantities_of_u
+from sedflow_core.sampling import u_and_derived
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array
 from sedflow_core.whole_file import written_whole
@@ -79,7 +79,7 @@ def mcmc_ranks(
 def mcmc_samples(
     artifact: Artifact, model: ForwardModel, simulations: Simulations, i: int, folder: Path | None
 ) -> McmcSamples:
-    """Samples of the exact posterior of simulation i by MCMC; kept in the folder."""
+    """Samples of the exact posterior of simulation i by MCMC; kept in the folder once converged."""
     path = None if folder is None else folder / f"mcmc-{i}.npz"
     if path is not None and path.exists():
         with np.load(path) as kept:
@@ -93,7 +93,7 @@ def mcmc_samples(
         seed=i,
     )
     samples = McmcSamples(exact.u, exact.converged(MIN_ESS))
-    if path is not None:
+    if path is not None and samples.converged:  # another time it may have the time
         with written_whole(path) as partial, partial.open("wb") as stream:
             np.savez(stream, **samples._asdict())
     return samples
@@ -102,7 +102,7 @@ def mcmc_samples(
 def _quantities(artifact: Artifact, u: Tensor, simulations: Simulations, i: int) -> Array:
     """Those (n, n_name) of samples u (n, n_u) of simulation i."""
     redshift = torch.tensor(simulations.observation.redshift[i : i + 1])
-    return quantities_of_u(artifact, u[None], redshift)[0].numpy()
+    return u_and_derived(artifact, u[None], redshift)[0].numpy()
 
 
 def _truth(simulations: Simulations, i: int) -> Array:

@@ -23,8 +23,9 @@ from sedflow_core.artifact import Artifact
 from sedflow_core.catalog import CUT_NAMES, Catalog, read_catalog
 from sedflow_core.columns import add_column_arguments, column_map
 from sedflow_core.errors import CatalogError, MissingExtraError
-from sedflow_core.estimation import estimate, load_artifact, sample
+from sedflow_core.estimation import estimate, find_flags, load_artifact, sample
 from sedflow_core.observation import Observation
+from sedflow_core.progress import progress_bar
 from sedflow_core.summary import LEVEL_NAMES, Summary
 from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder, table_writer, write_table
@@ -82,7 +83,7 @@ def fit_catalog(
     """
     n, names = len(catalog), (*artifact.param_names, *artifact.derived_names)
     n_samples = n_samples or artifact.n_samples
-    flags = np.zeros(n, dtype=np.int64)
+    flags = find_flags(artifact, catalog.observation)
     quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan, dtype=np.float32)
     mean, std = np.full((2, n, len(names)), np.nan, dtype=np.float32)
     blank = estimate(artifact, catalog.observation.rows(slice(0, 0)))
@@ -94,8 +95,7 @@ def fit_catalog(
         summarise = partial(estimate, artifact, n_samples=n_samples, seed=seed)
         n_thread = 1 if artifact.device == "cuda" else torch.get_num_threads()
         for rows, summary in _summaries(summarise, catalog, n_thread):
-            flags[rows], quantiles[rows] = summary.flags, summary.quantiles
-            mean[rows], std[rows] = summary.mean, summary.std
+            quantiles[rows], mean[rows], std[rows] = summary.quantiles, summary.mean, summary.std
             for of_all, of_some in (
                 (probabilities, summary.probabilities),
                 (trust, summary.trust),
@@ -201,13 +201,9 @@ def _summaries(
     summarise: Callable[[Observation], Summary], catalog: Catalog, n_thread: int
 ) -> Iterator[tuple[NDArray[np.int64], Summary]]:
     """Row numbers and their summaries, `CHUNK_ROWS` to a thread; low quality is left out."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise MissingExtraError("tqdm", "tables") from None
     rows = np.flatnonzero(catalog.quality == 0)
     chunks = [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
-    bar = tqdm(total=len(rows), unit=" galaxies", disable=None)
+    bar = progress_bar(len(rows), "galaxies", extra="tables")
     with bar, torch_threads(1), ThreadPoolExecutor(n_thread) as pool:
         for first in range(0, len(chunks), n_thread):
             some = chunks[first : first + n_thread]
@@ -245,7 +241,7 @@ def _check_ids(path: Path, row_id: NDArray[Any] | None) -> None:
     if row_id.ndim != 1:
         raise CatalogError(f"--id-column: expected one value a row, got {row_id.shape[1:]}")
     strange = [text for text in map(str, row_id) if not text.isascii()]
-    if path.suffix == ".fits" and strange:
+    if path.suffix.lower() in (".fits", ".fit") and strange:
         raise CatalogError(f"--id-column: expected ASCII text for FITS, got {strange[0]!r}")
 
 

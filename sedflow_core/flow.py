@@ -1,6 +1,6 @@
 """The masked autoregressive flow p(u | context), and its exact cached inverse.
 
-Each block is a MADE (Germain et al. 2015) with two hidden layers and the affine transform
+Each block is a MADE (Germain et al. 2015) with three hidden layers and the affine transform
 z_d = scale_d u_d + shift_d, where scale and shift depend on u_1..u_{d-1} and the context
 (Papamakarios et al. 2017); a fixed permutation precedes each block. The first block takes the
 parameters from last to first, and each next block in the reverse order: given all else, the mass is
@@ -47,7 +47,8 @@ class FlowConfig(NamedTuple):
     """Size of a flow.
 
     Attributes:
-        n_block, n_hidden: number of MADE blocks and width of their two hidden layers.
+        n_block, n_hidden: number of MADE blocks and width of their three hidden layers, of which
+            nflows and the paper count the last two.
         activation: "relu", "hardswish", "silu" or "tanh".
         n_embedding: features that a network adds to the context; they modulate every layer. 0: no
             such network, and the context enters the first layer alone, as in nflows.

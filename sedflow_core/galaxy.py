@@ -5,6 +5,7 @@ lie between the grid's ages and are interpolated one by one: the burst, and the 
 the age of the universe cuts.
 """
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,11 +50,11 @@ class GalaxyModel(NamedTuple):
         ln_ssp: (n_met, n_age, n_wave) ln of the SSP flux [Lsun/A per Msun formed].
         bin_ssp: (n_met * n_bin, n_wave) SSP flux at the uncut bins' central ages.
         tables: ages, histories and surviving mass.
-        photometry: (n_z, n_wave * n_band) band flux per unit rest luminosity density, on
-            redshift nodes from 0 by redshift_step.
+        photometry: (n_z, n_wave * n_band) flux [nanomaggies] of 1 Lsun/A in one rest bin where
+            (1 + z) D_L^2 is 1 Mpc^2, on redshift nodes from 0 by redshift_step.
         redshift_step: spacing of the nodes.
         birth_cloud_age_gyr: populations younger than this see the birth clouds.
-        ssp_provenance: source of the SSP grid.
+        ssp_provenance: source of the SSP grid, and of histories that are not ours.
     """
 
     bands: BandSet
@@ -99,7 +100,12 @@ def build_galaxy_model(
     curves = load_transmission(bands)
     wave_range = rest_wave_range(curves, redshift_max, wave_step)
     grid = load_ssp(ssp, wave_range=wave_range, wave_step=wave_step)
-    tables = build_population_tables(grid, load_nmf(nmf_dir), redshift_max)
+    nmf = load_nmf(nmf_dir)
+    tables = build_population_tables(grid, nmf, redshift_max)
+    provenance = dict(grid.provenance)
+    if nmf_dir is not None:  # its path does not say what the files hold
+        content = b"".join(curves.tobytes() for curves in nmf)
+        provenance["nmf_sha256"] = hashlib.sha256(content).hexdigest()
     ln_ssp = torch.tensor(np.log(grid.flux), dtype=torch.float32)
     step = min(5e-4, redshift_max / 4)
     n_node = int(np.ceil(redshift_max / step)) + 2
@@ -112,7 +118,7 @@ def build_galaxy_model(
         photometry=_photometry_table(curves, grid, step * np.arange(n_node)),
         redshift_step=step,
         birth_cloud_age_gyr=birth_cloud_age_gyr,
-        ssp_provenance=grid.provenance,
+        ssp_provenance=provenance,
     )
 
 

@@ -119,7 +119,10 @@ def _measure(
         lambda flux, err, redshift: to_context(flux, err, redshift, trained.scale),
         4096,
     )
-    losses = torch.cat([-trained.flow(batch.u, batch.context) for batch in batches]).double()
+    parts = [-trained.flow(batch.u, batch.context) for batch in batches]
+    if (n := sum(map(len, parts))) < 2:
+        raise TrainingError(f"n_test: expected 2 rows inside the magnitude range, got {n}")
+    losses = torch.cat(parts).double()
     return {
         f"{name}_loss": float(losses.mean()),
         f"{name}_loss_error": float(losses.std() / len(losses) ** 0.5),

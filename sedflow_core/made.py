@@ -1,4 +1,4 @@
-"""One block of the flow: a MADE with two hidden layers, its modulation, and its inverse."""
+"""One block of the flow: a MADE with three hidden layers, its modulation, and its inverse."""
 
 from typing import NamedTuple
 

@@ -30,7 +30,7 @@ def tables(document: dict[str, Any]) -> Iterator[str]:
         "one such posterior scores on the same galaxies.</p>"
     )
     yield "<h2>Against the exact posterior</h2>" + _table(
-        ("figure", "median", "from", "to", "limit"), list(_exact(document))
+        ("figure", "median", "from", "to", "limit"), list(_exact_rows(document))
     )
     yield (
         "<p>From and to: 16 and 84 % of the simulations, or the range where there are few; of "
@@ -120,7 +120,7 @@ def _largest(text: str, values: dict[str, float], largest: float, perfect: float
     return (text, f"{values[name]:.4f} ({name})", f"{largest:.3f}", f"{perfect:.4f}")
 
 
-def _exact(document: dict[str, Any]) -> Iterator[Row]:
+def _exact_rows(document: dict[str, Any]) -> Iterator[Row]:
     weights = document["importance_efficiency"]
     of = f"({weights['n_simulations']:,} simulations)"
     for text, part, passes in (

@@ -24,7 +24,7 @@ def sample_one(
     return u[0].T, log_q[0], context
 
 
-def quantities_of_u(artifact: Artifact, u: Tensor, redshift: Tensor) -> Tensor:
+def u_and_derived(artifact: Artifact, u: Tensor, redshift: Tensor) -> Tensor:
     """u and derived quantities (n, n_sample, n_name), float64, of samples u (n, n_sample, n_u).
 
     Args:

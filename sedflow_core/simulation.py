@@ -183,7 +183,7 @@ def simulate_noisy(model: ForwardModel, n: int, *, seed: int) -> NoisySimulation
     """The first n accepted noisy simulations of a seed."""
     blocks: list[NoisySimulations] = []
     source = draw_noisy(model, seed)
-    while sum(len(block.u) for block in blocks) < n:
+    while not blocks or sum(len(block.u) for block in blocks) < n:
         blocks.append(next(source))
     return NoisySimulations(*(torch.cat(parts)[:n] for parts in zip(*blocks, strict=True)))
 
@@ -238,13 +238,17 @@ def _write_config(folder: Path, config: ForwardConfig, **settings: Any) -> None:
         "cosmology": COSMOLOGY,
         "version": __version__,
     }
-    path = folder / _CONFIG_FILE
-    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(document)):
+    path, text = folder / _CONFIG_FILE, json.dumps(document, indent=2) + "\n"
+    is_new = not path.exists()
+    is_foreign = is_new and any(folder.glob("shard-*.safetensors"))
+    if is_foreign or not (is_new or json.loads(path.read_text()) == json.loads(text)):
         raise SimulationError(
             f"{folder}: expected an empty folder or a training set of the same configuration, "
             f"stellar populations and version {__version__}, got another one in {path.name}"
         )
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    if is_new:
+        with written_whole(path) as partial:
+            partial.write_text(text)
 
 
 def _draw_shard(
@@ -264,7 +268,8 @@ def load_training_set(folder: Path, n_rows: int | None = None) -> TrainingSet:
     """The rows of every shard, or the first n_rows.
 
     Raises:
-        SimulationError: the folder holds no training set, or fewer rows than asked for.
+        SimulationError: the folder holds no training set, one of other parameters, or fewer rows
+            than asked for.
     """
     path = folder / _CONFIG_FILE
     if not path.exists():
@@ -273,6 +278,11 @@ def load_training_set(folder: Path, n_rows: int | None = None) -> TrainingSet:
     shards = [load_file(p) for p in sorted(folder.glob("shard-*.safetensors"))]
     if not shards:
         raise SimulationError(f"{folder}: expected shards of a training set, got none")
+    if config.get("prior_sha256") != prior_digest():
+        raise SimulationError(
+            f"{folder}: expected rows of the parameters {prior_digest()}, "
+            f"got {config.get('prior_sha256')}"
+        )
     u, redshift, flux = (torch.cat([s[k] for s in shards]) for k in Proposals._fields)
     if n_rows is not None and len(u) < n_rows:
         raise SimulationError(f"{folder}: expected {n_rows} rows, got {len(u)}")

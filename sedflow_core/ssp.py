@@ -85,7 +85,10 @@ def load_ssp(
     if not Path(name).is_file():
         known = ", ".join([*PACKAGED, "fsps", "synthetic"])
         raise GridError(f"expected an SSP grid ({known}) or the path of a file, got {str(name)!r}")
-    return _rebin(_read_npz(Path(name)), edges)
+    grid = _read_npz(Path(name))
+    content = b"".join(getattr(grid, key).tobytes() for key in _ARRAYS)
+    provenance = {**grid.provenance, "npz_sha256": hashlib.sha256(content).hexdigest()}
+    return _rebin(grid._replace(provenance=provenance), edges)
 
 
 def save_ssp(grid: SSPGrid, path: str | Path) -> None:

@@ -15,6 +15,7 @@ from sedflow_core.corruptions import corrupted_simulations
 from sedflow_core.errors import CatalogError
 from sedflow_core.estimation import load_artifact
 from sedflow_core.observation import Observation
+from sedflow_core.progress import progress_bar
 from sedflow_core.support_table import SEED, measure_support
 from sedflow_core.tables import open_table
 
@@ -47,8 +48,6 @@ def add_support_table_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_support_table(args: argparse.Namespace) -> int:
     """`sedflow support-table`."""
-    from sedflow_core.cli import progress_bar
-
     artifact = load_artifact(args.artifact)
     real = _read_real(args, artifact)
     populations = corrupted_simulations(artifact, args.n, args.seed)

@@ -27,7 +27,7 @@ from sedflow_core.train_config import TrainConfig
 from sedflow_core.whole_file import written_whole
 
 _CHECKPOINT = "checkpoint.pt"
-_FORMAT = 2  # of the checkpoint; raise it when what is stored changes its meaning
+_FORMAT = 3  # of the checkpoint; raise it when what is stored changes its meaning
 _N_WHITENING_ROWS = 1 << 17
 _OUTLIER = 100.0
 """Of `gradient_clip`: a steeper batch is left out, for a single row far outside makes it so."""
@@ -189,6 +189,7 @@ class _Run:
             "history": [tuple(e) for e in self.history],
             "config": _plain(self.config),
             "training_set": self.provenance,
+            "noise": self.noise._asdict(),
         }
         with written_whole(self.folder / _CHECKPOINT) as partial:
             torch.save(state, partial)
@@ -206,6 +207,8 @@ class _Run:
                 f"got {state['config']}"
             )
         self._check_rows(path, state["training_set"])
+        if any(not torch.equal(state["noise"][k], t) for k, t in self.noise._asdict().items()):
+            raise TrainingError(f"{path}: expected a checkpoint of the same noise, got another")
         self.flow.load_state_dict(state["flow"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

@@ -70,7 +70,8 @@ def judge(
 
     Args:
         photometry: flux (n, n_band) and flux_err (n, n_band) [nanomaggies], float64.
-        u, log_q: samples (n, n_sample, n_u) and their ln q(u) (n, n_sample).
+        u, log_q: samples (n, n_sample, n_u) and their ln q(u), (n, n_sample), less ln of the prior
+            over that of the table where it is another.
         model_flux: (n, n_sample, n_band) noiseless flux of the samples [nanomaggies].
         noise: the noise model, for the exact likelihood.
     """

@@ -37,6 +37,7 @@ from sedflow_core.observation import Observation
 from sedflow_core.prior import N_U, U_NAMES, to_u
 from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array, mag_from_nanomaggy
+from sedflow_core.version import __version__
 
 LIMITS = {
     "ks_distance": 0.018,
@@ -122,11 +123,12 @@ def validate(
         artifact: see `load_artifact`.
         sizes: how much to measure.
         seed: of the simulations; training used others.
-        folder: keeps what is done, so that a killed run goes on from there.
+        folder: keeps the ranks and the MCMC that converged, so that a killed run goes on from
+            there; weights and classifiers are made anew.
         progress: called with the number of simulations done in each step.
     """
     sizes = sizes.up_to(sizes.n_simulations)
-    kept = None if folder is None else folder / f"{artifact.sha256[:12]}-{seed}"
+    kept = None if folder is None else folder / f"{artifact.sha256[:12]}-{seed}-{__version__}"
     simulations = simulate(artifact, sizes.n_simulations, seed=seed)
     independent = calibrate(
         artifact,

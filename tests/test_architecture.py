@@ -51,7 +51,7 @@ ALLOWED = {
     "sbi": {"exactness", "local_c2st", "nflows_bridge"},
     "scipy": set(),
     "speclite": {"bands"},
-    "tqdm": {"cli", "fit"},
+    "tqdm": {"progress"},
 }
 """Package -> the only modules that may import it."""
 

@@ -49,6 +49,13 @@ def test_it_forgets_the_oldest() -> None:
     assert gallery.since(kept[-1].number) == []
 
 
+def test_numbers_of_another_gallery_hide_nothing() -> None:
+    """A worker that begins where one died counts anew."""
+    gallery = Gallery()
+    gallery.add(make_window(b"a", b"b"))
+    assert [kept.value for kept in gallery.since(1_000)] == [b"a", b"b"]
+
+
 @given(st.lists(st.tuples(st.integers(0, 2**63), st.binary())))
 def test_packing_is_undone(kept: list[tuple[int, bytes]]) -> None:
     assert unpack(pack([Kept(*item) for item in kept])) == [Kept(*item) for item in kept]

@@ -169,7 +169,17 @@ def test_a_window_in_hand_that_comes_again_is_given_up(source: KafkaSource) -> N
     assert len(window) == 2
     source._last_poll_s = float("-inf")
     with pytest.raises(WindowAbortedError):
-        source.keep_alive(window)
+        source.keep_alive()
+
+
+def test_what_is_taken_without_a_membership_is_read_again(source: KafkaSource) -> None:
+    """Under a cooperative protocol the partition may stay here, without a revocation."""
+    consumer = FakeConsumer([[Event(CUT, 10)], [Event(CUT, 10)]])
+    source._consumer, consumer.member = consumer, ""
+    assert source.poll(1, 0.0) == []
+    assert consumer.sought == [(0, 10)]
+    consumer.member = "again"
+    assert offsets(source.poll(1, 0.0), CUT) == [10]
 
 
 @pytest.fixture

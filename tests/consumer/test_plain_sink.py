@@ -55,15 +55,23 @@ class FakeSource:
         return b"key", b"value"
 
 
+@pytest.fixture
+def make_sink(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PlainSink]:
+    def make(refused: str | None, log: list[str]) -> PlainSink:
+        monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(1_000_000, 1_000_000))
+        monkeypatch.setattr(outlet, "Producer", lambda *_, **__: FakeProducer(refused, log))
+        settings = Settings.model_validate({"output": {"bootstrap": "b:1", "topic": "summaries"}})
+        return PlainSink(settings, FakeSource(log))  # type: ignore[arg-type]
+
+    return make
+
+
 @pytest.mark.parametrize("refused", [None, "summaries"])
 def test_positions_are_remembered_after_they_were_committed(
-    monkeypatch: pytest.MonkeyPatch, refused: str | None
+    make_sink: Callable[..., PlainSink], refused: str | None
 ) -> None:
     log: list[str] = []
-    monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(1_000_000, 1_000_000))
-    monkeypatch.setattr(outlet, "Producer", lambda *_, **__: FakeProducer(refused, log))
-    settings = Settings.model_validate({"output": {"bootstrap": "b:1", "topic": "summaries"}})
-    sink = PlainSink(settings, FakeSource(log))  # type: ignore[arg-type]
+    sink = make_sink(refused, log)
     if refused is None:
         sink.publish(WINDOW)
         assert log == ["summaries", "commit", "positions"]
@@ -71,3 +79,14 @@ def test_positions_are_remembered_after_they_were_committed(
         with pytest.raises(WindowAbortedError, match="expected every message confirmed"):
             sink.publish(WINDOW)
         assert log == ["summaries"]
+
+
+def test_positions_that_are_refused_are_no_fault_of_the_next_window(
+    make_sink: Callable[..., PlainSink], caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+    sink = make_sink("positions", log)
+    for _ in range(2):
+        sink.publish(WINDOW)
+    assert log == ["summaries", "commit", "positions"] * 2
+    assert [r.message for r in caplog.records] == ["positions not remembered"]

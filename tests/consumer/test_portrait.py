@@ -1,5 +1,8 @@
 """A galaxy in full: its posterior agrees with its summary, its fit with its photometry."""
 
+import subprocess
+import sys
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from consumer.portrait import CORNER, LEVELS, Artist, draw
 from sedflow_core import Artifact, Observation, estimate, simulate
 from sedflow_core.summary import quantiles
 from sedflow_core.units import nanomaggy_from_njy, njy_from_nanomaggy
+from tests.bench.processes import read_usage
 
 
 def test_it_agrees_with_the_summary(shipped: Artifact) -> None:
@@ -34,6 +38,33 @@ def test_it_agrees_with_the_summary(shipped: Artifact) -> None:
     assert fit.shape == (len(LEVELS), len(shipped.bands.names))
     distance = (fit[1] - inputs["flux"]) / inputs["fluxErr"]
     assert np.abs(distance[1:4]).max() < 3.0
+
+
+OF_A_PARENT = """
+import os, sys, time
+from pathlib import Path
+from consumer.portrait import Artist
+
+if __name__ == "__main__":
+    artist = Artist(sys.argv[1])
+    while not artist._pool._processes:
+        time.sleep(0.1)
+    artist._pool.submit(len, ()).result()
+    print(*artist._pool._processes, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_its_process_ends_with_one_that_is_killed(tiny_path: Path, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(OF_A_PARENT)
+    command = [sys.executable, str(script), str(tiny_path)]
+    pid = int(subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=300).stdout)
+    deadline = time.monotonic() + 30.0
+    with suppress(ProcessLookupError):
+        while read_usage(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 def test_a_process_that_died_is_replaced(tiny_path: Path, tiny: Artifact) -> None:

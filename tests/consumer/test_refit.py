@@ -234,7 +234,7 @@ def test_a_stop_leaves_what_was_not_answered(make_step: MakeStep) -> None:
     """However promising: what is left begins behind the last answer."""
     stop = Event()
     step = make_step(stop)
-    step.keep_alive = lambda _: stop.set()
+    step.keep_alive = stop.set
     old, new = message(summary(1, MANY), timedelta(hours=1)), message(summary(2))
     nothing = message(summary(3, (), status="OK"))
     window = answer(step, nothing, old, nothing, new)
@@ -248,7 +248,7 @@ def test_a_window_that_is_rolled_back_has_paid(make_step: MakeStep) -> None:
     messages = [message(summary(i)) for i in (1, 2)]
     calls = iter([None, WindowAbortedError("input: a partition was revoked")])
 
-    def lose_a_partition(_: Sequence[Message]) -> None:
+    def lose_a_partition() -> None:
         if (error := next(calls, None)) is not None:
             raise error
 

@@ -157,6 +157,16 @@ def test_a_silent_registry_does_not_stop_what_it_never_knew(
         decoder.decode(theirs)
 
 
+def test_an_id_beyond_all_registries_is_not_asked_for(
+    serve: Callable[[bytes], tuple[str, list[bytes]]], sample_alert: Record
+) -> None:
+    """A registry may answer to it as if it were broken, and the message would come for ever."""
+    url, requests = serve(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(DecodeError, match=r"schema id: expected one of .*got 4294967295"):
+        Decoder(registry=connect(url)).decode(encode(sample_alert, "hostAlert", 2**32 - 1))
+    assert requests == []
+
+
 def test_a_host_that_no_name_server_knows_is_waited_for() -> None:
     """The name server itself may be away."""
     with pytest.raises(SilentRegistryError, match=r"an answer of http://nowhere\.invalid, got"):

@@ -142,6 +142,21 @@ def test_dead_letters_are_left_out(
     assert shadowed.report()["shadow_largest_shift_sigma"] == dict.fromkeys(QUANTITIES, 0.0)
 
 
+def test_a_shadow_that_fails_costs_no_answer(
+    step: Step,
+    make_message: Callable[..., Message],
+    now: Callable[[], datetime],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: object) -> Sequence[Judgement]:
+        raise RuntimeError("out of memory")
+
+    shadowed = Shadowed(step, fail, CollectorRegistry())
+    window = shadowed(messages_of(make_message), replay=False, now=now)
+    assert window == step(messages_of(make_message), replay=False, now=now)
+    assert [r.message for r in caplog.records] == ["the shadow failed"]
+
+
 def test_without_a_shadow_the_step_is_alone(tiny: Artifact, settings: Settings) -> None:
     step = Step(tiny, settings)
     assert with_shadow(step, settings, CollectorRegistry()) is step

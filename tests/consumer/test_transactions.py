@@ -10,8 +10,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry
 
-from consumer import daemon, kafka_sink, outlet
-from consumer.daemon import MAX_ABORTS_IN_A_ROW
+from consumer import backoff, kafka_sink, outlet
+from consumer.backoff import MAX_ABORTS_IN_A_ROW
 from consumer.errors import BrokerError, WindowAbortedError, WorkerLostError
 from consumer.kafka_client import Limits
 from consumer.kafka_sink import KafkaSink, Transactions
@@ -157,7 +157,7 @@ def test_a_part_is_tried_again_and_given_up_at_last(
         if len(tries) <= n_aborts:
             raise WindowAbortedError("output: aborted")
 
-    monkeypatch.setattr(daemon.time, "sleep", lambda _: None)
+    monkeypatch.setattr(backoff.time, "sleep", lambda _: None)
     sink = TwoClusterSink.__new__(TwoClusterSink)
     sink._metrics = Metrics(CollectorRegistry())
     beats: list[None] = []

@@ -107,6 +107,8 @@ def test_the_table_holds_medians_against_bounds() -> None:
     assert by_name["log_mstar"]["held"] is False  # its bound is tighter
     no_mcmc = table([made_up(0.05, r_hat=0.0)])
     assert all(row["held"] for row in no_mcmc)
+    lost = made_up(0.05, converged=False)._replace(by_mcmc=np.full(12, 9.0))
+    assert all(row["held"] for row in table([lost]))
 
 
 def test_galaxies_far_off_are_explained() -> None:

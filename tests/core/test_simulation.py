@@ -87,6 +87,23 @@ def test_shards_of_other_stellar_populations_are_not_mixed(
         next(write_training_set(tmp_path, SYNTHETIC, **SETTINGS))
 
 
+def test_shards_whose_configuration_is_gone_are_not_taken_for_ours(
+    training_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(training_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "training-set.json").unlink()
+    with pytest.raises(SimulationError, match="expected an empty folder"):
+        next(write_training_set(tmp_path, SYNTHETIC, **SETTINGS))
+
+
+def test_rows_of_other_parameters_are_not_trained_on(training_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(training_folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "training-set.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prior_sha256": "other"}))
+    with pytest.raises(SimulationError, match=r"expected rows of the parameters .*, got other"):
+        load_training_set(tmp_path)
+
+
 def test_an_artifact_is_built_with_the_stellar_populations_of_its_training_set(
     tiny: Artifact, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def test_every_corruption_changes_something(tiny: Artifact) -> None:
         photometry = corrupt(rows, setting)
         changed = [bool((a != b).any()) for a, b in zip(photometry, sound, strict=True)]
         assert changed[2] == (name == "redshift_off"), name
+        assert ((photometry[2] >= 0.001) & (photometry[2] <= 0.2)).all(), name
         assert any(changed), name
 
 

@@ -165,6 +165,13 @@ def test_a_checkpoint_of_other_rows_is_refused(
         fit(change(training_set), noise, config=CONFIG, folder=folder)
 
 
+def test_a_checkpoint_of_another_noise_is_refused(
+    trained, training_set, noise: NoiseModel, folder: Path
+) -> None:
+    with pytest.raises(TrainingError, match="expected a checkpoint of the same noise"):
+        fit(training_set, noise._replace(width=2 * noise.width), config=CONFIG, folder=folder)
+
+
 def test_fewer_bands_make_a_smaller_context(
     training_set: TrainingSet, noise: NoiseModel, tmp_path: Path
 ) -> None:
@@ -246,7 +253,7 @@ def test_a_checkpoint_of_another_format_is_refused(
     state = torch.load(folder / "checkpoint.pt")
     del state["format"]
     torch.save(state, tmp_path / "checkpoint.pt")
-    told = "expected a checkpoint of format 2, got None"
+    told = "expected a checkpoint of format 3, got None"
     with pytest.raises(TrainingError, match=told):
         load_run(tmp_path)
     with pytest.raises(TrainingError, match=told):

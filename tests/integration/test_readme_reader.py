@@ -1,4 +1,4 @@
-"""The README's reader of summaries, which needs nothing of this project, gets what was published."""
+"""The README's reader of summaries needs nothing of this project to print what was published."""
 
 import json
 import re
