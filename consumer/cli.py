@@ -295,10 +295,11 @@ def _replay_letters(options: argparse.Namespace) -> int:
 
 
 def _override(settings: Settings, options: argparse.Namespace) -> Settings:
-    """Return the settings with what the command line says instead: a digest is of its artifact."""
+    """Return the settings with what the command line says instead; no other artifact is pinned."""
     artifact, batch = settings.artifact, settings.batch
     if options.artifact is not None:
-        artifact = artifact.model_copy(update={"name": options.artifact, "sha256": None})
+        pinned = artifact.sha256 if options.artifact == artifact.name else None
+        artifact = artifact.model_copy(update={"name": options.artifact, "sha256": pinned})
     if options.batch_size is not None:
         batch = batch.model_copy(update={"max_size": options.batch_size})
     return settings.model_copy(update={"artifact": artifact, "batch": batch})

@@ -19,7 +19,7 @@ NO_ANSWER = frozenset(
 )
 """What is heard where the leader of a partition is not reached; see `Extents._has_no_leader`."""
 LESS_PATIENT_S = 1.0
-"""How long those are waited for that can do without: the next ones once one was not reached."""
+"""How long is waited where one was missed already, or where it can be done without."""
 
 
 class Extents:

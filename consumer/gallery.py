@@ -50,7 +50,7 @@ class Gallery:
             self._kept.extend(Kept(next(self._numbers), value) for value in small)
 
     def since(self, number: int) -> list[Kept]:
-        """Return what came after `number`, oldest first; all, if it is another gallery's number."""
+        """Return what came after `number`, oldest first; all where no number is so high yet."""
         with self._lock:
             newest = self._kept[-1].number if self._kept else 0
             n_new = newest - number if number <= newest else len(self._kept)

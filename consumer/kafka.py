@@ -127,7 +127,6 @@ class KafkaSource:
         messages, self._taken = self._taken, []
         if not member:  # whoever is assigned the partitions next, perhaps this one, reads it again
             self.rewind(messages)
-            self._seen_to.clear()
             return []
         self._in_hand = {m.place for m in messages}
         if not messages:

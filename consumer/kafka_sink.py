@@ -33,7 +33,7 @@ the window, and so does a group that is rebalanced meanwhile.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, NoReturn
 
@@ -216,19 +216,20 @@ class PlainSink(Outlet):
         self.restore_bytes()
         self._source.commit(window)
         # Not before: a group without a position takes what is remembered for what was published.
-        with foreign_errors("output: positions"), suppress(BufferError):
-            note_positions(self, window, self._source)
+        with foreign_errors("output: positions"):
+            try:
+                note_positions(self, window, self._source)
+            except BufferError as error:
+                _tell_forgotten(error)
 
     def close(self) -> None:
         """Wait for the last positions to be remembered."""
         self._await_positions()
 
     def _await_positions(self) -> None:
-        """Positions that could not be remembered are no fault of the next window."""
-        self._producer.flush(CALL_TIMEOUT_S)
-        if self.refused:
-            fields = {"error": str(self.refused[0])}
-            LOG.warning("positions not remembered", extra={"fields": fields})
+        """What is still under way of the window before is no fault of the next: wait a while."""
+        if self._producer.flush(CALL_TIMEOUT_S) or self.refused:
+            _tell_forgotten(self.refused[0] if self.refused else "no answer")
             self.refused.clear()
 
 
@@ -275,6 +276,10 @@ def note_positions(outlet: Outlet, window: Window, source: KafkaSource) -> None:
     starts = source.starts
     if starts.log is not None:
         produce_positions(outlet, starts.log, next_offsets(window.consumed), starts.topic_id)
+
+
+def _tell_forgotten(error: object) -> None:
+    LOG.warning("positions not remembered", extra={"fields": {"error": str(error)}})
 
 
 def timed_out(cause: BaseException | None) -> bool:

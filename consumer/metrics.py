@@ -72,7 +72,7 @@ class Metrics:
         self.published = counter("summaries_published_total", "Summaries published")
         self.dead_letters = counter("dead_letters_total", "Messages dead-lettered", "stage")
         self.rebalances = counter("rebalances_total", "Changes of the partition assignment")
-        self.commit_failures = counter("commit_failures_total", "Windows rolled back")
+        self.commit_failures = counter("commit_failures_total", "Batches rolled back")
         self.retries = counter("retries_total", "Calls made again after an error", "target")
         self.support_flags = counter("support_flags_total", "Support flags set, by flag", "flag")
         self.missing_bands = counter("missing_band_total", "Bands without a flux, by band", "band")

@@ -52,6 +52,11 @@ class Shadowed:
             ("status", "shadow"),
             registry=registry,
         )
+        self.failures = Counter(
+            "sedflow_shadow_failures_total",
+            "Batches that the shadow failed to judge",
+            registry=registry,
+        )
         self.shifts = Histogram(
             "sedflow_shadow_shift_sigma",
             "Shadow's median less the published one, in published standard deviations",
@@ -70,6 +75,7 @@ class Shadowed:
                 return replace(window, results=compare(window.results, self._shadow))
         except Exception:
             LOG.exception("the shadow failed")
+            self.failures.inc()
             return window
 
     def count(self, window: Window) -> None:

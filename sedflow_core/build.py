@@ -72,7 +72,7 @@ def build_artifact(
         raise ArtifactError(f"n_support: expected {MIN_SUPPORT} or more, got {n_support}")
     model = forward.build()
     seen = training.get("training_set", {}).get("ssp", model.galaxy.ssp_provenance)
-    if seen != model.galaxy.ssp_provenance:
+    if any(model.galaxy.ssp_provenance.get(key) != value for key, value in seen.items()):
         raise GridError(
             f"stellar populations: expected those of the training set, {seen}, "
             f"got {model.galaxy.ssp_provenance}"

@@ -233,7 +233,7 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
 
     add, sizes = parser.add_argument, Sizes()
     add("artifact", help="name of a shipped artifact, or a folder")
-    add("--out", type=Path, required=True, help="folder of the report; resumed if it exists")
+    add("--out", type=Path, required=True, help="folder of the report; its ranks are resumed")
     of_sizes: dict[str, tuple[Callable[[str], int], str | None]] = {
         "--n-simulations": (positive_int, None),
         "--n-samples": (positive_int, None),

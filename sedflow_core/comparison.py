@@ -180,7 +180,7 @@ def table(differences: Sequence[Difference]) -> list[dict[str, str | float | boo
             "by_weights": float(by_weights[i]),
             "by_mcmc": float(by_mcmc[i]),
             "bound": BOUNDS[name],
-            # NaN, where there was no MCMC, is beyond nothing.
+            # NaN, where no MCMC converged, is beyond nothing.
             "held": not max(by_weights[i], np.nan_to_num(by_mcmc[i])) > BOUNDS[name],
             "gaussian_shift": float(gaussian[i]),
         }

@@ -83,7 +83,8 @@ def fit_catalog(
     """
     n, names = len(catalog), (*artifact.param_names, *artifact.derived_names)
     n_samples = n_samples or artifact.n_samples
-    flags = find_flags(artifact, catalog.observation)
+    flags, cut = np.zeros(n, dtype=np.int64), np.flatnonzero(catalog.quality)
+    flags[cut] = find_flags(artifact, catalog.observation.rows(cut))
     quantiles = np.full((n, len(names), len(LEVEL_NAMES)), np.nan, dtype=np.float32)
     mean, std = np.full((2, n, len(names)), np.nan, dtype=np.float32)
     blank = estimate(artifact, catalog.observation.rows(slice(0, 0)))
@@ -95,7 +96,8 @@ def fit_catalog(
         summarise = partial(estimate, artifact, n_samples=n_samples, seed=seed)
         n_thread = 1 if artifact.device == "cuda" else torch.get_num_threads()
         for rows, summary in _summaries(summarise, catalog, n_thread):
-            quantiles[rows], mean[rows], std[rows] = summary.quantiles, summary.mean, summary.std
+            flags[rows], quantiles[rows] = summary.flags, summary.quantiles
+            mean[rows], std[rows] = summary.mean, summary.std
             for of_all, of_some in (
                 (probabilities, summary.probabilities),
                 (trust, summary.trust),

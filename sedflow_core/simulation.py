@@ -242,9 +242,10 @@ def _write_config(folder: Path, config: ForwardConfig, **settings: Any) -> None:
     is_new = not path.exists()
     is_foreign = is_new and any(folder.glob("shard-*.safetensors"))
     if is_foreign or not (is_new or json.loads(path.read_text()) == json.loads(text)):
+        got = f"shards without {path.name}" if is_foreign else f"another one in {path.name}"
         raise SimulationError(
             f"{folder}: expected an empty folder or a training set of the same configuration, "
-            f"stellar populations and version {__version__}, got another one in {path.name}"
+            f"stellar populations and version {__version__}, got {got}"
         )
     if is_new:
         with written_whole(path) as partial:

@@ -321,8 +321,8 @@ def fit(
         on_epoch: called with each finished epoch.
 
     Raises:
-        TrainingError: the folder holds a checkpoint of another configuration or format, the loss
-            is not finite in any epoch, or too few rows are inside the magnitude range.
+        TrainingError: the folder holds a checkpoint of another configuration, format, noise or
+            rows, the loss is not finite in any epoch, or too few rows are in the magnitude range.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(training_set, noise, config, folder)

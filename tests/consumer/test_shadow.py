@@ -151,10 +151,12 @@ def test_a_shadow_that_fails_costs_no_answer(
     def fail(_: object) -> Sequence[Judgement]:
         raise RuntimeError("out of memory")
 
-    shadowed = Shadowed(step, fail, CollectorRegistry())
+    registry = CollectorRegistry()
+    shadowed = Shadowed(step, fail, registry)
     window = shadowed(messages_of(make_message), replay=False, now=now)
     assert window == step(messages_of(make_message), replay=False, now=now)
     assert [r.message for r in caplog.records] == ["the shadow failed"]
+    assert registry.get_sample_value("sedflow_shadow_failures_total") == 1
 
 
 def test_without_a_shadow_the_step_is_alone(tiny: Artifact, settings: Settings) -> None:

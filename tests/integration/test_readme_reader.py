@@ -34,8 +34,10 @@ def test_the_reader_prints_a_trusted_mass(bootstrap: str, topics: Topics) -> Non
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout is not None
-        name, *quantiles = reader.stdout.readline().split()
-        reader.kill()
+        try:
+            name, *quantiles = reader.stdout.readline().split()
+        finally:
+            reader.kill()
     mass = summary["posterior"]["derived"]["log_mstar_surviving"]
     assert name == summary["objectId"]
     assert [float(q) for q in quantiles] == [mass["q16"], mass["q50"], mass["q84"]]
