@@ -20,7 +20,7 @@ class Breaker:
         self._settings = settings
         self._passed: deque[tuple[int, int]] = deque()
 
-    def judge(self, window: Window) -> None:
+    def check(self, window: Window) -> None:
         """Raise BreakerError if this window, with those before it, says the stream is wrong."""
         counts = [*self._passed, _count(window)]
         messages, bad = (sum(column) for column in zip(*counts, strict=True))

@@ -119,7 +119,7 @@ def run(
                 window = _step_all(
                     messages, step, stop, guard, health, at_once=at_once, replay=replay
                 )
-            guard.breaker.judge(window)
+            guard.breaker.check(window)
             if window.consumed:  # none where it was told to stop before the first answer
                 with metrics.time("publish"):
                     sink.publish(window)

@@ -26,7 +26,7 @@ def find_earlier(
     return found
 
 
-def find_unfinished(days: Mapping[date, str], finished: Mapping[str, bool]) -> list[str]:
+def choose_unfinished(days: Mapping[date, str], finished: Mapping[str, bool]) -> list[str]:
     """Return the topics of one entry that are to be read on, from the first that was read.
 
     Args:

@@ -55,7 +55,7 @@ class InHand:
         self._suspects: dict[Place, Suspects] = {}
         self._written: set[Path] = set()
 
-    def take_over(self, places: Collection[Place]) -> None:
+    def note_assigned(self, places: Collection[Place]) -> None:
         """Read what the last owners of partitions left behind."""
         for place in places:
             if left := self._read(place):

@@ -46,7 +46,7 @@ PASSING_ERRORS = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._ALL_BROKE
 class AssignmentListener(Protocol):
     """Who wants to know which partitions come."""
 
-    def take_over(self, places: Collection[Place]) -> None:
+    def note_assigned(self, places: Collection[Place]) -> None:
         """Note that partitions were assigned."""
 
 
@@ -130,7 +130,7 @@ class KafkaSource:
             return []
         self._in_hand = {m.place for m in messages}
         if not messages:
-            self._keep_ends()
+            self._move_behind_markers()
         return messages
 
     def keep_alive(self) -> None:
@@ -224,7 +224,7 @@ class KafkaSource:
             self.group_metadata = metadata
         return member
 
-    def _keep_ends(self) -> None:
+    def _move_behind_markers(self) -> None:
         """Keep the ends that were seen as positions, now that nothing is in hand.
 
         Behind the last message may lie markers of transactions: they are deleted like messages.
@@ -232,7 +232,7 @@ class KafkaSource:
         known = self._held & self._seen_to.keys()
         ends = {p: self._seen_to[p] for p in known if self._seen_to[p] > self._committed[p]}
         with foreign_errors("input: commit"):
-            if ends and self.starts.keep_ends(ends, self._store):
+            if ends and self.starts.keep_positions(ends, self._store):
                 self._committed |= ends
 
     def _resume(self) -> None:
@@ -301,7 +301,7 @@ class KafkaSource:
         with foreign_errors("input: watermark"):
             start = self.starts.find_again(place, self._committed[place])
             if start != self._committed[place]:  # behind a gap that is accepted
-                self.starts.keep_ends({place: start}, self._store)
+                self.starts.keep_positions({place: start}, self._store)
         self._taken = [m for m in self._taken if m.place != place]
         self._gone.add(place)
         self._committed[place] = self._seen_to[place] = start
@@ -316,7 +316,7 @@ class KafkaSource:
             return
         try:
             if self._listener is not None:
-                self._listener.take_over(places)
+                self._listener.note_assigned(places)
             starts = self.starts.find_all(places, self._store)
         except (KafkaException, ConsumerError) as error:
             # An exception must not pass through librdkafka: `poll` raises it.

@@ -53,7 +53,7 @@ class Metrics:
     ) -> None:
         self.registry = registry
         self._entry_of = entry_of
-        self._read_up_to: dict[Place, float] = {}
+        self._unread_since_s: dict[Place, float] = {}
         self._newest_s = 0.0
         disable_created_metrics()
         ProcessCollector(namespace="sedflow", registry=registry)
@@ -188,7 +188,7 @@ class Metrics:
                 self.latency.observe(max(0.0, now_s - time_s))
                 place = message.place
                 newest_s[place] = max(time_s, newest_s.get(place, time_s))
-        self._read_up_to |= newest_s
+        self._unread_since_s |= newest_s
         if newest_s:
             self._newest_s = max(self._newest_s, *newest_s.values())
             self.last_message_timestamp.set(self._newest_s)
@@ -200,8 +200,8 @@ class Metrics:
         partition was last seen without unread ones or, before that, was assigned.
         """
         now_s = now.timestamp()
-        for topic, partition in self._read_up_to.keys() - lag.keys():
-            del self._read_up_to[topic, partition]
+        for topic, partition in self._unread_since_s.keys() - lag.keys():
+            del self._unread_since_s[topic, partition]
             with suppress(KeyError):  # it may have gone before its lag was ever known
                 self.lag_messages.remove(topic, str(partition))
         for topic in {topic for topic, _ in lag}:
@@ -209,8 +209,8 @@ class Metrics:
         for (topic, partition), behind in lag.items():
             self.lag_messages.labels(topic, str(partition)).set(behind)
             if behind == 0:
-                self._read_up_to[topic, partition] = now_s
-        waits_s = [now_s - self._read_up_to.setdefault(place, now_s) for place in lag]
+                self._unread_since_s[topic, partition] = now_s
+        waits_s = [now_s - self._unread_since_s.setdefault(place, now_s) for place in lag]
         self.lag_seconds.set(max([0.0, *waits_s]))
 
     def set_artifact(self, artifact: Artifact) -> None:

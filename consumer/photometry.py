@@ -64,7 +64,7 @@ def measure(alert: HostAlert, artifact: Artifact, settings: CorrectionSettings) 
         return Photometry("NO_HOST", ("no_host",), nothing, nothing, math.nan)
     bands = artifact.bands.names
     flux, flux_err = (_in_bands(values, bands) for values in (host.flux, host.flux_err))
-    status, reasons = _judge(host, artifact, settings)
+    status, reasons = _find_status(host, artifact, settings)
     redshift = math.nan if host.redshift is None else host.redshift
     raw = Photometry(status, reasons, flux, flux_err, redshift)
     if status != "OK":
@@ -84,7 +84,7 @@ def _as_published(flux: Array) -> Array:
     return np.where(np.isfinite(told), nanomaggy_from_njy(told), flux)
 
 
-def _judge(
+def _find_status(
     host: Host, artifact: Artifact, settings: CorrectionSettings
 ) -> tuple[Status, tuple[str, ...]]:
     bands = artifact.bands.names

@@ -38,7 +38,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from consumer.days import find_earlier, find_unfinished
+from consumer.days import choose_unfinished, find_earlier
 from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
 from consumer.extents import Extents
 from consumer.gaps import Gap, Position, find_gap
@@ -66,7 +66,7 @@ class PositionStore(Protocol):
     def recall_topics(self) -> Collection[str]:
         """Return the topics in which there are positions."""
 
-    def keep(self, ends: Mapping[Place, int]) -> None:
+    def keep(self, offsets: Mapping[Place, int]) -> None:
         """Keep positions that lead to nothing, such as the first, all or none.
 
         The first of these places was taken over.
@@ -120,7 +120,7 @@ class Starts:
         found = {p: find_gap(known[p], extents[p]) for p in known.keys() & extents.keys()}
         gaps = {place: gap for place, gap in found.items() if gap is not None}
         behind = {place: self._accept(place, gap) for place, gap in gaps.items()}
-        if not self.keep_ends(behind, positions):  # each gap is accepted once
+        if not self.keep_positions(behind, positions):  # each gap is accepted once
             raise BrokerError(f"input: expected {behind} kept as positions, got a refusal")
         begins = {place: extent.low for place, extent in extents.items()}
         return begins | {place: position.offset for place, position in known.items()} | behind
@@ -136,17 +136,17 @@ class Starts:
         gap = find_gap(position, self._extents.find(place))
         return position.offset if gap is None else self._accept(place, gap)
 
-    def keep_ends(self, ends: Mapping[Place, int], positions: PositionStore | None) -> bool:
+    def keep_positions(self, offsets: Mapping[Place, int], positions: PositionStore | None) -> bool:
         """Keep positions before which nothing is to be read; tell whether that was not refused.
 
         Raises BrokerError or, from librdkafka, KafkaException where no answer came.
         """
         try:
             if positions is None:
-                self._keep_in_group(ends)
+                self._keep_in_group(offsets)
             else:
-                for place, end in ends.items():  # each shuts out former owners of its own
-                    positions.keep({place: end})
+                for place, offset in offsets.items():  # each shuts out former owners of its own
+                    positions.keep({place: offset})
         except WindowAbortedError:
             return False
         except KafkaException as error:
@@ -173,7 +173,7 @@ class Starts:
                 places = [(topic, partition) for partition in present[topic].partitions]
                 read = recall(places)
                 finished[topic] = all(self._extents.is_finished(p, read.get(p)) for p in places)
-            unfinished += find_unfinished(days, finished)
+            unfinished += choose_unfinished(days, finished)
         return tuple(unfinished)
 
     def topic_id(self, topic: str) -> str | None:

@@ -60,16 +60,16 @@ class TwoClusterSink:
         """Return the topics in which there are positions. Raises BrokerError."""
         return self._log.recall_topics()
 
-    def keep(self, ends: Mapping[Place, int]) -> None:
+    def keep(self, offsets: Mapping[Place, int]) -> None:
         """Keep positions that lead to nothing, all or none, as the owner of the first of them.
 
         Raises as `Transactions.publish` does.
         """
 
-        def add_ends(transactions: Transactions, _: Window) -> None:
-            self._produce_positions(transactions, ends)
+        def add_offsets(transactions: Transactions, _: Window) -> None:
+            self._produce_positions(transactions, offsets)
 
-        self._transactions[min(ends)].publish(Window((), (), ()), add_ends)
+        self._transactions[min(offsets)].publish(Window((), (), ()), add_offsets)
 
     def let_go(self, places: Collection[Place]) -> None:
         """Forget the producers of partitions that belong to others now."""

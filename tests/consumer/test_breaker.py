@@ -25,7 +25,7 @@ def pass_through(windows: Iterable[Window]) -> int:
     breaker, passed = Breaker(SETTINGS), 0
     for window in windows:
         try:
-            breaker.judge(window)
+            breaker.check(window)
         except BreakerError:
             return passed
         breaker.note(window)
@@ -40,7 +40,7 @@ def test_half_bad_passes_and_more_does_not() -> None:
 
 def test_a_wrong_stream_commits_nothing() -> None:
     with pytest.raises(BreakerError, match="got 32 of the last 32; the last one: decode: got no"):
-        Breaker(SETTINGS).judge(make_window(32, 32))
+        Breaker(SETTINGS).check(make_window(32, 32))
 
 
 def test_few_messages_are_not_judged() -> None:
@@ -55,4 +55,4 @@ def test_a_stream_that_turns_bad_halts_within_its_window() -> None:
 def test_judging_alone_remembers_nothing() -> None:
     breaker = Breaker(SETTINGS)
     for _ in range(10):
-        breaker.judge(make_window(10, 10))
+        breaker.check(make_window(10, 10))

@@ -263,7 +263,7 @@ def test_an_alert_that_waits_for_a_registry_kills_nobody(tmp_path: Path) -> None
     def run_anew(step: Callable[..., Window]) -> MemorySink:
         source = make_source(1)
         sink, in_hand = MemorySink(source), InHand(tmp_path)
-        in_hand.take_over({(source.messages[0].topic, source.messages[0].partition)})
+        in_hand.note_assigned({(source.messages[0].topic, source.messages[0].partition)})
         run_through(source, sink, step=step, guard=Guard(in_hand=in_hand))
         return sink
 
@@ -289,7 +289,7 @@ def test_each_deadly_message_of_a_window_is_found(tmp_path: Path) -> None:
         source = make_source()
         source.position = source.committed = committed
         sink, in_hand = MemorySink(source), InHand(tmp_path)
-        in_hand.take_over({(source.messages[0].topic, source.messages[0].partition)})
+        in_hand.note_assigned({(source.messages[0].topic, source.messages[0].partition)})
         try:
             run_through(source, sink, step=step, max_batch=256, guard=Guard(in_hand=in_hand))
         except DiedError:

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from consumer.days import date_of, find_earlier, find_unfinished
+from consumer.days import choose_unfinished, date_of, find_earlier
 from consumer.sections import InputSettings
 
 DAY = date(2026, 3, 9)
@@ -44,7 +44,7 @@ def test_reading_goes_on_from_the_first_day_that_was_begun(
     finished: dict[int, bool], expected: tuple[int, ...]
 ) -> None:
     named = {topic: finished[day.day] for day, topic in topics(*finished).items()}
-    assert find_unfinished(topics(3, 4, 5, 6), named) == list(topics(*expected).values())
+    assert choose_unfinished(topics(3, 4, 5, 6), named) == list(topics(*expected).values())
 
 
 def test_dates_are_read_as_they_are_written() -> None:

@@ -26,7 +26,7 @@ def make_messages(n: int, *, first: int = 0) -> list[Message]:
 def die_at(deadly: Message, messages: Sequence[Message], folder: Path, size: int) -> bool:
     """Whether a process that steps `messages` dies; the note of what it had in hand stays."""
     in_hand = InHand(folder)
-    in_hand.take_over(PLACES)
+    in_hand.note_assigned(PLACES)
     for batch in in_hand.batches(messages, size):
         if in_hand.is_poison(batch[0]):
             assert batch == [deadly]
@@ -53,7 +53,7 @@ def test_an_innocent_message_in_hand_at_a_death_is_stepped_again(tmp_path: Path)
     first = InHand(tmp_path)
     first.note(messages[:10])  # killed here, from outside
     second = InHand(tmp_path)
-    second.take_over(PLACES)
+    second.note_assigned(PLACES)
     batches = list(second.batches(messages, 10))
     assert [len(batch) for batch in batches] == [1] * 10 + [10]
     assert not any(second.is_poison(message) for message in messages)
@@ -62,7 +62,7 @@ def test_an_innocent_message_in_hand_at_a_death_is_stepped_again(tmp_path: Path)
 def test_nothing_is_noted_without_a_folder() -> None:
     in_hand = InHand(None)
     in_hand.note(make_messages(3))
-    in_hand.take_over(PLACES)
+    in_hand.note_assigned(PLACES)
     assert not in_hand.is_suspect(make_messages(1)[0])
 
 
@@ -70,7 +70,7 @@ def test_nothing_is_noted_without_a_folder() -> None:
 def test_a_note_cut_short_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "a-0.json").write_text(text)
     in_hand = InHand(tmp_path)
-    in_hand.take_over(PLACES)
+    in_hand.note_assigned(PLACES)
     assert not in_hand.is_suspect(make_messages(1)[0])
 
 

@@ -183,5 +183,5 @@ def test_what_a_group_keeps_is_remembered(emptied: Starts) -> None:
     accept(emptied, gaps=True)
     emptied.find_all([PLACE], None)
     assert log.kept == {PLACE: Position(20, "a")}
-    emptied.keep_ends({PLACE: 21}, None)
+    emptied.keep_positions({PLACE: 21}, None)
     assert log.kept == {PLACE: Position(21, "a")}
