@@ -56,6 +56,14 @@ def test_a_window_is_counted() -> None:
     assert values["sedflow_last_message_timestamp_seconds", ()] == NOW.timestamp() - 2
 
 
+def test_a_backlog_does_not_age_the_newest_message() -> None:
+    metrics, old = Metrics(CollectorRegistry()), Message(b"", timestamp_ms=NOW_MS - 3_600_000)
+    metrics.count_window(make_window(), NOW)
+    metrics.count_window(Window((old,), (), ()), NOW)
+    values = counted(metrics)
+    assert values["sedflow_last_message_timestamp_seconds", ()] == NOW.timestamp() - 2
+
+
 def test_verdicts_are_counted() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.count_window(make_window(), NOW)

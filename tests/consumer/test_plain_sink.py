@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Producer
 
 from consumer import kafka_sink, outlet
 from consumer.errors import WindowAbortedError
@@ -64,6 +64,13 @@ def make_sink(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PlainSink]:
         return PlainSink(settings, FakeSource(log))  # type: ignore[arg-type]
 
     return make
+
+
+def test_a_topic_that_takes_more_than_librdkafka_can_be_told_stops_no_start() -> None:
+    settings = Settings.model_validate({"output": {"bootstrap": "127.0.0.1:1", "topic": "out"}})
+    limits = Limits(batch=1_000_000, letter=2**31 - 1)
+    config = outlet.producer_config(settings, {"log_level": 0}, limits)
+    assert Producer(config) is not None
 
 
 @pytest.mark.parametrize("refused", [None, "summaries"])

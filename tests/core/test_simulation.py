@@ -162,6 +162,10 @@ def test_unusable_training_sets_are_named(training_folder: Path, tmp_path: Path)
         load_training_set(training_folder, 1_000_000)
 
 
+def test_no_simulations_are_none(forward: ForwardModel) -> None:
+    assert len(simulate_noisy(forward, 0, seed=1).flux) == 0
+
+
 def test_half_of_the_redshifts_are_log_uniform() -> None:
     low, high = 0.001, 0.2
     redshift = draw_redshift(200_000, (low, high), torch.Generator().manual_seed(0)).numpy()
