@@ -29,6 +29,7 @@ from consumer.settings import Settings
 from consumer.step import Step
 from consumer.writers import AvroWriter, FileFormat, ParquetWriter
 from sedflow_core import Artifact, load_artifact
+from sedflow_core.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def replay(
     in Kafka.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     artifact = load_artifact(settings.artifact.name, settings.artifact.device)
     step = Step(artifact, settings)
     metrics = metrics or Metrics(CollectorRegistry())

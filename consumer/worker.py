@@ -55,6 +55,7 @@ from consumer.tracing import Traces, open_traces
 from consumer.two_cluster_sink import TwoClusterSink
 from sedflow_core import Artifact, load_artifact
 from sedflow_core.errors import SedflowError
+from sedflow_core.memory import keep_freed_memory
 
 LOG = logging.getLogger("sedflow.worker")
 
@@ -82,6 +83,7 @@ def run_worker(
     """
     start_logging(settings.log)
     torch.set_num_threads(1)
+    keep_freed_memory()
     with open_traces(settings) as traces:
         worker = Worker(settings, stop, traces)
         recent = Follower(worker.gallery)

@@ -24,6 +24,7 @@ from sedflow_core.catalog import CUT_NAMES, Catalog, read_catalog
 from sedflow_core.columns import add_column_arguments, column_map
 from sedflow_core.errors import CatalogError, MissingExtraError
 from sedflow_core.estimation import estimate, find_flags, load_artifact, sample
+from sedflow_core.memory import keep_freed_memory
 from sedflow_core.observation import Observation
 from sedflow_core.progress import progress_bar
 from sedflow_core.summary import LEVEL_NAMES, Summary
@@ -166,6 +167,7 @@ def run_fit(args: argparse.Namespace) -> int:
     check_folder(args.out)
     if args.samples is not None:
         check_folder(args.samples, "--samples")
+    keep_freed_memory()
     artifact = load_artifact(args.artifact)
     catalog = read_catalog(args.catalog, column_map(args, args.catalog), artifact.bands)
     _check_ids(args.out, catalog.row_id)
