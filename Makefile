@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench bench-stream bench-samples bench-frontier bench-gpu bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-scaling bench-samples bench-frontier bench-gpu bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml .ci/constraints.txt
@@ -35,6 +35,10 @@ LOAD ?= sustained
 WORKERS ?= 2
 bench-stream: $(INSTALLED)
 	$(BIN)/python -m tests.bench.stream $(LOAD) --workers $(WORKERS) --out bench-output
+
+# An alert's cost in short and long runs, and with 1, 2 and 4 workers: half an hour.
+bench-scaling: $(INSTALLED)
+	$(BIN)/python -m tests.bench.scaling --out bench-output
 
 # Networks of several sizes trained alike, their losses and speeds; ROWS: folder of a training set.
 bench-frontier: $(INSTALLED)

@@ -3,7 +3,8 @@
 A real broker and `sedflow-consumer run --workers N` work on this machine; alerts go in as the load
 says, and a reader of committed summaries notes when each comes out. Latency runs from the moment an
 alert is due until its summary is read. The command fails where an alert got no summary or several,
-or no posterior.
+or no posterior. Every second `estimate` answers the same few alerts: the machine's speed, by which
+the workers' CPU time is told too.
 """
 
 import argparse
@@ -12,12 +13,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from subprocess import Popen
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 from confluent_kafka import Consumer, Message, Producer
@@ -25,7 +27,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.gather import fetch
 from consumer.reading import read
-from sedflow_core import Observation, load_artifact
+from sedflow_core import Observation, estimate, load_artifact
+from sedflow_core.memory import keep_freed_memory
+from sedflow_core.threads import torch_threads
 from tests.bench.load import LOADS, Load, make_alerts, wait_until
 from tests.bench.processes import Usage, descendants, read_usage
 from tests.bench.pure import supported
@@ -38,8 +42,12 @@ READY_TIMEOUT_S = 300.0
 STALL_S = 120.0
 """Nothing came out for so long: the run has failed."""
 N_GALAXY = 500
-LOOK_EVERY_S = 5.0
+N_YARDSTICK = 4
+"""Galaxies whose answer tells the machine's speed."""
+LOOK_EVERY_S = 1.0
 READ_WAIT_S = 0.02
+CPU_MS = "CPU ms per alert, workers"
+PER_ESTIMATE = "CPU per alert, workers, to that of estimate beside them"
 LOST, TWICE = "without a summary", "with more than one summary"
 WORKER, SUPERVISOR, BROKER = "spawn_main", "consumer.cli run", "kafka.Kafka"
 """What their commands hold; a broker that is no child of ours has no share in the CPU time."""
@@ -86,9 +94,16 @@ class Arrivals:
 
 @dataclass
 class Watch:
-    """Usage of the workers, their supervisor and the broker over the run."""
+    """Usage of workers, supervisor and broker over the run, and the machine's speed."""
 
+    yardstick: Callable[[], Any]
     seen: list[list[Usage]] = field(default_factory=list)
+    yardstick_s: list[float] = field(default_factory=list)
+    """Its CPU time, every second."""
+
+    def __post_init__(self) -> None:
+        for _ in range(3):  # compiled by then
+            self.yardstick()
 
     def look(self) -> None:
         """Note everything now."""
@@ -102,6 +117,10 @@ class Watch:
         """Look every few seconds."""
         while not done.wait(LOOK_EVERY_S):
             self.look()
+            with torch_threads(1):
+                started = time.thread_time()
+                self.yardstick()
+                self.yardstick_s.append(time.thread_time() - started)
 
     def workers(self, look: int) -> list[Usage]:
         """The workers' usage at one look."""
@@ -164,8 +183,12 @@ def send(bootstrap: str, load: Load, galaxies: Observation, arrivals: Arrivals) 
 
 def run_load(load: Load, artifact_name: str, n_workers: int) -> dict[str, float]:
     """Figures of one load through a broker and workers of its own."""
-    galaxies = supported(load_artifact(artifact_name), N_GALAXY)
-    arrivals, watch, done = Arrivals(load.n_alerts), Watch(), Event()
+    artifact = load_artifact(artifact_name)
+    galaxies = supported(artifact, N_GALAXY)
+    few = galaxies.rows(slice(0, N_YARDSTICK))
+    arrivals, done = Arrivals(load.n_alerts), Event()
+    keep_freed_memory()
+    watch = Watch(lambda: estimate(artifact, few))
     with kafka_broker() as bootstrap:
         create_topics(bootstrap, [ALERTS, SUMMARIES, f"{ALERTS}.sedflow.dlq"])
         create_topics(bootstrap, [f"{SUMMARIES}.sedflow.offsets"], {"cleanup.policy": "compact"})
@@ -215,13 +238,15 @@ def summarise(arrivals: Arrivals, watch: Watch, n_workers: int) -> dict[str, flo
     )
     if not began.keys() == middle_aged.keys() == ended.keys():
         raise RuntimeError(f"expected the same workers all along, got {[*began]}, {[*ended]}")
+    estimate_s = float(np.mean(watch.yardstick_s)) / N_YARDSTICK
     figures = {
         "alerts sent": n,
         f"alerts {LOST}": int((arrivals.count == 0).sum()),
         f"alerts {TWICE}": int((arrivals.count > 1).sum()),
         "workers": n_workers,
         "alerts/s, first due to last read": n / wall,
-        "CPU ms per alert, workers": 1e3 * watch.cpu_s(WORKER) / n,
+        CPU_MS: 1e3 * watch.cpu_s(WORKER) / n,
+        PER_ESTIMATE: watch.cpu_s(WORKER) / n / estimate_s,
         "CPU ms per alert, supervisor": 1e3 * watch.cpu_s(SUPERVISOR) / n,
         "CPU ms per alert, broker": 1e3 * watch.cpu_s(BROKER) / n,
         "MB, largest peak of a worker": max(u.peak_mb for u in ended.values()),
