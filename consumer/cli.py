@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
-from consumer.errors import SettingsError
+from consumer.errors import BrokerError, SettingsError
 from consumer.settings import Settings, load_settings
 from sedflow_core.argument_types import positive_int
 from sedflow_core.errors import SedflowError
@@ -20,13 +20,16 @@ MAX_ATTEMPTS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; 2 where settings or input cannot be used."""
+    """Run the command and return its exit code.
+
+    2 where settings or input cannot be used, 1 where the broker is in the way.
+    """
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
     except SedflowError as error:
         print(f"sedflow-consumer: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, BrokerError) else 2
     return code
 
 
@@ -159,11 +162,12 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _top(options: argparse.Namespace) -> int:
+    from consumer.health import url_of
     from consumer.top import watch
 
     http = load_settings(options.config).http
     try:
-        watch((options.url or f"http://{http.host}:{http.port}").rstrip("/"))
+        watch((options.url or url_of(http.host, http.port)).rstrip("/"))
     except KeyboardInterrupt:
         return 0
     return 0

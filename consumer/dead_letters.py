@@ -25,13 +25,14 @@ from consumer.files import describe_message
 from consumer.kafka_client import find_limits
 from consumer.kafka_sink import Transactions
 from consumer.letter_box import Letter, LetterBox, letter_group
-from consumer.message import Message, Window, next_offsets
+from consumer.message import Message, Window, next_offsets, take_window
 from consumer.metrics import Metrics
 from consumer.process import printable
 from consumer.registry import register_summaries
 from consumer.sections import InputSettings
 from consumer.settings import Settings
 from consumer.step import Step
+from consumer.summaries import SummaryForm
 from consumer.worker import load_served
 
 
@@ -59,9 +60,6 @@ def list_letters(settings: Settings, *, stage: str | None, limit: int | None) ->
             errors = letter.errors
             if stage is not None and errors.get("stage") != stage:
                 continue
-            if n == limit:
-                return
-            n += 1
             yield "\t".join(
                 (
                     letter.place,
@@ -70,6 +68,9 @@ def list_letters(settings: Settings, *, stage: str | None, limit: int | None) ->
                     printable(errors.get("message", "?")),
                 )
             )
+            n += 1
+            if n == limit:
+                return
 
 
 def show_letter(settings: Settings, place: str) -> dict[str, Any]:
@@ -119,10 +120,11 @@ def replay_places(settings: Settings, places: Collection[str]) -> Outcome:
         found = {letter.place: letter for letter in box if letter.place in places}
         for place in sorted(set(places) - found.keys()):
             raise SettingsError(_no_letter(box, place))
-    messages = list(_choose(list(found.values()), settings.input, None, outcome.left))
-    window = step(messages, replay=True, now=lambda: datetime.now(UTC))
-    transactions.publish_again(window, lambda *_: None)
-    outcome.tally.add(window)
+    chosen = _choose(list(found.values()), settings.input, None, outcome.left)
+    while messages := take_window(chosen, settings.batch.max_size):
+        window = step(messages, replay=True, now=lambda: datetime.now(UTC))
+        transactions.publish_again(window, lambda *_: None)
+        outcome.tally.add(window)
     return outcome
 
 
@@ -133,8 +135,8 @@ def _start(settings: Settings) -> tuple[Step, Transactions]:
     """
     torch.set_num_threads(1)
     step = Step(load_served(settings.artifact), settings)
-    step.summary_id = register_summaries(settings)
     metrics, limits = Metrics(CollectorRegistry()), find_limits(settings)
+    step.form = SummaryForm(register_summaries(settings), limits.summary)
     return step, Transactions(settings, metrics, letter_group(settings), limits)
 
 

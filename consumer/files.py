@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Self
 from consumer.avro import holds_one_record
 from consumer.container import MAGIC, MAX_BYTES
 from consumer.errors import ArchiveError
-from consumer.message import DeadLetter, Message, Window
+from consumer.message import DeadLetter, Message, Window, is_full, take_window
 from consumer.records import split_container
 from consumer.writers import SummaryWriter
 from sedflow_core.errors import SedflowError
@@ -64,8 +64,8 @@ class ArchiveSource:
         """Return the next messages; waits only for `rate`."""
         if self._interval_s:
             max_messages = min(max_messages, self._wait_for_turn())
-        messages = list(islice(self._messages, max_messages))
-        self._exhausted = len(messages) < max_messages
+        messages = take_window(self._messages, max_messages)
+        self._exhausted = len(messages) < max_messages and not is_full(messages)
         return messages
 
     def rewind(self, messages: Sequence[Message]) -> None:

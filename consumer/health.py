@@ -118,6 +118,11 @@ def serve(
         yield bound
 
 
+def url_of(host: str, port: int) -> str:
+    """Return where an endpoint listens, as a browser takes it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 @contextmanager
 def listen(
     section: str, host: str, port: int, endpoint: type[BaseHTTPRequestHandler]

@@ -5,7 +5,8 @@ is stepped the file goes, so that a death while publishing accuses nobody. A fil
 partition is taken over tells that its last owner died, and over which messages. Those are then
 stepped one at a time. A message that was alone in hand at two deaths is not stepped again: it
 becomes a dead letter with stage `crash`. An innocent one, in hand when a process is killed from
-outside, only loses the company of others.
+outside, only loses the company of others; killed so twice while it is alone, it is brought back by
+`sedflow-consumer dlq replay PLACE`.
 
 Without a note, as on a full disk, alerts are answered all the same.
 """

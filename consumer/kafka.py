@@ -26,7 +26,7 @@ from consumer.kafka_client import (
     of_assignment,
     to_message,
 )
-from consumer.message import Message, Place, Window, next_offsets
+from consumer.message import Message, Place, Window, is_full, next_offsets
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.settings import Settings
@@ -35,8 +35,6 @@ from consumer.starts import PositionStore, Starts
 IDLE_S = 0.5
 """How long `poll` waits for a first message."""
 TAKE_AT_ONCE = 64
-MAX_WINDOW_BYTES = 64 * 1024 * 1024
-"""A window takes no more messages once it holds so many bytes."""
 KEEP_ALIVE_S = 5.0
 
 PASSING_ERRORS = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._ALL_BROKERS_DOWN})
@@ -120,7 +118,7 @@ class KafkaSource:
         while self._taken and (left := max_messages - len(self._taken)) > 0:
             wait_s = deadline - time.monotonic()
             self._take(min(left, TAKE_AT_ONCE), max(0.0, wait_s))
-            if wait_s <= 0 or sum(len(m.value or b"") for m in self._taken) > MAX_WINDOW_BYTES:
+            if wait_s <= 0 or is_full(self._taken):
                 break
         member = self._renew_membership()
         self._gone.clear()

@@ -77,6 +77,8 @@ class Limits(NamedTuple):
 
     letter: int
     """Of a message in any of the dead-letter topics."""
+    summary: int
+    """Of a message in the output topic."""
     batch: int
     """Of a batch of messages in any topic: a topic's limit is that of a batch."""
 
@@ -216,7 +218,8 @@ def find_limits(settings: Settings) -> Limits:
         topic: int(_read_config(topic, answers[resource], "max.message.bytes", unknown))
         for resource, topic in wanted.items()
     }
-    return Limits(min(sizes[name] for name in letters), min(sizes.values()))
+    letter = min(sizes[name] for name in letters)
+    return Limits(letter, sizes[output.topic], min(sizes.values()))
 
 
 def _read_config(topic: str, answer: Future[Any], key: str, default: str) -> str:

@@ -62,7 +62,7 @@ from consumer.settings import Settings
 
 RETRY_FOR_S = 15.0
 """How long a call is made again, the last one started by then. A transaction has timed out sooner;
-and nothing beats while a window is published, whose commit and then abort may take so long each.
+and nothing beats while a window is committed and then aborted, which may take so long each.
 """
 RETRY_PAUSE_S = 0.1
 PLAIN: Mapping[str, ClientOption] = {"enable.idempotence": True}
@@ -161,7 +161,8 @@ class KafkaSink:
         self, settings: Settings, metrics: Metrics, source: KafkaSource | None = None
     ) -> None:
         name = f"{settings.input.group}-{settings.output.slot}"
-        self._transactions = Transactions(settings, metrics, name, find_limits(settings))
+        self.limits = find_limits(settings)
+        self._transactions = Transactions(settings, metrics, name, self.limits)
         self._source = source
 
     def publish(self, window: Window) -> None:
@@ -188,13 +189,15 @@ class KafkaSink:
             note_positions(transactions, window, self._source)
             positions = self._source.positions_behind(window)
             transactions.send_offsets(positions, self._source.group_metadata)
+            self._source.beat()  # the commit may take as long again, and then its abort
 
 
 class PlainSink(Outlet):
     """Publishes at least once: positions move after every message was confirmed."""
 
     def __init__(self, settings: Settings, source: KafkaSource) -> None:
-        super().__init__(settings, PLAIN, find_limits(settings))
+        self.limits = find_limits(settings)
+        super().__init__(settings, PLAIN, self.limits)
         self._source = source
 
     def publish(self, window: Window) -> None:
@@ -254,7 +257,7 @@ def check_clients(settings: Settings) -> None:
     with options_taken("input"):
         Consumer(consumer_config(settings) | quiet).close()
     with options_taken("output"):
-        limits = Limits(BROKER_DEFAULT_BYTES, BROKER_DEFAULT_BYTES)
+        limits = Limits(*3 * [BROKER_DEFAULT_BYTES])
         Producer(producer_config(settings, forced, limits) | quiet)
 
 

@@ -14,18 +14,20 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from consumer.errors import BrokerError
 from consumer.kafka_client import (
     CALL_TIMEOUT_S,
+    CONSUMER_DEFAULTS,
     LOG,
     client_config,
     foreign_errors,
     to_message,
 )
-from consumer.message import ERROR_HEADER_PREFIX, Message, Place, number_of
+from consumer.message import ERROR_HEADER_PREFIX, Message, Place, is_full, number_of
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 
 ATTEMPTS = f"{ERROR_HEADER_PREFIX}attempts"
 """Header with the number of replays that a letter came back from."""
-DEFAULTS: Mapping[str, ClientOption] = {"auto.offset.reset": "earliest"}
+DEFAULTS: Mapping[str, ClientOption] = {**CONSUMER_DEFAULTS, "auto.offset.reset": "earliest"}
+TAKE_AT_ONCE = 16
 POLL_S = 1.0
 MAX_SILENCE_S = 30.0
 
@@ -115,18 +117,20 @@ class LetterBox:
             self._open = self._begin(from_beginning)
 
     def read(self, max_letters: int) -> Sequence[Letter]:
-        """Return the next letters, none at the end."""
+        """Return the next letters, no more of them than a window takes; none at the end."""
+        letters: list[Letter] = []
         silent_s = 0.0
-        while self._open:
+        while self._open and len(letters) < max_letters and not is_full(x.message for x in letters):
+            n, wait_s = min(TAKE_AT_ONCE, max_letters - len(letters)), 0.0 if letters else POLL_S
             with foreign_errors("output: dead letters"):
-                events = self._consumer.consume(max_letters, POLL_S)
-            letters = [Letter(to_message(event)) for event in events if self._is_letter(event)]
-            if letters:
-                return letters
-            silent_s = 0.0 if events else silent_s + POLL_S
+                events = self._consumer.consume(n, wait_s)
+            letters += [Letter(to_message(event)) for event in events if self._is_letter(event)]
+            if letters and not events:
+                break
+            silent_s = 0.0 if events else silent_s + wait_s
             if silent_s > MAX_SILENCE_S:
                 raise BrokerError(f"output: expected dead letters within {MAX_SILENCE_S:.0f} s")
-        return ()
+        return letters
 
     def __iter__(self) -> Iterator[Letter]:
         """Yield every letter to the end."""

@@ -23,6 +23,8 @@ Place = tuple[str, int]
 ERROR_HEADER_PREFIX = "__sedflow.errors."
 MAX_DIGITS = 18
 """Of a number that somebody else wrote: more would not fit into 64 bits."""
+MAX_WINDOW_BYTES = 64 * 1024 * 1024
+"""A window takes no more messages once it holds so many bytes."""
 FRAMING_BYTES = 128
 """Upper bound of what a batch of one message holds beside key, value and headers."""
 
@@ -120,11 +122,11 @@ class DeadLetter:
         A stub has neither value nor original headers; its size and sha256 tell what it stands for.
         """
         original = self.message
-        if _size(original.key, original.value, self.headers()) <= limit:
+        if count_bytes(original.key, original.value, self.headers()) <= limit:
             return self
         value = original.value or b""
         digest = hashlib.sha256(value).hexdigest()
-        key = original.key if _size(original.key, None, ()) <= limit // 2 else None
+        key = original.key if count_bytes(original.key, None, ()) <= limit // 2 else None
         stub = replace(original, key=key, value=None, headers=())
         error = self.error[: limit // 4]
         return replace(self, message=stub, error=error, left_out=(len(value), digest))
@@ -150,7 +152,7 @@ class DeadLetter:
         return self.message.headers + errors
 
 
-def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+def count_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """Bytes that a message takes in a batch of its own, framing included."""
     fields = [key, value, *(text for name, value in headers for text in (name.encode(), value))]
     return FRAMING_BYTES + sum(len(text or b"") + 8 for text in fields)
@@ -228,6 +230,24 @@ class Sink(Protocol):
 def number_of(text: str) -> int | None:
     """Return the number that a text of others is; None where it is none of `MAX_DIGITS` at most."""
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
+
+
+def is_full(messages: Iterable[Message]) -> bool:
+    """Whether a window of these messages takes no more of them."""
+    return sum(len(m.value or b"") for m in messages) > MAX_WINDOW_BYTES
+
+
+def take_window(messages: Iterator[Message], max_size: int) -> list[Message]:
+    """Take the messages of one window: `max_size` or those that fill it; none at the end."""
+    taken: list[Message] = []
+    n_bytes = 0
+    while len(taken) < max_size and n_bytes <= MAX_WINDOW_BYTES:
+        message = next(messages, None)
+        if message is None:
+            break
+        taken.append(message)
+        n_bytes += len(message.value or b"")
+    return taken
 
 
 def next_offsets(messages: Iterable[Message]) -> dict[Place, int]:

@@ -14,7 +14,7 @@ import gzip
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from http import HTTPStatus
@@ -29,8 +29,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from consumer.avro import Record, decode_summary
-from consumer.gallery import MAX_KEPT, Follower, Gallery, Recent
-from consumer.health import REQUEST_TIMEOUT_S, TEXT, Verdicts, listen
+from consumer.errors import DecodeError
+from consumer.gallery import MAX_KEPT, Follower, Gallery, Kept, Recent
+from consumer.health import REQUEST_TIMEOUT_S, TEXT, Verdicts, listen, url_of
 from consumer.message import number_of
 from consumer.metrics import Metrics
 from consumer.portrait import Artist
@@ -62,6 +63,15 @@ Portray = Callable[[Record], dict[str, Any]]
 """Draws a galaxy from the `inputs` of its summary."""
 
 
+def _decode(kept: Sequence[Kept]) -> Iterator[Record]:
+    """Yield the summaries that can be read; a worker of another version may write others."""
+    for each in kept:
+        try:
+            yield decode_summary(each.value)
+        except DecodeError as error:
+            LOG.warning("summary not shown", extra={"fields": {"error": str(error)}})
+
+
 class Page:
     """What the browsers see, as of the last tick."""
 
@@ -73,6 +83,7 @@ class Page:
         self._health = health
         self._numbers = count(1)
         self._readings: deque[Reading] = deque(maxlen=RATE_TICKS + 1)
+        self._described: dict[str, Any] = {}
         self._history: deque[list[float | None]] = deque(maxlen=HISTORY_TICKS)
         self._briefs: deque[Brief] = deque(maxlen=MAX_KEPT)
         self._inputs: dict[int, Record] = {}
@@ -92,10 +103,11 @@ class Page:
     def _tick(self) -> None:
         reading = read(self._registry.collect(), time())
         self._readings.append(reading)
-        fresh = [self._keep(decode_summary(k.value)) for k in self._recent()[-MAX_DECODED:]]
+        fresh = [self._keep(summary) for summary in _decode(self._recent()[-MAX_DECODED:])]
         numbers = self._describe(self._readings[0], reading)
         moment = [reading.time_s, numbers["rate"], numbers["lag"], numbers["latency"]]
         with self._ticked:
+            self._described = numbers
             self._history.append(moment)
             self._briefs.extend(fresh)
             self._news.append(_event({"numbers": numbers, "history": [moment], "galaxies": fresh}))
@@ -126,9 +138,9 @@ class Page:
     def _tell_all(self) -> bytes:
         """Return the event with all that is kept, made once a tick however many ask for it."""
         if self._whole is None or self._whole[0] != self._n_ticks:
-            numbers = self._describe(self._readings[0], self._readings[-1])
             kept = {"history": list(self._history), "galaxies": list(self._briefs)}
-            self._whole = self._n_ticks, _event({"numbers": numbers, **kept, "fresh": True})
+            whole = {"numbers": self._described, **kept, "fresh": True}
+            self._whole = self._n_ticks, _event(whole)
         return self._whole[1]
 
     def close(self) -> None:
@@ -225,7 +237,7 @@ def show_replay(settings: Settings) -> Iterator[Mapping[str, Any]]:
     page = Page(metrics.registry, Follower(gallery))
     host, port = settings.page.host, settings.page.port
     with show(page, settings.artifact.name, host, DEFAULT_PORT if port is None else port) as bound:
-        print(f"live page: http://{host}:{bound}/", flush=True)
+        print(f"live page: {url_of(host, bound)}/", flush=True)
         yield {"metrics": metrics, "gallery": gallery}
         page.tick()
 

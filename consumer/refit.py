@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from consumer.avro import WIRE_ID, Decoder, encode
+from consumer.avro import Decoder
 from consumer.errors import AdaptError, MessageError
 from consumer.message import DeadLetter, Message, Result, Stage, Window
 from consumer.refit_settings import RefitSettings
@@ -36,6 +36,7 @@ from consumer.settings import Settings
 from consumer.step import check_digest, counted_survey
 from consumer.summaries import (
     Record,
+    SummaryForm,
     describe_provenance,
     finite,
     observation_of,
@@ -146,7 +147,7 @@ class RefitStep:
         self._decoder = Decoder(
             record="posteriorSummary", resolved=True, registry=open_registry(settings.registry)
         )
-        self.summary_id = WIRE_ID
+        self.form = SummaryForm()
         self.keep_alive: Callable[[], None] = lambda: None
         """Called between two galaxies."""
         self._assumptions = artifact.assumptions
@@ -229,7 +230,7 @@ class RefitStep:
         if opinion is not None:
             changed |= describe_opinion(opinion, len(self._artifact.param_names))
         try:
-            value = encode(changed, "posteriorSummary", self.summary_id)
+            value = self.form.encode(changed, message.key)
         except MessageError as error:
             return DeadLetter.of(message, "encode", error, now())
         survey = counted_survey(record["survey"])

@@ -13,10 +13,10 @@ from threading import Event
 
 import torch
 
-from consumer.daemon import NotedSink, StepFunction
+from consumer.daemon import StepFunction
 from consumer.kafka import KafkaSource
 from consumer.kafka_sink import check_clients
-from consumer.message import Sink
+from consumer.message import Sink, Window
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
 from consumer.settings import Settings
@@ -66,7 +66,8 @@ class RefitWorker(Worker):
         self.health.beat()
         self._metrics.set_artifact(artifact)
         check_clients(settings)
-        self._refit.summary_id = self._find_services()
+        self._form = self._refit.form
+        self._form.schema_id = self._find_services()
         self._answer = self._refit
         self.health.warmed = True
         LOG.info("artifact loaded", extra={"fields": {"artifact": artifact.name}})
@@ -74,7 +75,12 @@ class RefitWorker(Worker):
     def _connect(self, source: KafkaSource, sink: Sink) -> tuple[Sink, StepFunction]:
         """Return what publishes and what answers while these connections last."""
         self._refit.keep_alive = partial(self._keep_alive, source)
-        return NotedSink(sink, self._refit_metrics.count), self._answer
+        return sink, self._answer
+
+    def _note(self, window: Window) -> None:
+        """Count a published window."""
+        self.published.add(window)
+        self._refit_metrics.count(window)
 
     def _keep_alive(self, source: KafkaSource) -> None:
         self.health.beat()

@@ -81,8 +81,10 @@ def replay(
         if isinstance(out, Path) and out.resolve() in source.files:
             raise SettingsError(f"--out: expected a file that is no archive to read, got {out}")
         if out == "kafka":
-            step.summary_id = register_summaries(derive_replay_settings(settings))
+            step.form.schema_id = register_summaries(derive_replay_settings(settings))
         sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)
+        if isinstance(sink, KafkaSink):
+            step.form.max_bytes = sink.limits.summary
         start = perf_counter()
         tally = run(
             source,

@@ -117,9 +117,10 @@ class Starts:
             self._begin_at_ends(places, positions)
             known = recall(places)
         extents = self._extents.find_all(places, known)
+        self._believe(known)
         found = {p: find_gap(known[p], extents[p]) for p in known.keys() & extents.keys()}
         gaps = {place: gap for place, gap in found.items() if gap is not None}
-        behind = {place: self._accept(place, gap) for place, gap in gaps.items()}
+        behind = self._accept(gaps)
         if not self.keep_positions(behind, positions):  # each gap is accepted once
             raise BrokerError(f"input: expected {behind} kept as positions, got a refusal")
         begins = {place: extent.low for place, extent in extents.items()}
@@ -134,7 +135,7 @@ class Starts:
     def find(self, place: Place, position: Position) -> int:
         """Return where to go on in a partition that was read up to `position`. Raises as above."""
         gap = find_gap(position, self._extents.find(place))
-        return position.offset if gap is None else self._accept(place, gap)
+        return position.offset if gap is None else self._accept({place: gap})[place]
 
     def keep_positions(self, offsets: Mapping[Place, int], positions: PositionStore | None) -> bool:
         """Keep positions before which nothing is to be read; tell whether that was not refused.
@@ -191,14 +192,27 @@ class Starts:
         # An id that was not told at the assignment is learned by the first look that tells it.
         return sorted(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
 
-    def _accept(self, place: Place, gap: Gap) -> int:
-        """Return where to go on behind a gap. Raises OffsetsLostError unless gaps are accepted."""
-        self._metrics.offsets_lost.inc(max(1, gap.lost))  # how many is not always known
-        message = f"input: {place[0]}[{place[1]}]: {gap.reason}"
-        if not self._settings.accept_gap:
-            raise OffsetsLostError(f"{message}: expected every message, or --accept-gap")
-        LOG.error("gap accepted", extra={"fields": {"gap": message, "go_on_at": gap.start}})
-        return gap.start
+    def _accept(self, gaps: Mapping[Place, Gap]) -> dict[Place, int]:
+        """Return where to go on behind gaps. Raises OffsetsLostError unless gaps are accepted."""
+        told = {(t, p): f"{t}[{p}]: {gap.reason}" for (t, p), gap in sorted(gaps.items())}
+        for gap in gaps.values():
+            self._metrics.offsets_lost.inc(max(1, gap.lost))  # how many is not always known
+        if gaps and not self._settings.accept_gap:
+            which = "; ".join(told.values())
+            raise OffsetsLostError(f"input: {which}: expected every message, or --accept-gap")
+        for place, gap in gaps.items():
+            fields = {"gap": f"input: {told[place]}", "go_on_at": gap.start}
+            LOG.error("gap accepted", extra={"fields": fields})
+        return {place: gap.start for place, gap in gaps.items()}
+
+    def _believe(self, positions: Mapping[Place, Position]) -> None:
+        """Take topics whose ids the broker did not tell for those of the positions in them.
+
+        The first look that tells an id compares it.
+        """
+        for (topic, _), position in positions.items():
+            if position.topic_id is not None:
+                self._topic_ids.setdefault(topic, position.topic_id)
 
     def _begin_at_ends(self, places: Collection[Place], positions: PositionStore | None) -> None:
         """Keep the ends of the topics that were never read as positions in them.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from consumer.alerts import HostAlert, adapt, find_alert_id
-from consumer.avro import WIRE_ID, Decoder, encode
+from consumer.avro import Decoder
 from consumer.daemon import STEP_AT_ONCE
 from consumer.errors import EncodeError, MessageError, SettingsError
 from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window
@@ -25,6 +25,7 @@ from consumer.settings import Settings
 from consumer.summaries import (
     Posterior,
     Record,
+    SummaryForm,
     describe_alert,
     describe_inputs,
     describe_provenance,
@@ -85,7 +86,7 @@ class Step:
             schema_folder=settings.input.schema_folder,
             registry=open_registry(settings.registry),
         )
-        self.summary_id = WIRE_ID
+        self.form = SummaryForm()
         self._n_samples = settings.artifact.n_samples or artifact.n_samples
         self._assumptions = artifact.assumptions
         self._provenance = describe_provenance(artifact, settings)
@@ -188,10 +189,11 @@ class Step:
     def _answer(self, read: _Read, judgement: Judgement, times: Record) -> Result | DeadLetter:
         status, reasons, posterior, record = judgement
         flags = posterior.flags if posterior is not None else 0
+        key = read.alert.object_id.encode()
         try:
             if not judgement.publishable:
                 raise EncodeError("posterior: expected finite numbers, got NaN or infinity")
-            value = encode(
+            value = self.form.encode(
                 self._describe(read, times)
                 | {
                     "status": status,
@@ -200,15 +202,14 @@ class Step:
                     "posterior": record,
                     "trust": posterior.trust if posterior is not None and record else None,
                 },
-                "posteriorSummary",
-                self.summary_id,
+                key,
             )
         except MessageError as error:
             when, alert_id = times["endTimestamp"], read.alert.alert_id
             return DeadLetter.of(read.message, "encode", error, when, alert_id)
         flag_names = posterior.reasons if posterior is not None and flags else ()
         return Result(
-            key=read.alert.object_id.encode(),
+            key=key,
             value=value,
             headers=(),
             status=status,

@@ -4,6 +4,7 @@ No number that is not finite ever gets into a record: it is null.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from consumer.alerts import Host, HostAlert
+from consumer.avro import WIRE_ID, encode
+from consumer.errors import EncodeError
+from consumer.message import count_bytes
 from consumer.photometry import Photometry
 from consumer.settings import Settings
 from sedflow_core import Artifact, Observation, Summary
@@ -23,6 +27,29 @@ Record = dict[str, Any]
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 MOMENTS = ("mean", "std", *LEVEL_NAMES)
+
+
+@dataclass(slots=True)
+class SummaryForm:
+    """How summaries are written: the id of their schema, and how large their topic takes them."""
+
+    schema_id: int = WIRE_ID
+    max_bytes: int = sys.maxsize
+    """Of a message, its key included."""
+
+    def encode(self, record: Record, key: bytes | None) -> bytes:
+        """Return the summary in Confluent wire bytes.
+
+        Raises EncodeError, also where the text that it and its key take over from the alert makes
+        it so large that the broker would refuse it time and again.
+        """
+        value = encode(record, "posteriorSummary", self.schema_id)
+        if (size := count_bytes(key, value, ())) > self.max_bytes:
+            raise EncodeError(
+                f"expected a summary of at most {self.max_bytes} bytes, which is what the output "
+                f"topic takes, got {size}"
+            )
+        return value
 
 
 @dataclass(frozen=True, slots=True)

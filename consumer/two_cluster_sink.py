@@ -37,7 +37,7 @@ class TwoClusterSink:
         self._settings = settings
         self._metrics = metrics
         self._source = source
-        self._limits = find_limits(settings)
+        self.limits = find_limits(settings)
         self._log = PositionLog(settings, input_cluster, source.beat)
         self._transactions: dict[Place, Transactions] = {}
 
@@ -49,7 +49,7 @@ class TwoClusterSink:
                 self._settings,
                 self._metrics,
                 f"{self._settings.input.group}-{place[0]}-{place[1]}",
-                self._limits,
+                self.limits,
             )
 
     def recall(self, places: Collection[Place]) -> Mapping[Place, Position]:

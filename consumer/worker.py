@@ -51,6 +51,7 @@ from consumer.settings import Settings
 from consumer.shadow import Report, Shadowed, with_shadow
 from consumer.starts import find_absent
 from consumer.step import Step, Watch
+from consumer.summaries import SummaryForm
 from consumer.tracing import Traces, open_traces
 from consumer.two_cluster_sink import TwoClusterSink
 from sedflow_core import Artifact, load_artifact
@@ -140,6 +141,7 @@ class Worker:
     """What a worker keeps while its connections come and go."""
 
     _answer: StepFunction
+    _form: SummaryForm
     _clusters: Clusters
     _absent: Collection[str] = ()
     """Of the input's topics, those that were not there yet when this process began."""
@@ -175,7 +177,8 @@ class Worker:
         self._at_once = self._step.at_once
         self._metrics.set_artifact(artifact)
         check_clients(self._settings)
-        self._step.summary_id = self._find_services()
+        self._form = self._step.form
+        self._form.schema_id = self._find_services()
         self._step.warm_up(beat)
         self._answer = with_shadow(self._step, self._settings, self.registry, watch, beat)
         self.health.warmed = True
@@ -239,11 +242,12 @@ class Worker:
             open_ends.enter_context(closing(source))
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
+            self._form.max_bytes = sink.limits.summary
             self._subscribe(source, sink, in_hand, open_ends)
-            noted, answer = self._connect(source, sink)
+            traced, answer = self._connect(source, sink)
             run(
                 source,
-                NotedSink(noted, self.published.add),
+                NotedSink(traced, self._note),
                 answer,
                 self._stop,
                 max_batch=settings.batch.max_size,
@@ -265,13 +269,13 @@ class Worker:
 
     def _connect(self, source: KafkaSource, sink: Sink) -> tuple[Sink, StepFunction]:  # noqa: ARG002
         """Return what publishes and what answers while these connections last."""
-        noted: Sink = NotedSink(sink, self._note)
         if self._traces is None:
-            return noted, self._answer
-        return self._traces.through(noted), self._traces.over(self._answer)
+            return sink, self._answer
+        return self._traces.through(sink), self._traces.over(self._answer)
 
     def _note(self, window: Window) -> None:
-        """Show a published window, count what a shadow says of it."""
+        """Count a published window, show it, count what a shadow says of it."""
+        self.published.add(window)
         self.gallery.add(window)
         if isinstance(self._answer, Shadowed):
             self._answer.count(window)
@@ -326,7 +330,7 @@ def load_served(settings: ArtifactSettings) -> Artifact:
 
 def make_sink(
     settings: Settings, metrics: Metrics, source: KafkaSource, clusters: Clusters
-) -> Sink:
+) -> KafkaSink | PlainSink | TwoClusterSink:
     """Return the sink that keeps what `output.delivery` promises."""
     if settings.output.delivery == "at-least-once":
         return PlainSink(settings, source)

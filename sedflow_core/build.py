@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sedflow_core.artifact import Artifact, read_artifact, write_artifact
 from sedflow_core.emulator_tables import build_emulator
-from sedflow_core.errors import ArtifactError, GridError
+from sedflow_core.errors import ArtifactError
 from sedflow_core.estimation import estimate
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
 from sedflow_core.galaxy import COSMOLOGY
@@ -24,6 +24,7 @@ from sedflow_core.simulation import (
     draw_prior,
     simulate_noisy,
 )
+from sedflow_core.ssp import check_populations
 from sedflow_core.support import check_support, fit_support
 from sedflow_core.trust import TrustTables
 from sedflow_core.version import __version__
@@ -72,11 +73,7 @@ def build_artifact(
         raise ArtifactError(f"n_support: expected {MIN_SUPPORT} or more, got {n_support}")
     model = forward.build()
     seen = training.get("training_set", {}).get("ssp", model.galaxy.ssp_provenance)
-    if any(model.galaxy.ssp_provenance.get(key) != value for key, value in seen.items()):
-        raise GridError(
-            f"stellar populations: expected those of the training set, {seen}, "
-            f"got {model.galaxy.ssp_provenance}"
-        )
+    check_populations("training set", seen, model.galaxy.ssp_provenance)
     parameters = training.get("training_set", {}).get("prior_sha256", prior_digest())
     if parameters != prior_digest():
         raise ArtifactError(f"parameters: expected {prior_digest()}, got {parameters}")

@@ -74,7 +74,6 @@ def calibrate(
     *,
     n_samples: int,
     independent: bool,
-    seed: int = 0,
     folder: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Calibration:
@@ -85,7 +84,6 @@ def calibrate(
         simulations: of the artifact's forward model, see `simulate`.
         n_samples: posterior samples per simulation.
         independent: independent draws, or the published Sobol points.
-        seed: of the samples.
         folder: keeps what is done, so that a killed run goes on from there; it must belong to the
             same artifact, simulations and settings.
         progress: called with the number of simulations done in each step.
@@ -101,7 +99,7 @@ def calibrate(
         if path is not None and path.exists():
             part = _load(path)
         else:
-            few, generator = simulations.rows(rows), stream_generator(seed, start)
+            few, generator = simulations.rows(rows), stream_generator(0, start)
             part = _compare_part(
                 artifact,
                 few,

@@ -266,7 +266,7 @@ def run_validate(args: argparse.Namespace) -> int:
     artifact = load_artifact(args.artifact)
     galaxies = read_usable(args, args.galaxies, artifact.bands)
     curve = _read_curve(args.learning_curve)
-    sizes = Sizes(*(getattr(args, name) for name in Sizes._fields)).up_to(args.n_simulations)
+    sizes = Sizes(*(getattr(args, name) for name in Sizes._fields)).check()
     args.out.mkdir(parents=True, exist_ok=True)
     with progress_bar(sizes.n_simulations + sizes.n_published, "posteriors") as bar:
         report = validate(artifact, sizes, folder=args.out / "parts", progress=bar.update)

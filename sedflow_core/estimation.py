@@ -239,7 +239,7 @@ def _sample_u(
 def sample(
     artifact: Artifact,
     observation: Observation,
-    n_samples: int = 1024,
+    n_samples: int | None = None,
     seed: int = 0,
     independent: bool = False,
 ) -> NDArray[np.float32]:
@@ -248,7 +248,7 @@ def sample(
     Args:
         artifact: see `load_artifact`.
         observation: photometry in the artifact's bands; support flags are not applied.
-        n_samples: samples per galaxy.
+        n_samples: samples per galaxy; None for the artifact's number.
         seed: of the base points.
         independent: independent draws instead of Sobol points, which are more even than chance.
 
@@ -258,6 +258,7 @@ def sample(
     Raises:
         ObservationError: the number of bands is not the artifact's, or there are to be no samples.
     """
+    n_samples = artifact.n_samples if n_samples is None else n_samples
     _check_n_samples(n_samples)
     flux, flux_err, redshift = _tensors(artifact, observation)
     wanted = can_encode(flux, flux_err, redshift).nonzero().flatten()

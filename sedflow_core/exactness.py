@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.emulator import emulate, fix_redshift
-from sedflow_core.errors import ArtifactError, MissingExtraError
+from sedflow_core.errors import MissingExtraError
 from sedflow_core.importance import Weighted
-from sedflow_core.new_prior import log_prior_weight
-from sedflow_core.noise import log_likelihood
 from sedflow_core.observation import Observation
-from sedflow_core.prior import N_U, U_NAMES, from_u
+from sedflow_core.prior import N_U, U_NAMES
 from sedflow_core.sampling import sample_one
 from sedflow_core.simulation import stream_generator
+from sedflow_core.target import GalaxyTarget
 from sedflow_core.trust import fit_pareto_k
 from sedflow_core.units import Array
 
@@ -120,20 +118,21 @@ def classify(
         ArtifactError: the artifact carries no emulator.
         MissingExtraError: sbi is not installed.
     """
-    generator = stream_generator(seed, 0)
+    generator, target = stream_generator(seed, 0), GalaxyTarget(artifact, observation)
 
-    def flow(n_draw: int) -> tuple[Tensor, Tensor]:
-        base = torch.randn((N_U, n_draw), generator=generator)
+    def flow() -> tuple[Tensor, Tensor]:
+        """n draws, and ln exact posterior / flow at each."""
+        base = torch.randn((N_U, n), generator=generator)
         u, log_q, _ = sample_one(artifact, observation, base)
-        return u, log_q
+        return u, target.log_density(u.double()) - log_q.double()
 
     with torch.inference_mode():
-        pool = [_weighted(artifact, observation, *flow(n)) for _ in range(POOL)]
+        pool = [flow() for _ in range(POOL)]
         u, log_weight = (torch.cat(parts) for parts in zip(*pool, strict=True))
         weight = torch.softmax(log_weight, dim=0)
         index = torch.multinomial(weight, n, replacement=True, generator=generator)
         exact = u[index]
-        first, second = flow(n)[0], flow(n)[0]
+        first, second = flow()[0], flow()[0]
         shifted = second.clone()
         column = U_NAMES.index(POWER_NAME)
         shifted[:, column] += POWER_SHIFT * second[:, column].std()
@@ -149,21 +148,6 @@ def classify(
 def best_accuracy(weight: Tensor) -> float:
     """Of a classifier that knows both densities, from weights (n,) of draws of the first."""
     return float(0.5 + 0.25 * (len(weight) * weight - 1.0).abs().mean())
-
-
-def _weighted(
-    artifact: Artifact, observation: Observation, u: Tensor, log_q: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The samples u (n, n_u) and ln exact posterior / flow (n,), by the emulator."""
-    if artifact.trust is None:
-        raise ArtifactError(f"{artifact.name}: expected an artifact with an emulator, got none")
-    (flux, flux_err, redshift), theta = observation.tensors(), from_u(u)
-    fixed = fix_redshift(artifact.trust.emulator, artifact.tables, redshift)
-    model_flux = emulate(fixed, artifact.tables, theta[None], flux.shape[1])[0].double()
-    log_prior = log_prior_weight(artifact.prior, theta, redshift, artifact.tables)
-    log_prior = log_prior - 0.5 * u.double().square().sum(dim=-1)
-    log_like = log_likelihood(flux, flux_err, model_flux, artifact.trust.noise)
-    return u, log_like + log_prior - log_q.double()
 
 
 def _c2st(first: Tensor, second: Tensor, seed: int) -> float:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedflow_core.artifact import Artifact
-from sedflow_core.errors import GridError
 from sedflow_core.observation import Observation
 from sedflow_core.units import Array
 
@@ -46,16 +45,11 @@ def forward_model(artifact: Artifact) -> "ForwardModel":
         GridError: the stellar populations here are not those that it was trained on.
     """
     from sedflow_core.simulation import ForwardConfig
+    from sedflow_core.ssp import check_populations
 
     provenance = artifact.manifest["provenance"]
     model = ForwardConfig(**provenance["forward_model"]).build()
-    here, trained_on = model.galaxy.ssp_provenance, provenance["ssp"]
-    for name, value in trained_on.items():
-        if here.get(name) != value:
-            raise GridError(
-                f"{artifact.name}: stellar populations: expected {name} {value}, "
-                f"got {here.get(name)}"
-            )
+    check_populations(artifact.name, provenance["ssp"], model.galaxy.ssp_provenance)
     return model
 
 

@@ -36,6 +36,8 @@ MPC_CM = 3.0857e24
 C_ANGSTROM_S = 2.99792458e18
 NANOMAGGY_ERG_S_CM2_HZ = NJY_PER_NANOMAGGY * 1e-32
 COSMOLOGY = "Planck13"
+WAVE_STEP = 20.0
+"""Bin width of the rest grid [Angstrom]."""
 _N_REDSHIFT_PER_UNIT = 5000
 _N_LOOKBACK = 1381
 _CHUNK = 2048
@@ -82,7 +84,6 @@ def build_galaxy_model(
     redshift_max: float = 0.2,
     birth_cloud_age_gyr: float = 0.1,
     nmf_dir: str | None = None,
-    wave_step: float = 20.0,
 ) -> GalaxyModel:
     """The forward model for any band set and redshifts 0..redshift_max.
 
@@ -92,14 +93,13 @@ def build_galaxy_model(
         redshift_max: largest redshift of the photometry and cosmology tables.
         birth_cloud_age_gyr: 0.1 in Hahn & Melchior (2022); their emulator used 0.01.
         nmf_dir: folder with the original NMF files; None for the shipped fit.
-        wave_step: bin width of the rest grid [Angstrom].
 
     Raises:
         BandError, GridError, MissingExtraError: filters, grid or their packages are not there.
     """
     curves = load_transmission(bands)
-    wave_range = rest_wave_range(curves, redshift_max, wave_step)
-    grid = load_ssp(ssp, wave_range=wave_range, wave_step=wave_step)
+    wave_range = rest_wave_range(curves, redshift_max, WAVE_STEP)
+    grid = load_ssp(ssp, wave_range=wave_range, wave_step=WAVE_STEP)
     nmf = load_nmf(nmf_dir)
     tables = build_population_tables(grid, nmf, redshift_max)
     provenance = dict(grid.provenance)

@@ -52,8 +52,11 @@ def measure_gaps(
 
 
 def gap(log_weight: Tensor) -> float:
-    """ln p - ln q of the first of n points from ln p - ln q + const (n,); the others follow q."""
-    log_evidence = log_weight[1:].nan_to_num(-torch.inf).logsumexp(dim=0)
+    """ln p - ln q of the first of n points from ln p - ln q + const (n,); the others follow q.
+
+    Infinite where p is zero at all others.
+    """
+    log_evidence = log_weight[1:].nan_to_num(-torch.inf, neginf=-torch.inf).logsumexp(dim=0)
     return float(log_weight[0] - log_evidence + np.log(len(log_weight) - 1))
 
 

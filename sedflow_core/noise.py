@@ -146,7 +146,7 @@ def draw_noise(
 
 
 def log_likelihood(flux: Tensor, flux_err: Tensor, model_flux: Tensor, noise: NoiseModel) -> Tensor:
-    """ln p(flux, flux_err | noiseless model_flux), summed over bands; (...).
+    """ln p(flux, flux_err | noiseless model_flux) up to a constant, summed over bands; (...).
 
     Both factors of the generative model: the normal flux, and the truncated-normal magnitude error
     at the noiseless magnitude with its normaliser and Jacobian. -inf below the error floor.

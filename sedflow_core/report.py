@@ -25,6 +25,7 @@ from sedflow_core.report_galaxies import (
     figure_of_training,
 )
 from sedflow_core.report_tables import tables, verdict
+from sedflow_core.simulation import ForwardModel
 from sedflow_core.validate import Report
 
 _STYLE = """
@@ -96,7 +97,7 @@ def _figures(
         "posterior is as wide as this, nothing was measured.",
         figure_of_prior(artifact, model, simulations),
     )
-    yield from _posteriors(artifact, report, galaxies, row)
+    yield from _posteriors(artifact, model, report, galaxies, row)
     yield from _calibration_figures(report)
     of = "simulations" if galaxies is None else "real galaxies"
     yield (
@@ -120,9 +121,13 @@ def _first_supported(artifact: Artifact, galaxies: Observation) -> int | None:
 
 
 def _posteriors(
-    artifact: Artifact, report: Report, galaxies: Observation | None, row: int | None
+    artifact: Artifact,
+    model: ForwardModel,
+    report: Report,
+    galaxies: Observation | None,
+    row: int | None,
 ) -> Iterator[tuple[str, str, Figure]]:
-    model, simulations = forward_model(artifact), report.simulations
+    simulations = report.simulations
     with_mcmc = "MCMC" in report.exact_ranks
     if galaxies is not None and row is not None:
         one = galaxies.rows(slice(row, row + 1))

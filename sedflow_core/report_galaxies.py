@@ -21,7 +21,7 @@ from sedflow_core.report_figures import best_fit, flow_against_exact
 from sedflow_core.simulation import ForwardModel, draw_prior, stream_generator
 from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
 
-_N_PRIOR = 50_000
+_N_PRIOR, _SEED = 50_000, 0
 _N_BEST = 1_000
 
 
@@ -110,7 +110,7 @@ def _add_colors(values: dict[str, Array], bands: tuple[str, ...]) -> None:
 
 def figure_of_prior(artifact: Artifact, model: ForwardModel, simulations: Simulations) -> Figure:
     """The prior on derived quantities, and what the magnitude cuts leave of it."""
-    u, redshift = draw_prior(model, _N_PRIOR, stream_generator(_N_PRIOR, 0))
+    u, redshift = draw_prior(model, _N_PRIOR, stream_generator(_SEED, 0))
     names, tables = artifact.derived_names, artifact.tables
     prior, accepted = (
         calc_quantities(theta, z, tables, names).T.numpy()

@@ -32,6 +32,8 @@ FAINT_MARGIN_MAG = 1.5
 _CONFIG_FILE = "training-set.json"
 _GOLDEN_RATIO = 0x9E3779B1
 _FRESH = 1 << 31
+MAX_EMPTY_BLOCKS = 16
+"""Blocks in a row of which nothing is kept: nothing ever would be."""
 
 
 class ForwardModel(NamedTuple):
@@ -168,15 +170,20 @@ def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> P
 
 
 def draw_noisy(model: ForwardModel, seed: int) -> Iterator[NoisySimulations]:
-    """Accepted noisy simulations, block by block, without end; never rows of a training set."""
-    block = _FRESH
-    while True:
+    """Accepted noisy simulations, block by block, without end; never rows of a training set.
+
+    Raises SimulationError where block after block lies outside the magnitude range.
+    """
+    block, n_empty = _FRESH, 0
+    while n_empty < MAX_EMPTY_BLOCKS:
         generator = stream_generator(seed, block)
         proposals = draw_proposals(model, BLOCK, generator)
         flux, flux_err = draw_noise(proposals.flux, model.noise, generator)
         keep = in_mag_range(flux, model.noise)
         yield NoisySimulations(*(t[keep] for t in (*proposals, flux, flux_err)))
         block += 1
+        n_empty = 0 if keep.any() else n_empty + 1
+    raise _nothing_visible(n_empty)
 
 
 def simulate_noisy(model: ForwardModel, n: int, *, seed: int) -> NoisySimulations:
@@ -210,7 +217,8 @@ def write_training_set(
     bytes as an unbroken one.
 
     Raises:
-        SimulationError: the folder holds shards of another configuration.
+        SimulationError: the folder holds shards of another configuration, or a whole shard lies
+            outside the magnitude range.
     """
     model = config.build()
     ssp = model.galaxy.ssp_provenance
@@ -261,8 +269,17 @@ def _draw_shard(
         proposals = draw_proposals(model, BLOCK, stream_generator(seed, block))
         keep = near_mag_range(proposals.flux, model.noise)
         kept.append([t[keep].float() for t in proposals])
+    if not sum(len(u) for u, *_ in kept):
+        raise _nothing_visible(blocks_per_shard)
     columns = (torch.cat(parts) for parts in zip(*kept, strict=True))
     return dict(zip(Proposals._fields, columns, strict=True))
+
+
+def _nothing_visible(n_blocks: int) -> SimulationError:
+    return SimulationError(
+        f"simulations: expected some within the magnitude range, got none of {n_blocks} blocks of "
+        f"{BLOCK}; are the spectra in Lsun/A per solar mass formed?"
+    )
 
 
 def load_training_set(folder: Path, n_rows: int | None = None) -> TrainingSet:

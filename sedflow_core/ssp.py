@@ -9,7 +9,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +89,19 @@ def load_ssp(
     content = b"".join(getattr(grid, key).tobytes() for key in _ARRAYS)
     provenance = {**grid.provenance, "npz_sha256": hashlib.sha256(content).hexdigest()}
     return _rebin(grid._replace(provenance=provenance), edges)
+
+
+def check_populations(whose: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raise GridError where a grid's provenance is not the expected one.
+
+    A package's version counts only where the digest of its data is not known.
+    """
+    by_version = "sha256" not in expected
+    for name, value in expected.items():
+        if found.get(name) != value and (name != "version" or by_version):
+            raise GridError(
+                f"{whose}: stellar populations: expected {name} {value}, got {found.get(name)}"
+            )
 
 
 def save_ssp(grid: SSPGrid, path: str | Path) -> None:

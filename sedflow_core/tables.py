@@ -41,7 +41,7 @@ class Table(NamedTuple):
             return self.reader(column, dtype)
         except (ValueError, TypeError, OSError, EOFError) as error:
             raise CatalogError(
-                f"column {column!r}: expected {dtype} values, got: {error}"
+                f"column {column!r}: expected {dtype or 'readable'} values, got: {error}"
             ) from None
 
     def numbers(self, name: str) -> Array:

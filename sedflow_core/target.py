@@ -82,7 +82,10 @@ class GalaxyTarget:
         return N_U
 
     def __call__(self, points: Array) -> tuple[Array, Array]:
-        """ln likelihood and ln prior (n,) of points (n, n_u), -inf outside the prior."""
+        """ln likelihood and ln prior (n,) of points (n, n_u), that of the prior -inf outside it.
+
+        The likelihood of an impossible point is the least number, of which any share is one too.
+        """
         low, high = _MASS_RANGE
         with torch.inference_mode():
             y = torch.tensor(points)

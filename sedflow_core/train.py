@@ -248,8 +248,9 @@ def _check_best(best: dict[str, Tensor], history: list[Epoch]) -> None:
 def _facts(training_set: dict[str, Any]) -> dict[str, Any]:
     """What a training set was made from, in one level; of a prior, what was wanted."""
     model = training_set["forward_model"]
-    wanted = [part["wanted"] for part in model.get("prior") or []]
-    return {**training_set, **model, "prior": wanted, "forward_model": None}
+    wanted = {part["name"]: part["wanted"] for part in model.get("prior") or []}
+    own = {"forward_model": None, "ssp_name": model["ssp"], "prior": wanted}
+    return {**model, **training_set, **own}
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def fit_pareto(excess: Tensor) -> Pareto:
     theta = 1.0 / largest + (1.0 - (n_point / (step - 0.5)).sqrt()) / (3.0 * quartile)
     shape = torch.log1p(-theta[..., None] * excess[..., None, :]).mean(dim=-1)
     log_like = n * (torch.log(-theta / shape) - shape - 1.0)
-    weight = torch.softmax(log_like.nan_to_num(-torch.inf), dim=-1)
+    weight = torch.softmax(log_like.nan_to_num(-torch.inf, neginf=-torch.inf), dim=-1)
     best = (weight * theta).sum(dim=-1)
     k = torch.log1p(-best[..., None] * excess).mean(dim=-1)
     return Pareto((n * k + 5.0) / (n + 10.0), -k / best)

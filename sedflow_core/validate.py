@@ -39,6 +39,8 @@ from sedflow_core.simulation import ForwardModel
 from sedflow_core.units import Array, mag_from_nanomaggy
 from sedflow_core.version import __version__
 
+_FORMAT = 2
+"""Of what is kept in the folder; rises with each change of how it is measured."""
 LIMITS = {
     "ks_distance": 0.018,
     "ks_distance_derived": 0.022,
@@ -81,20 +83,21 @@ class Sizes(NamedTuple):
     n_local: int = 200
     n_mcmc: int = 0
 
-    def up_to(self, n: int) -> "Sizes":
-        """No more than n simulations for anything, and half of them to test the others with.
+    def check(self) -> "Sizes":
+        """No more simulations for anything than there are, half of them to test the others with.
 
         Raises:
             SimulationError: nothing can be measured with so few.
         """
         for name, size, smallest in (
-            ("n_simulations", n, LEAST),
+            ("n_simulations", self.n_simulations, LEAST),
             ("n_samples", self.n_samples, N_CONTROL),
         ):
             if size < smallest:
                 raise SimulationError(f"{name}: expected at least {smallest}, got {size}")
-        least = Sizes(n, self.n_samples, *(min(size, n) for size in self[2:]))
-        return least._replace(n_local=min(self.n_local, n // 2))
+        n = self.n_simulations
+        bounded = Sizes(n, self.n_samples, *(min(size, n) for size in self[2:]))
+        return bounded._replace(n_local=min(self.n_local, n // 2))
 
 
 class Report(NamedTuple):
@@ -127,8 +130,12 @@ def validate(
             there; weights and classifiers are made anew.
         progress: called with the number of simulations done in each step.
     """
-    sizes = sizes.up_to(sizes.n_simulations)
-    kept = None if folder is None else folder / f"{artifact.sha256[:12]}-{seed}-{__version__}"
+    sizes = sizes.check()
+    kept = (
+        None
+        if folder is None
+        else folder / f"{artifact.sha256[:12]}-{seed}-{__version__}-{_FORMAT}"
+    )
     simulations = simulate(artifact, sizes.n_simulations, seed=seed)
     independent = calibrate(
         artifact,

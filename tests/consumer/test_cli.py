@@ -137,6 +137,14 @@ def test_errors_end_with_code_2(
     assert message in capsys.readouterr().err
 
 
+def test_a_broker_that_is_away_ends_with_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another try may do, which is not so of settings."""
+    assert main(["top", "--url", "http://127.0.0.1:1"]) == 1
+    assert "expected a daemon's /metrics" in capsys.readouterr().err
+
+
 def test_missing_archive(
     tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -407,7 +407,7 @@ def told(n_bytes: int) -> Answer:
 
 def test_a_limit_that_may_not_be_seen_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_configs(monkeypatch, lambda _: refused(KafkaError.TOPIC_AUTHORIZATION_FAILED))
-    assert find_limits(Settings()) == Limits(BROKER_DEFAULT_BYTES, BROKER_DEFAULT_BYTES)
+    assert find_limits(Settings()) == Limits(*3 * [BROKER_DEFAULT_BYTES])
 
 
 def test_a_limit_that_is_not_told_in_time_is_asked_for_again(
@@ -434,7 +434,7 @@ def test_batches_fit_into_every_topic(
     sizes = {settings.output.topic: summaries, "hosts.sedflow.dlq": letters}
     answer_configs(monkeypatch, lambda topic: told(sizes[topic]))
     limits = find_limits(settings)
-    assert limits == Limits(letters, batch)
+    assert limits == Limits(letters, summaries, batch)
     config = producer_config(settings, {}, limits)
     assert config["batch.size"] == batch
     assert config["message.max.bytes"] == max(letters, MIN_MESSAGE_BYTES)

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from consumer import files, writers
+from consumer import message as message_module
 from consumer.avro import Decoder, decode_summary, encode_body
 from consumer.container import MAX_BYTES, read_blocks, read_header
 from consumer.errors import ArchiveError
@@ -137,6 +138,19 @@ def test_rolled_back_messages_are_handed_out_again(
     assert not source.exhausted
     assert (alert_ids(first), source.poll(4, 0.0)) == ([0, 1, 2, 3], last)
     assert alert_ids(last) == [4, 5, 6]
+
+
+def test_a_window_is_bounded_in_bytes(
+    tmp_path: Path, alerts: list[Record], write_container: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.avro"
+    path.write_bytes(write_container(alerts))
+    size = len(read(path)[0].value or b"")
+    monkeypatch.setattr(message_module, "MAX_WINDOW_BYTES", int(2.5 * size))
+    source, windows = ArchiveSource([str(path)]), []
+    while not source.exhausted:
+        windows.append(alert_ids(source.poll(4, 0.0)))
+    assert windows == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
 
 
 def test_rate(tmp_path: Path, alerts: list[Record], write_container: Write) -> None:

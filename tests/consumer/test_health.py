@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.errors import SettingsError
-from consumer.health import MAX_SILENCE_S, Health, listen, serve
+from consumer.health import MAX_SILENCE_S, Health, listen, serve, url_of
 from consumer.kafka_client import HANGS_AFTER_S
 from consumer.kafka_sink import RETRY_FOR_S
 from consumer.metrics import Metrics
@@ -114,6 +114,13 @@ def test_a_client_that_goes_away_is_no_event(
         assert client.recv(1) == b""
     assert caplog.messages == events
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_address_is_what_a_browser_takes(host: str) -> None:
+    with serve(Health(), CollectorRegistry(), host, 0) as port:
+        answer = urllib.request.urlopen(f"{url_of(host, port)}/livez", timeout=10)
+        assert answer.status == 200
 
 
 def test_a_taken_port_is_named() -> None:

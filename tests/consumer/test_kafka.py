@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from consumer import kafka
+from consumer import message as message_module
 from consumer.errors import BrokerError, ConsumerError, WindowAbortedError
 from consumer.health import Health
 from consumer.kafka import KafkaSource
@@ -249,7 +249,7 @@ def test_a_refusal_ends_the_loop(source: KafkaSource) -> None:
 
 
 def test_a_window_is_bounded_in_bytes(source: KafkaSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "MAX_WINDOW_BYTES", 2_500)
+    monkeypatch.setattr(message_module, "MAX_WINDOW_BYTES", 2_500)
     source._consumer = FakeConsumer([[Large(CUT, i)] for i in range(10, 20)])  # type: ignore[assignment]
     assert offsets(source.poll(10, 60.0), CUT) == [10, 11, 12]
     assert offsets(source.poll(10, 60.0), CUT) == [13, 14, 15]

@@ -120,6 +120,36 @@ def test_who_is_far_behind_gets_all_that_is_kept() -> None:
     assert names(event) == expected
 
 
+def test_a_summary_that_cannot_be_read_hides_no_other() -> None:
+    gallery = Gallery()
+    page = Page(CollectorRegistry(), Follower(gallery))
+    gallery.add(Window((), (Result(None, b"of another version", (), "OK", "ZTF"),), ()))
+    show(gallery, "a")
+    page.tick()
+    assert names(read_event(next(page.events()))) == ["a"]
+
+
+class Slow:
+    """Workers of which one takes its time."""
+
+    n_asked = 0
+
+    def live(self) -> tuple[bool, str]:
+        return True, ""
+
+    def ready(self) -> tuple[bool, str]:
+        self.n_asked += 1
+        return True, ""
+
+
+def test_a_browser_that_comes_asks_no_worker() -> None:
+    workers = Slow()
+    page = Page(CollectorRegistry(), lambda: (), workers)
+    for _ in range(3):
+        assert read_event(next(page.events()))["numbers"]["ready"]
+    assert workers.n_asked == 1
+
+
 class Watched:
     """Knows how many look at the newest summaries at once."""
 

@@ -58,7 +58,7 @@ class FakeSource:
 @pytest.fixture
 def make_sink(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PlainSink]:
     def make(refused: str | None, log: list[str]) -> PlainSink:
-        monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(1_000_000, 1_000_000))
+        monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(*3 * [1_000_000]))
         monkeypatch.setattr(outlet, "Producer", lambda *_, **__: FakeProducer(refused, log))
         settings = Settings.model_validate({"output": {"bootstrap": "b:1", "topic": "summaries"}})
         return PlainSink(settings, FakeSource(log))  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ def make_sink(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PlainSink]:
 
 def test_a_topic_that_takes_more_than_librdkafka_can_be_told_stops_no_start() -> None:
     settings = Settings.model_validate({"output": {"bootstrap": "127.0.0.1:1", "topic": "out"}})
-    limits = Limits(batch=1_000_000, letter=2**31 - 1)
+    limits = Limits(batch=1_000_000, summary=1_000_000, letter=2**31 - 1)
     config = outlet.producer_config(settings, {"log_level": 0}, limits)
     assert Producer(config) is not None
 

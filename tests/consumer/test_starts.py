@@ -77,6 +77,29 @@ def test_a_topic_made_anew_is_found(
     assert [starts.find_remade({"hosts"}) for _ in found] == found
 
 
+def test_a_position_tells_the_id_of_a_topic_whose_broker_did_not(starts: Starts) -> None:
+    """Made anew and already longer than the old one, it would be read on in the middle."""
+    starts._consumer = starts._extents._consumer = Emptied()  # type: ignore[assignment]
+    starts._admin = FakeAdmin([None, "b"])  # type: ignore[assignment]
+    positions = FakePositions(Position(20, "a"))
+    assert starts.find_all([PLACE], positions) == {PLACE: 20}
+    assert starts.topic_id("hosts") == "a"
+    assert starts.find_remade({"hosts"}) == ["hosts"]
+
+
+def test_every_gap_is_told_and_counted_once(starts: Starts) -> None:
+    other = ("hosts", 1)
+    starts._consumer = starts._extents._consumer = Emptied()  # type: ignore[assignment]
+    starts._admin = FakeAdmin(["a"])  # type: ignore[assignment]
+    positions = FakePositions(Position(10, "a"))
+    positions.kept[other] = Position(15, "a")
+    with pytest.raises(
+        OffsetsLostError, match=r"hosts\[0\]: .* 10 to 19 .*hosts\[1\]: .* 15 to 19"
+    ):
+        starts.find_all([PLACE, other], positions)
+    assert starts._metrics.offsets_lost._value.get() == 15
+
+
 class Emptied:
     """A consumer of a partition from which all was deleted, up to offset 20."""
 

@@ -311,6 +311,19 @@ def test_a_summary_that_no_topic_would_take_is_rejected_while_encoding(
     assert len(window.results) == 1
 
 
+def test_a_summary_that_its_topic_does_not_take_is_rejected_while_encoding(
+    step: Step, make_alert: Callable[..., Record], make_message: MakeMessage, now: Clock
+) -> None:
+    step.form.max_bytes = 5_000
+    body = encode_body(make_alert(1) | {"objectId": "x" * 2_500}, "hostAlert")
+    long = Message((make_message(1).value or b"")[:5] + body)
+    window = step([long, make_message(2)], replay=False, now=now)
+    (letter,) = window.rejected
+    assert (letter.message, letter.stage) == (long, "encode")
+    assert "at most 5000 bytes" in letter.error
+    assert len(window.results) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "status", "reasons"),
     [

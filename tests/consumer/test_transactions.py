@@ -78,13 +78,14 @@ def test_a_commit_that_fails(
     """Only what was committed moves the source; a fenced worker touches nothing any more."""
     log: list[str] = []
     errors = [] if error is None else [error]
-    monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(1_000_000, 1_000_000))
+    monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(*3 * [1_000_000]))
     monkeypatch.setattr(outlet, "Producer", lambda *_, **__: FakeProducer(errors, log))
     source = SimpleNamespace(
         starts=SimpleNamespace(log=None),
         positions_behind=lambda _: [],
         group_metadata=None,
         advance=lambda _: log.append("advance"),
+        beat=lambda: None,
     )
     sink = KafkaSink(SETTINGS, Metrics(CollectorRegistry()), source)  # type: ignore[arg-type]
     if expected is None:
@@ -118,7 +119,7 @@ def test_letters_that_a_topic_refuses_ask_less_of_it(monkeypatch: pytest.MonkeyP
     ]
     producer = Produced(refusals, [])
     monkeypatch.setattr(outlet, "Producer", lambda *_, **__: producer)
-    metrics, limits = Metrics(CollectorRegistry()), Limits(1_000_000, 1_000_000)
+    metrics, limits = Metrics(CollectorRegistry()), Limits(*3 * [1_000_000])
     transactions = Transactions(SETTINGS, metrics, "id", limits)
     message = Message(bytes(9_000), topic="t", partition=1, offset=7, timestamp_ms=5)
     letter = DeadLetter(message, "decode", "DecodeError", "bad", datetime.now(UTC))

@@ -265,11 +265,10 @@ def test_what_a_shadow_says_is_counted_once_published() -> None:
     worker = Worker(Settings(), Pauses(1))
     worker._answer = Shadowed(lambda *_, **__: Window((), (), ()), lambda _: [], worker.registry)
     said = Difference(("OK", "NO_HOST"), {})
-    noted, _ = worker._connect(SimpleNamespace(), NoSink())  # type: ignore[arg-type]
-    noted.publish(Window((), (Result(None, b"", (), "OK", "ZTF", shadow=said),), ()))
+    worker._note(Window((), (Result(None, b"", (), "OK", "ZTF", shadow=said),), ()))
     labels = {"status": "OK", "shadow": "NO_HOST"}
     assert worker.registry.get_sample_value("sedflow_shadow_status_total", labels) == 1
-    assert len(worker.gallery.since(0)) == 1
+    assert len(worker.gallery.since(0)) == worker.published.messages == 1
 
 
 def test_the_slow_lane_counts_what_was_published_and_keeps_its_membership() -> None:
@@ -279,9 +278,10 @@ def test_the_slow_lane_counts_what_was_published_and_keeps_its_membership() -> N
     worker._refit_metrics = RefitMetrics(worker.registry)
     kept: list[str] = []
     source = SimpleNamespace(keep_alive=lambda: kept.append("kept"))
-    noted, _ = worker._connect(source, NoSink())  # type: ignore[arg-type]
-    noted.publish(Window((), (Result(None, b"", (), "OK", "ZTF", refit="EXPIRED"),), ()))
+    worker._connect(source, NoSink())  # type: ignore[arg-type]
+    worker._note(Window((), (Result(None, b"", (), "OK", "ZTF", refit="EXPIRED"),), ()))
     labels = {"outcome": "EXPIRED"}
     assert worker.registry.get_sample_value("sedflow_refits_total", labels) == 1
+    assert worker.published.messages == 1
     worker._refit.keep_alive()
     assert kept == ["kept"]

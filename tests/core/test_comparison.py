@@ -128,8 +128,10 @@ def test_the_command_compares_simulations(
     options = ["--n-galaxies", "2", "--n-mcmc", "1", "--n-draws", "500", "--max-seconds", "1"]
     assert main(["compare", "--out", str(tmp_path / "none/compared.csv")]) == 2
     assert "--out: expected an existing folder" in capsys.readouterr().err
-    main(["compare", "--artifact", str(tiny_path), "--out", str(out), *options])
+    status = main(["compare", "--artifact", str(tiny_path), "--out", str(out), *options])
     text = capsys.readouterr().out
+    assert status == 1  # the flow is not trained
+    assert " NO " in text
     assert all(name in text for name in PARAM_NAMES)
     assert re.search("MCMC of 1, [01] converged: R-hat", text)
     header, *rows = csv.reader(out.read_text().splitlines())

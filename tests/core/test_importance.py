@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sedflow_core import Artifact, Observation
 from sedflow_core.importance import Weighted, weigh, weighted_quantile
@@ -41,6 +42,19 @@ def test_weighted_samples_are_the_posterior(weighted: Weighted, prior_draws: Pri
             truth, truth_error = weighted_mean(theta[:, name].numpy(), brute)
             assert abs(ours - truth) < 4 * np.hypot(error, truth_error)
             assert error < 0.1
+
+
+def test_the_p_value_is_that_of_the_exact_posterior(
+    weighted: Weighted, prior_draws: PriorDraws, vague_observation: Observation
+) -> None:
+    best = stats.norm(scale=vague_observation.flux_err).logpdf(0.0).sum()
+    tail = stats.chi2(5).sf(-2.0 * (prior_draws.gaussian - best))
+    brute = np.exp(prior_draws.exact - prior_draws.exact.max())
+    truth, truth_error = weighted_mean(tail, brute)
+    spread = np.sqrt(np.average((tail - truth) ** 2, weights=brute))
+    error = spread / np.sqrt(weighted.efficiency()[0] * len(weighted.weights))
+    assert abs(weighted.p_value[0] - truth) < 4 * np.hypot(error, truth_error)
+    assert np.hypot(error, truth_error) < 0.02
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

@@ -108,7 +108,7 @@ def test_an_artifact_is_built_with_the_stellar_populations_of_its_training_set(
     tiny: Artifact, tmp_path: Path
 ) -> None:
     flow_config = FlowConfig(**tiny.manifest["flow"])
-    with pytest.raises(GridError, match="expected those of the training set"):
+    with pytest.raises(GridError, match="training set: stellar populations: expected"):
         build_artifact(
             tmp_path,
             name="other",

@@ -155,8 +155,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     [
         (lambda rows: rows.map(lambda t: t[:9_000]), "n_rows 9000, got 10000"),
         (lambda rows: rows._replace(config=rows.config | {"seed": 5}), "seed 5, got 4"),
+        (lambda rows: rows._replace(config=rows.config | {"ssp": {"sha256": "f"}}), "ssp .*'f'"),
     ],
-    ids=["fewer", "others"],
+    ids=["fewer", "others", "other populations"],
 )
 def test_a_checkpoint_of_other_rows_is_refused(
     trained, training_set, noise, folder: Path, change: Callable, name: str

@@ -16,7 +16,9 @@ from sedflow_core.trust import (
     MIN_DRAWS,
     MIN_EFFICIENCY,
     MIN_P_VALUE,
+    Pareto,
     Trust,
+    calc_efficiency,
     is_trusted,
     judge,
     smooth_weights,
@@ -48,13 +50,23 @@ def test_efficiency_counts_equal_weights() -> None:
 def test_smoothed_weights_find_the_efficiency_that_plain_ones_miss() -> None:
     """Log-normal weights: exp(-s^2). A few draws seldom meet the largest of them."""
     draws = torch.randn((400, 256), generator=torch.Generator().manual_seed(0)).double()
-    for width in (0.5, 1.0):
+    for width in (0.5, 1.0, 1.5):
         efficiency = smooth_weights(width * draws).efficiency()
         truth = np.exp(-(width**2))
-        weights = (width * draws).exp()
-        plain = weights.mean(dim=-1).square() / weights.square().mean(dim=-1)
-        assert efficiency.median() == pytest.approx(truth, rel=0.3)
-        assert efficiency.log().std() <= 1.05 * plain.log().std()
+        assert efficiency.median() == pytest.approx(truth, rel=0.3 if width <= 1.0 else 1.0)
+        error, plain_error = (
+            (values.log() - np.log(truth)).square().mean()
+            for values in (efficiency, calc_efficiency((width * draws).exp()))
+        )
+        assert error < plain_error
+
+
+@pytest.mark.parametrize("k", [-0.3, 0.4, 1.2])
+def test_quantiles_of_a_pareto_distribution_are_scipys(k: float) -> None:
+    level = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    pareto = Pareto(torch.tensor([k], dtype=torch.float64), torch.tensor([2.0]).double())
+    expected = stats.genpareto(k, scale=2.0).ppf(level.numpy())
+    np.testing.assert_allclose(pareto.quantile(level)[0], expected, rtol=1e-12)
 
 
 def test_smoothing_changes_the_tail_alone_and_keeps_its_order() -> None:

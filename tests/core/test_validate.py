@@ -145,7 +145,7 @@ def test_a_slice_is_judged_by_its_own_number(recorded: Document) -> None:
 )
 def test_too_little_to_measure_anything_is_refused(sizes: Sizes, message: str) -> None:
     with pytest.raises(SimulationError, match=message):
-        sizes.up_to(sizes.n_simulations)
+        sizes.check()
 
 
 def test_few_simulations_blur_a_distance() -> None:

@@ -14,6 +14,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from prometheus_client import CollectorRegistry
 
+from consumer.avro import encode
 from consumer.kafka_sink import KafkaSink
 from consumer.message import ERROR_HEADER_PREFIX, Result, Window
 from consumer.metrics import Metrics
@@ -22,7 +23,15 @@ from consumer.settings import Settings
 from .broker import create_topics
 from .conftest import Daemon, Topics
 from .daemons import fetch, scrape, wait_for
-from .traffic import Sent, make_good, make_malformed, produce, read_committed, read_exactly
+from .traffic import (
+    Sent,
+    make_alert,
+    make_good,
+    make_malformed,
+    produce,
+    read_committed,
+    read_exactly,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,8 +61,9 @@ def test_messages_deleted_unread(
     produce(bootstrap, topics.alerts, list(make_good(40)))
 
     halted = start_daemon()
-    assert "were deleted unread" in reason_of_halt(halted)
-    assert scrape(halted)["sedflow_offsets_lost_total",] > 0
+    reason = reason_of_halt(halted)
+    assert reason.count("were deleted unread") == 4  # partitions
+    assert scrape(halted)["sedflow_offsets_lost_total",] == 100
     assert halted.stop() == 3
     read_exactly(bootstrap, topics.summaries, 100)
 
@@ -144,6 +154,22 @@ def test_an_output_that_takes_small_batches_is_given_no_larger_ones(
     results = tuple(Result(b"k", b"x" * 1_000, (), "OK", "ZTF") for _ in range(200))
     KafkaSink(settings, Metrics(CollectorRegistry())).publish(Window((), results, ()))
     assert len(read_committed(bootstrap, topics.summaries)) == 200
+
+
+def test_a_summary_too_large_for_its_topic_is_a_dead_letter(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    """Its topic would refuse it for ever, and all that is published with it."""
+    limit_messages(bootstrap, topics.summaries, 20_000)
+    long = encode(make_alert(1) | {"objectId": "x" * 15_000}, "hostAlert")
+    produce(bootstrap, topics.alerts, [Sent(b"long", long, [], 1), *make_good(20)])
+    daemon = start_daemon()
+    (letter,) = read_committed(bootstrap, topics.dead_letters, at_least=1)
+    read_committed(bootstrap, topics.summaries, at_least=20)
+    assert daemon.stop() == 0
+    assert letter.value() == long
+    assert b"at most 20000 bytes" in (dict(letter.headers())[f"{ERROR_HEADER_PREFIX}message"])
+    read_exactly(bootstrap, topics.summaries, 20)
 
 
 def test_a_letter_too_large_leaves_a_stub(
