@@ -5,7 +5,8 @@ as if it came now. What succeeds goes to the output topic, marked as a replay; w
 back as a new letter that counts its attempts, up to a cap. Results, letters and the positions of
 the replay commit together, so that a replay that is cut off loses and repeats nothing.
 
-Letters named by their places are tried whatever became of them before; no position moves.
+Letters named by their places are tried whatever became of them before; no position moves, so that a
+command given again tries all of them again.
 """
 
 from collections import Counter

@@ -149,7 +149,7 @@ class KafkaSource:
         self._renew_membership()
 
     def beat(self) -> None:
-        """Tell that an assignment that takes long goes on."""
+        """Tell that what takes long goes on."""
         self._health.beat()
 
     def advance(self, window: Window) -> None:

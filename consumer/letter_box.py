@@ -117,7 +117,7 @@ class LetterBox:
             self._open = self._begin(from_beginning)
 
     def read(self, max_letters: int) -> Sequence[Letter]:
-        """Return the next letters, no more of them than a window takes; none at the end."""
+        """Return the next letters, about as many as a window takes; none at the end."""
         letters: list[Letter] = []
         silent_s = 0.0
         while self._open and len(letters) < max_letters and not is_full(x.message for x in letters):

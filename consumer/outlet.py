@@ -109,10 +109,12 @@ class Outlet:
         known = (e for e in (*errors, *self.refused) if isinstance(e, KafkaError))
         refusal = next((e for e in known if e.code() in REFUSED_MESSAGES), None)
         self.refused.clear()
-        if refusal is not None and window.rejected:
+        if refusal is None:
+            return
+        if window.rejected:
             self._letter_form = LetterForm(min(self._letter_form + 1, max(LetterForm)))
-            fields = {"error": refusal.str(), "letters": self._letter_form.name.lower()}
-            LOG.warning("messages refused", extra={"fields": fields})
+        fields = {"error": refusal.str(), "letters": self._letter_form.name.lower()}
+        LOG.warning("messages refused", extra={"fields": fields})
 
     def restore_bytes(self) -> None:
         """Let letters have their bytes again; times that were refused once would be again."""

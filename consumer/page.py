@@ -65,11 +65,14 @@ Portray = Callable[[Record], dict[str, Any]]
 
 def _decode(kept: Sequence[Kept]) -> Iterator[Record]:
     """Yield the summaries that can be read; a worker of another version may write others."""
+    errors = []
     for each in kept:
         try:
             yield decode_summary(each.value)
         except DecodeError as error:
-            LOG.warning("summary not shown", extra={"fields": {"error": str(error)}})
+            errors.append(str(error))
+    if errors:
+        LOG.warning("summaries not shown", extra={"fields": {"n": len(errors), "last": errors[-1]}})
 
 
 class Page:

@@ -25,6 +25,8 @@ from sedflow_core.version import __version__
 
 Record = dict[str, Any]
 
+TRACE_BYTES = 1_000
+"""Room for what a trace adds to a message's headers; see `tracing.py`."""
 FLOAT_MAX = float(np.finfo(np.float32).max)
 MOMENTS = ("mean", "std", *LEVEL_NAMES)
 
@@ -44,7 +46,7 @@ class SummaryForm:
         it so large that the broker would refuse it time and again.
         """
         value = encode(record, "posteriorSummary", self.schema_id)
-        if (size := count_bytes(key, value, ())) > self.max_bytes:
+        if (size := TRACE_BYTES + count_bytes(key, value, ())) > self.max_bytes:
             raise EncodeError(
                 f"expected a summary of at most {self.max_bytes} bytes, which is what the output "
                 f"topic takes, got {size}"

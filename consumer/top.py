@@ -11,7 +11,7 @@ from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from consumer.errors import BrokerError
+from consumer.errors import BrokerError, SettingsError
 from consumer.reading import Reading, calc_latency, calc_rate, read
 from sedflow_core.errors import MissingExtraError
 
@@ -33,7 +33,8 @@ BARS = "▁▂▃▄▅▆▇█"
 def watch(url: str, *, n_readings: int | None = None) -> None:
     """Show the daemon at `url` until interrupted, or for so many readings.
 
-    Raises BrokerError when it cannot be reached at the start; later on the screen says so.
+    Raises BrokerError when it cannot be reached at the start, later on the screen says so, and
+    SettingsError for what is no URL.
     """
     readings: deque[Reading] = deque([fetch(url)], maxlen=KEPT)
     console = Console()
@@ -57,9 +58,12 @@ def poll(url: str, readings: deque[Reading], n_readings: int | None) -> Iterator
 
 
 def fetch(url: str) -> Reading:
-    """Return a reading of the daemon. Raises BrokerError when it does not answer."""
+    """Return a reading of the daemon.
+
+    Raises BrokerError when it does not answer, SettingsError for what is no URL.
+    """
     if not url.startswith(("http://", "https://")):
-        raise BrokerError(f"url: expected http://HOST:PORT, got {url!r}")
+        raise SettingsError(f"url: expected http://HOST:PORT, got {url!r}")
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=TIMEOUT_S) as answer:  # noqa: S310
             text = answer.read().decode()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, TracerProvider
 
+MAX_STATE_BYTES = 512
+"""Of a `tracestate` that is carried on; the standard asks for no more."""
 MAX_LINKED = 64
 """Steps that one publication is linked to."""
 
@@ -160,7 +162,8 @@ def extract_context(headers: Headers) -> "Context":
     carrier = {
         name: value.decode("ascii", errors="replace")
         for name, value in headers
-        if name in ("traceparent", "tracestate") and value is not None
+        if value is not None
+        and (name == "traceparent" or (name == "tracestate" and len(value) <= MAX_STATE_BYTES))
     }
     return TraceContextTextMapPropagator().extract(carrier)
 

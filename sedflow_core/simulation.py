@@ -170,7 +170,7 @@ def draw_proposals(model: ForwardModel, n: int, generator: torch.Generator) -> P
 
 
 def draw_noisy(model: ForwardModel, seed: int) -> Iterator[NoisySimulations]:
-    """Accepted noisy simulations, block by block, without end; never rows of a training set.
+    """Accepted noisy simulations, block by block; never rows of a training set.
 
     Raises SimulationError where block after block lies outside the magnitude range.
     """

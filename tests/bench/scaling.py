@@ -11,7 +11,7 @@ from pathlib import Path
 from sedflow_core import load_artifact
 from tests.bench.load import Load
 from tests.bench.report import identify, write_report
-from tests.bench.stream import CPU_MS, PER_ESTIMATE, run_load
+from tests.bench.stream import CPU_MS, PER_ESTIMATE, all_answered, run_load
 from tests.bench.timing import describe_machine
 
 RUNS = {
@@ -43,11 +43,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("bench-output"))
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error(f"--rounds: expected 2 or more, got {options.rounds}")
     machine = describe_machine()
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
     for number in range(options.rounds):
         for name, (load, n_workers) in RUNS.items():
             run = run_load(load, options.artifact, n_workers)
+            if not all_answered(run):
+                raise RuntimeError(f"{name}: expected one posterior for each alert, got {run}")
             rounds[name].append(run)
             print(f"round {number + 1}, {name}: {run[CPU_MS]:.2f} ms, {run[PER_ESTIMATE]:.3f}")
     artifact = identify(load_artifact(options.artifact))

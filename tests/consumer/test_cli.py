@@ -128,6 +128,7 @@ def test_dry_run_writes_nothing(archive: Path, tiny_path: Path, tmp_path: Path) 
         (["replay", "x", "--dry-run", "--format", "avro"], "--format: expected with --out alone"),
         (["dlq", "replay", "--max-attempts", "2", "a/0/1"], "--max-attempts: expected no places"),
         (["check-config", "--config", "no.toml"], "expected a readable file, got no.toml"),
+        (["top", "--url", "localhost:9108"], "url: expected http://HOST:PORT"),
     ],
 )
 def test_errors_end_with_code_2(
@@ -137,9 +138,7 @@ def test_errors_end_with_code_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_broker_that_is_away_ends_with_code_1(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broker_that_is_away_ends_with_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     """Another try may do, which is not so of settings."""
     assert main(["top", "--url", "http://127.0.0.1:1"]) == 1
     assert "expected a daemon's /metrics" in capsys.readouterr().err

@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
+from consumer import message as message_module
 from consumer.dead_letters import _choose
-from consumer.letter_box import Letter
-from consumer.message import ERROR_HEADER_PREFIX, Message
+from consumer.letter_box import TAKE_AT_ONCE, Letter, LetterBox
+from consumer.message import ERROR_HEADER_PREFIX, Message, take_window
 from consumer.process import printable
 from consumer.sections import InputSettings
 
@@ -45,6 +46,68 @@ def test_text_of_others_stays_on_its_line(text: str) -> None:
     assert told.isprintable()
     assert told.encode().decode("unicode_escape") == text
     assert printable("größer als 3") == "größer als 3"
+
+
+class Event:
+    """A letter of a kilobyte as librdkafka hands it out."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def topic(self) -> str:
+        return "letters"
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def error(self) -> None:
+        return None
+
+    def key(self) -> None:
+        return None
+
+    def value(self) -> bytes:
+        return bytes(1_000)
+
+    def headers(self) -> None:
+        return None
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1
+
+
+class FakeConsumer:
+    def __init__(self, n: int) -> None:
+        self._events = list(map(Event, range(n)))
+
+    def consume(self, n: int, timeout_s: float) -> list[Event]:
+        taken, self._events = self._events[:n], self._events[n:]
+        return taken
+
+
+def make_box(n: int) -> LetterBox:
+    box = LetterBox.__new__(LetterBox)
+    box._consumer = FakeConsumer(n)  # type: ignore[assignment]
+    box._open = {("letters", 0): n}
+    return box
+
+
+def test_letters_come_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = make_box(50)
+    assert [len(box.read(20)) for _ in range(4)] == [20, 20, 10, 0]
+    monkeypatch.setattr(message_module, "MAX_WINDOW_BYTES", 20_000)
+    box = make_box(50)
+    assert [len(box.read(1000)) for _ in range(3)] == [2 * TAKE_AT_ONCE, 50 - 2 * TAKE_AT_ONCE, 0]
+
+
+def test_messages_are_taken_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = iter([Message(bytes(1_000))] * 10)
+    assert len(take_window(messages, 2)) == 2
+    monkeypatch.setattr(message_module, "MAX_WINDOW_BYTES", 2_500)
+    assert [len(take_window(messages, 5)) for _ in range(4)] == [3, 3, 2, 0]
 
 
 @pytest.mark.parametrize("max_attempts", [3, None])

@@ -149,6 +149,14 @@ def test_a_second_opinion_is_trusted_where_it_converged_and_fits(
     assert opinion.is_trusted() is trusted
 
 
+def test_an_answer_that_its_topic_does_not_take_is_a_dead_letter(make_step: MakeStep) -> None:
+    step = make_step(max_age_s=1e-9)
+    step.form.max_bytes = 2_000
+    (letter,) = answer(step, message(summary(1))).rejected
+    assert letter.stage == "encode"
+    assert "at most 2000 bytes" in letter.error
+
+
 def test_a_second_opinion_has_as_many_samples_as_the_settings_say(
     tiny: Artifact, metrics: RefitMetrics
 ) -> None:

@@ -24,7 +24,7 @@ WINDOW = Window(
     (Message(b"in", topic="t", offset=4),), (Result(b"k", b"out", (), "OK", "ZTF"),), ()
 )
 SETTINGS = Settings.model_validate({"output": {"bootstrap": "b:1", "topic": "summaries"}})
-MADE = ["begin", "offsets", "commit"]
+MADE = ["begin", "offsets", "beat", "commit"]
 
 
 class FakeProducer:
@@ -85,7 +85,7 @@ def test_a_commit_that_fails(
         positions_behind=lambda _: [],
         group_metadata=None,
         advance=lambda _: log.append("advance"),
-        beat=lambda: None,
+        beat=lambda: log.append("beat"),
     )
     sink = KafkaSink(SETTINGS, Metrics(CollectorRegistry()), source)  # type: ignore[arg-type]
     if expected is None:

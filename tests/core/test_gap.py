@@ -36,6 +36,7 @@ def test_the_gap_between_two_normals_is_their_divergence() -> None:
 def test_samples_where_there_is_no_posterior_count_as_none() -> None:
     log_weight = torch.tensor([0.0, 0.0, -torch.inf, torch.nan, 0.0], dtype=torch.float64)
     assert gap(log_weight) == pytest.approx(np.log(2.0))
+    assert gap(torch.tensor([0.0, -torch.inf, -torch.inf])) == np.inf
 
 
 def test_truths_and_weights_agree_on_the_divergence(shipped: Artifact) -> None:

@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 from sedflow_core import Artifact, simulate
+from sedflow_core import simulation as simulation_module
 from sedflow_core.build import build_artifact
 from sedflow_core.errors import GridError, SimulationError
 from sedflow_core.flow import FlowConfig, MaskedAutoregressiveFlow
@@ -102,6 +103,20 @@ def test_rows_of_other_parameters_are_not_trained_on(training_folder: Path, tmp_
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prior_sha256": "other"}))
     with pytest.raises(SimulationError, match=r"expected rows of the parameters .*, got other"):
         load_training_set(tmp_path)
+
+
+def test_a_model_that_nobody_could_see_is_refused(
+    forward: ForwardModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    noise = forward.noise._replace(mag_range=forward.noise.mag_range - 30.0)
+    unseen = forward._replace(noise=noise)
+    monkeypatch.setattr(simulation_module, "MAX_EMPTY_BLOCKS", 2)
+    with pytest.raises(SimulationError, match="got none of 2 blocks"):
+        simulate_noisy(unseen, 10, seed=0)
+    monkeypatch.setattr(ForwardConfig, "build", lambda _: unseen)
+    with pytest.raises(SimulationError, match="got none of 1 blocks"):
+        next(write_training_set(tmp_path, SYNTHETIC, n_rows=10, seed=0, blocks_per_shard=1))
+    assert not list(tmp_path.glob("shard-*"))
 
 
 def test_an_artifact_is_built_with_the_stellar_populations_of_its_training_set(

