@@ -27,6 +27,7 @@ from consumer.metrics import Metrics
 from consumer.registry import register_summaries
 from consumer.settings import Settings
 from consumer.step import Step
+from consumer.summaries import SummaryForm
 from consumer.writers import AvroWriter, FileFormat, ParquetWriter
 from sedflow_core import Artifact, load_artifact
 from sedflow_core.memory import keep_freed_memory
@@ -80,11 +81,10 @@ def replay(
     with closing(ArchiveSource(archives, limit=limit, rate=rate)) as source:
         if isinstance(out, Path) and out.resolve() in source.files:
             raise SettingsError(f"--out: expected a file that is no archive to read, got {out}")
-        if out == "kafka":
-            step.form.schema_id = register_summaries(derive_replay_settings(settings))
         sink, outputs = _open_sink(settings, out, file_format, artifact, metrics)
         if isinstance(sink, KafkaSink):
-            step.form.max_bytes = sink.limits.summary
+            schema_id = register_summaries(derive_replay_settings(settings))
+            step.form = SummaryForm(schema_id, sink.limits.summary)
         start = perf_counter()
         tally = run(
             source,

@@ -11,8 +11,8 @@ KEPT, LARGEST_KEPT = 2**30, 2**25
 def keep_freed_memory() -> None:
     """Let this process use the memory of freed arrays again, not give it back and ask anew.
 
-    Each batch's arrays would otherwise be new pages, which the system clears one by one: a tenth of
-    an alert's CPU time. At most `KEPT` bytes are held free at the heap's end, and arrays above
+    Each batch's arrays would otherwise be new pages, which the system clears one by one: 8 % of an
+    alert's CPU time. At most `KEPT` bytes are held free at the heap's end, and arrays above
     `LARGEST_KEPT` are given back as before. Without glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
