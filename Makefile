@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-kafka test bench bench-stream bench-scaling bench-samples bench-frontier bench-gpu bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
+.PHONY: demo demo-kafka test bench bench-stream bench-scaling bench-samples bench-verdict bench-frontier bench-gpu bench-watching bench-poison screenshots chaos soak fuzz audit check format clean
 
 # One virtual environment serves the demo, the tests and the checks.
 $(INSTALLED): pyproject.toml .ci/constraints.txt
@@ -55,6 +55,10 @@ bench-watching: $(INSTALLED)
 # Error of every published quantile against the number of samples, and the figure of it.
 bench-samples: $(INSTALLED)
 	$(BIN)/python -m tests.bench.sample_count --out bench-output
+
+# Rank correlation, recall and cost of verdicts by the number of their samples.
+bench-verdict: $(INSTALLED)
+	$(BIN)/python -m tests.bench.verdict --out bench-output
 
 # Pictures of the live page, to be looked at; needs chromium and chromedriver.
 screenshots: $(INSTALLED)

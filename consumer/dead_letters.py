@@ -54,7 +54,10 @@ class Outcome:
 
 
 def list_letters(settings: Settings, *, stage: str | None, limit: int | None) -> Iterator[str]:
-    """Yield a line for each dead letter of a stage, or of any. Raises BrokerError."""
+    """Yield a line for each dead letter of a stage, or of any. Raises BrokerError.
+
+    Its columns: place, time, stage, class, attempts, message, and place of the original message.
+    """
     n = 0
     with closing(LetterBox(settings, from_beginning=True)) as box:
         for letter in box:
@@ -67,6 +70,7 @@ def list_letters(settings: Settings, *, stage: str | None, limit: int | None) ->
                     *(printable(errors.get(name, "?")) for name in ("failed.at", "stage", "class")),
                     str(letter.attempts),
                     printable(errors.get("message", "?")),
+                    "/".join(map(str, letter.origin)) if letter.origin else "?",
                 )
             )
             n += 1

@@ -8,17 +8,19 @@ now, and nothing is shared between processes:
     registry.register(gathered)
     with serve(gathered, registry, host, port): ...
 
-Each sample of a worker gains the label `worker`. A worker that does not answer is missing from the
-metrics, and its parent is neither live nor ready.
+Each sample of a worker gains the label `worker`. Of a worker that does not answer the metrics say
+that it is not ready and no more, and its parent is neither live nor ready.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+
+from consumer.health import tell_ready
 
 ANSWER_TIMEOUT_S = 3.0
 
@@ -29,8 +31,10 @@ Ports = Callable[[], Mapping[str, int]]
 class Gathered(Collector):
     """What the workers say of themselves; metrics of all, health of the worst."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, expected: Collection[str] = ()) -> None:
         self._ports = ports
+        self._expected = expected
+        """Workers that there are to be, whether or not they have a port."""
 
     def live(self) -> tuple[bool, str]:
         """Whether every worker polls, and which one does not."""
@@ -42,11 +46,13 @@ class Gathered(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of all workers, each name once."""
-        texts = {worker: fetch(port, "/metrics") for worker, port in self._ports().items()}
+        answers = {worker: fetch(port, "/metrics") for worker, port in self._ports().items()}
+        texts = {w: text for w, (status, text) in answers.items() if status == HTTPStatus.OK}
         families: dict[str, Metric] = {}
-        for worker, (status, text) in texts.items():
-            if status == HTTPStatus.OK:
-                _merge(families, text_string_to_metric_families(text), worker)
+        for worker, text in texts.items():
+            _merge(families, text_string_to_metric_families(text), worker)
+        for worker in sorted({*self._expected, *answers} - texts.keys()):
+            _merge(families, [tell_ready(False)], worker)
         yield from families.values()
 
     def describe(self) -> Iterator[Metric]:

@@ -80,7 +80,12 @@ class Health(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield both verdicts, 1 for yes."""
         yield GaugeMetricFamily("sedflow_live", "1 while the loop polls", self.live()[0])
-        yield GaugeMetricFamily("sedflow_ready", "1 while alerts are answered", self.ready()[0])
+        yield tell_ready(self.ready()[0])
+
+
+def tell_ready(ready: bool) -> Metric:
+    """Return the metric that tells whether a process answers alerts."""
+    return GaugeMetricFamily("sedflow_ready", "1 while alerts are answered", ready)
 
 
 class Server(ThreadingHTTPServer):

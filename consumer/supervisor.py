@@ -138,15 +138,15 @@ class Crew(Gathered):
     """Whether it stopped because settings or artifact cannot be used."""
 
     def __init__(self, settings: Settings, n_workers: int, registry: CollectorRegistry) -> None:
-        super().__init__(self.find_ports)
+        base = settings.output.slot
+        self._names = [base if n_workers == 1 else f"{base}-{i}" for i in range(n_workers)]
+        super().__init__(self.find_ports, self._names)
         self.stop = Event()
         self._settings = settings
         self._slots: dict[str, Slot] = {}
         self._restarts = Counter(
             "sedflow_worker_restarts_total", "Workers that died", ("slot",), registry=registry
         )
-        base = settings.output.slot
-        self._names = [base if n_workers == 1 else f"{base}-{i}" for i in range(n_workers)]
         for name in self._names:  # a death is no increase where there was no 0 before it
             self._restarts.labels(name)
 

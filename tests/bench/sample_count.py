@@ -135,11 +135,12 @@ def read_galaxies(artifact: Artifact, n: int, table: Path | None) -> list[Observ
     n_real = n // 2 if table else 0
     rows = [supported(artifact, n - n_real, seed=77)]
     if table:
-        rows.append(_real(artifact, table, n_real))
+        rows.append(real_galaxies(artifact, table, n_real))
     return [r.rows(slice(i, i + 1)) for r in rows for i in range(len(r))]
 
 
-def _real(artifact: Artifact, table: Path, n: int) -> Observation:
+def real_galaxies(artifact: Artifact, table: Path, n: int) -> Observation:
+    """n galaxies of a table (CSV) inside the support."""
     from astropy.table import Table
 
     rows = Table.read(table, format="ascii.csv")

@@ -46,16 +46,25 @@ def test_the_sum_over_workers_is_exact() -> None:
     assert sum(v for (n, _), v in samples.items() if n == "sedflow_batch_size_count") == 3
 
 
-def test_a_worker_that_does_not_answer_is_missing_and_named() -> None:
+def test_a_worker_that_does_not_answer_is_not_ready_and_named() -> None:
     with ExitStack() as stack:
         workers = Workers(stack, 1)
         ports = {**workers.ports, "gone": 1}
         gathered = Gathered(lambda: ports)
-        names = {worker for _, worker in scrape(gathered)}
+        told = {n: v for (n, worker), v in scrape(gathered).items() if worker == "gone"}
         live, reason = gathered.live()
-    assert names == {"0"}
+    assert told == {"sedflow_ready": 0.0}
     assert not live
     assert reason.startswith("worker gone: no answer")
+
+
+def test_a_worker_without_a_port_is_not_ready() -> None:
+    with ExitStack() as stack:
+        workers = Workers(stack, 1)
+        workers.healths[0].warmed = workers.healths[0].assigned = True
+        workers.metrics[0].registry.register(workers.healths[0])
+        samples = scrape(Gathered(lambda: workers.ports, ["0", "1"]))
+    assert {w: v for (n, w), v in samples.items() if n == "sedflow_ready"} == {"0": 1.0, "1": 0.0}
 
 
 @pytest.mark.parametrize("n_ready", [0, 1, 2])

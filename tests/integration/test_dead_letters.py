@@ -108,6 +108,7 @@ def test_list_show_and_replay(
     sent = next(m for m in originals if str(m.offset) == shown["errors"]["offset"])
     assert base64.b64decode(shown["value"]) == sent.value
     assert base64.b64decode(shown["key"]) == sent.key
+    assert lines[0][6] == f"{sent.topic}/{sent.partition}/{sent.offset}"
 
     report = dlq("replay")  # nothing has changed: all come back
     assert f"{n} dead letters replayed" in report
