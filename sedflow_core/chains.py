@@ -35,8 +35,9 @@ class Chains(NamedTuple):
     seconds: float
 
     def thin(self, n: int) -> Array:
-        """n samples (n, n_dim), evenly taken from all."""
-        every = self.samples.reshape(-1, self.samples.shape[-1])
+        """n samples (n, n_dim), evenly taken from all walkers and steps."""
+        # A walker's steps lie together: a stride over walkers may come back to the same ones.
+        every = self.samples.swapaxes(1, 2).reshape(-1, self.samples.shape[-1])
         return every[np.linspace(0, len(every) - 1, n).astype(np.int64)]
 
     def converged(self, min_ess: float) -> bool:

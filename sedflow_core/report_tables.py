@@ -40,8 +40,8 @@ def tables(document: dict[str, Any]) -> Iterator[str]:
     )
     yield "<h2>Each quantity</h2>" + _table(_HEAD, list(_quantities(document)))
     yield (
-        "<p>Bias, scatter and widths of the 11 network parameters are in prior sigmas (u); β2 and "
-        "β3 there are sticks. Sobol: the published sets of points, on the first "
+        "<p>Bias, scatter and widths of the 11 network parameters are in sigmas of the table's "
+        "prior (u); β2 and β3 there are sticks. Sobol: the published sets of points, on the first "
         f"{document['n_published']:,} simulations.</p>"
     )
     if published := document.get("published_bias_and_width"):

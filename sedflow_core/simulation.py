@@ -28,7 +28,7 @@ BLOCK = 16_384
 """Proposals that share one seed."""
 BRIGHT_MARGIN_MAG = 0.5
 FAINT_MARGIN_MAG = 1.5
-"""How far beyond the limits noiseless magnitudes are kept: bright errors are 0.05 mag at most."""
+"""How far beyond the limits noiseless magnitudes are kept: bright errors are 0.08 mag at most."""
 _CONFIG_FILE = "training-set.json"
 _GOLDEN_RATIO = 0x9E3779B1
 _FRESH = 1 << 31

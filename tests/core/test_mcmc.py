@@ -192,6 +192,18 @@ def test_samples_that_the_simulator_hardly_knows_have_not_converged(
     assert exact.converged(400.0) is expected
 
 
+@pytest.mark.parametrize("n_step", [25, 50, 100, 200])
+def test_thinned_samples_come_from_all_walkers_and_steps(n_step: int) -> None:
+    shape = (2, n_step, 64)
+    walker = np.arange(2)[:, None, None] * 64 + np.arange(64)
+    step = np.arange(n_step)[:, None]
+    samples = np.stack([np.broadcast_to(x, shape) for x in (walker, step)], axis=-1)
+    one = np.ones(2)
+    taken = Chains(samples, one, one, one, 0.5, 1, 1.0).thin(250)
+    assert np.bincount(taken[:, 0], minlength=128).min() >= 1
+    assert np.histogram(taken[:, 1], 5, (0, n_step))[0].min() > 30
+
+
 def test_the_time_scale_of_an_autoregression() -> None:
     """x' = rho x + noise has the integrated time (1 + rho) / (1 - rho)."""
     rng = np.random.default_rng(3)
