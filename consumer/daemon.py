@@ -11,7 +11,7 @@ from typing import Protocol
 
 from consumer.backoff import wait_or_give_up
 from consumer.breaker import Breaker
-from consumer.errors import BrokerError, WindowAbortedError
+from consumer.errors import BrokerError, HaltedError, WindowAbortedError
 from consumer.health import Health
 from consumer.in_hand import MAX_DEATHS, InHand
 from consumer.message import DeadLetter, Message, Sink, Source, Window
@@ -168,7 +168,7 @@ def _step_all(
         guard.in_hand.note(batch)
         try:
             parts.append(step(batch, replay=replay, now=_utc_now))
-        except BrokerError:  # no death, and no fault of the messages
+        except (BrokerError, HaltedError):  # no death, and no fault of the messages
             guard.in_hand.clear()
             raise
     guard.in_hand.clear()

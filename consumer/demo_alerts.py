@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         produce(load_settings(options.config), rate=options.rate, limit=options.limit)
     except SedflowError as error:
         print(f"demo_alerts: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, BrokerError) else 2
     except KeyboardInterrupt:
         return 0
     return 0
@@ -69,7 +69,11 @@ def produce(settings: Settings, *, rate: float, limit: int | None) -> None:
     print(f"{rate:g} alerts a second to {topic}; Ctrl-C ends it", flush=True)
     for number, i in zip(islice(count_from(0), limit), cycle(range(len(galaxies.names)))):
         alert = describe_galaxy(galaxies, artifact, i) | {"alertId": number}
-        producer.produce(topic, encode(alert, "hostAlert"), key=alert["objectId"], on_delivery=note)
+        value, key = encode(alert, "hostAlert"), alert["objectId"]
+        try:
+            producer.produce(topic, value, key=key, on_delivery=note)
+        except BufferError as error:
+            raise BrokerError(f"{topic}: expected alerts to leave, got {error}") from None
         producer.poll(0)
         _check(topic, refused)
         time.sleep(1.0 / rate)

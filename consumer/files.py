@@ -14,9 +14,10 @@ import json
 import tarfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain, islice
+from math import floor
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -49,8 +50,9 @@ class ArchiveSource:
     def __init__(
         self, archives: Sequence[str], *, limit: int | None = None, rate: float | None = None
     ) -> None:
-        self.files = frozenset(f.resolve() for archive in archives for f in _find_files(archive))
-        self._messages: Iterator[Message] = islice(_read_archives(archives), limit)
+        found = [(Path(archive).name, _find_files(archive)) for archive in archives]
+        self.files = frozenset(path.resolve() for _, paths in found for path in paths)
+        self._messages: Iterator[Message] = islice(_read_archives(found), limit)
         self._interval_s = 1.0 / rate if rate else 0.0
         self._next_s = time.monotonic()
         self._exhausted = False
@@ -75,7 +77,7 @@ class ArchiveSource:
 
     def _wait_for_turn(self) -> int:
         time.sleep(max(0.0, min(IDLE_S, self._next_s - time.monotonic())))
-        due = int((time.monotonic() - self._next_s) / self._interval_s) + 1
+        due = floor((time.monotonic() - self._next_s) / self._interval_s) + 1
         self._next_s += max(0, due) * self._interval_s
         return max(0, due)
 
@@ -98,11 +100,11 @@ def _find_files(archive: str) -> list[Path]:
     return files
 
 
-def _read_archives(archives: Sequence[str]) -> Iterator[Message]:
-    for archive in archives:
-        parts = (part for path in _find_files(archive) for part in _read_file(path))
+def _read_archives(archives: Iterable[tuple[str, Sequence[Path]]]) -> Iterator[Message]:
+    for name, paths in archives:
+        parts = (part for path in paths for part in _read_file(path))
         for place, (value, key) in enumerate(parts):
-            yield Message(value=value, key=key, topic=Path(archive).name, offset=place)
+            yield Message(value=value, key=key, topic=name, offset=place)
 
 
 def _read_file(path: Path) -> Iterator[Part]:

@@ -17,10 +17,9 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 
 from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
-
-from consumer.health import tell_ready
 
 ANSWER_TIMEOUT_S = 3.0
 
@@ -70,6 +69,11 @@ class Gathered(Collector):
             if status != HTTPStatus.OK
         ]
         return not bad, "; ".join(bad) or good
+
+
+def tell_ready(ready: bool) -> Metric:
+    """Return the metric that tells whether a process answers alerts."""
+    return GaugeMetricFamily("sedflow_ready", "1 while alerts are answered", ready)
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from consumer.errors import SettingsError
 from consumer.gallery import Gallery, after_of, pack
+from consumer.gather import tell_ready
 from consumer.message import MAX_DIGITS
 
 LOG = logging.getLogger("sedflow.health")
@@ -81,11 +82,6 @@ class Health(Collector):
         """Yield both verdicts, 1 for yes."""
         yield GaugeMetricFamily("sedflow_live", "1 while the loop polls", self.live()[0])
         yield tell_ready(self.ready()[0])
-
-
-def tell_ready(ready: bool) -> Metric:
-    """Return the metric that tells whether a process answers alerts."""
-    return GaugeMetricFamily("sedflow_ready", "1 while alerts are answered", ready)
 
 
 class Server(ThreadingHTTPServer):

@@ -110,8 +110,7 @@ class KafkaSource:
         now = datetime.now(UTC)
         self._metrics.set_lag(self._lag(), now)
         self._subscribe_for(now)
-        if remade := self.starts.find_remade({topic for topic, _ in self._held}):
-            raise BrokerError(f"input: {', '.join(remade)}: made anew while it was read")
+        self.starts.check_remade({topic for topic, _ in self._held})
         self._resume()
         self._take(1, IDLE_S)
         deadline = time.monotonic() + max_delay_s
@@ -274,7 +273,10 @@ class KafkaSource:
         if code == KafkaError._PARTITION_EOF:
             self._seen_to[event.topic(), event.partition()] = event.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
-            self._read_again((event.topic(), event.partition()))
+            # Librdkafka takes no seek of such a partition: new clients begin at its position.
+            if (event.topic(), event.partition()) in self._held:
+                name = f"{event.topic()}[{event.partition()}]"
+                raise BrokerError(f"input: {name}: what was to be read next is gone, {error.str()}")
         elif (
             error.retriable()
             or code in PASSING_ERRORS
@@ -288,24 +290,6 @@ class KafkaSource:
             raise BrokerError(f"input: {error.str()}")
         return False
 
-    def _read_again(self, place: Place) -> None:
-        """Go back to the position of a partition whose end moved before what was read of it.
-
-        What was taken behind the position comes again: it is dropped, and a window in hand that
-        holds it is given up.
-        """
-        if place not in self._held:
-            return
-        with foreign_errors("input: watermark"):
-            start = self.starts.find_again(place, self._committed[place])
-            if start != self._committed[place]:  # behind a gap that is accepted
-                self.starts.keep_positions({place: start}, self._store)
-        self._taken = [m for m in self._taken if m.place != place]
-        self._gone.add(place)
-        self._committed[place] = self._seen_to[place] = start
-        with foreign_errors("input: seek"):
-            self._consumer.seek(TopicPartition(*place, start))
-
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = {(p.topic, p.partition) for p in partitions}
         assign = consumer.incremental_assign if self._settings.cooperative else consumer.assign
@@ -315,7 +299,8 @@ class KafkaSource:
         try:
             if self._listener is not None:
                 self._listener.note_assigned(places)
-            starts = self.starts.find_all(places, self._store)
+            held = {topic for topic, _ in self._held}
+            starts = self.starts.find_all(places, self._store, held)
         except (KafkaException, ConsumerError) as error:
             # An exception must not pass through librdkafka: `poll` raises it.
             self._trouble = of_assignment(error)

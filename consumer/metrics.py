@@ -184,8 +184,8 @@ class Metrics:
         newest_s: dict[Place, float] = {}
         for message in window.consumed:
             if message.timestamp_ms is not None:
-                time_s = message.timestamp_ms / 1e3
-                self.latency.observe(max(0.0, now_s - time_s))
+                time_s = min(message.timestamp_ms / 1e3, now_s)  # of a clock that is ahead, perhaps
+                self.latency.observe(now_s - time_s)
                 place = message.place
                 newest_s[place] = max(time_s, newest_s.get(place, time_s))
         self._unread_since_s |= newest_s

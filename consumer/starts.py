@@ -23,7 +23,7 @@ again once the gap is accepted: the new topic is read from its beginning.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, date, datetime
 from typing import Any, Protocol
@@ -96,19 +96,26 @@ class Starts:
         with foreign_errors("input: topics"):
             self._admin = open_admin(settings)
         self._absent = absent
+        self._beat = beat
         self._topic_ids: dict[str, str] = {}
         self._extents = Extents(consumer, self.topic_id, beat)
         self._asked: Mapping[str, Future[Any]] = {}
         self._asked_s = time.monotonic()
 
     def find_all(
-        self, places: Collection[Place], positions: PositionStore | None
+        self,
+        places: Collection[Place],
+        positions: PositionStore | None,
+        held: Collection[str] = (),
     ) -> dict[Place, int]:
-        """Return the first offset to read of each partition.
+        """Return the first offset to read of each partition; of topics `held`, others are read.
 
         Raises OffsetsLostError, BrokerError or, from librdkafka, KafkaException.
         """
+        before = {topic: self.topic_id(topic) for topic in held}
         self._learn_topic_ids({topic for topic, _ in places})
+        # Only the partitions that come are compared with their positions.
+        _refuse_remade(t for t, known in before.items() if known and self.topic_id(t) != known)
         if positions is not None:
             positions.take_over(places)
         recall = positions.recall if positions else self._group_positions
@@ -126,17 +133,6 @@ class Starts:
         begins = {place: extent.low for place, extent in extents.items()}
         return begins | {place: position.offset for place, position in known.items()} | behind
 
-    def find_again(self, place: Place, offset: int) -> int:
-        """Return where to go on in a partition whose reading broke off. Raises as above."""
-        position = Position(offset, self.topic_id(place[0]))
-        self._learn_topic_ids({place[0]})
-        return self.find(place, position)
-
-    def find(self, place: Place, position: Position) -> int:
-        """Return where to go on in a partition that was read up to `position`. Raises as above."""
-        gap = find_gap(position, self._extents.find(place))
-        return position.offset if gap is None else self._accept({place: gap})[place]
-
     def keep_positions(self, offsets: Mapping[Place, int], positions: PositionStore | None) -> bool:
         """Keep positions before which nothing is to be read; tell whether that was not refused.
 
@@ -147,6 +143,7 @@ class Starts:
                 self._keep_in_group(offsets)
             else:
                 for place, offset in offsets.items():  # each shuts out former owners of its own
+                    self._beat()
                     positions.keep({place: offset})
         except WindowAbortedError:
             return False
@@ -181,8 +178,11 @@ class Starts:
         """Return the id of a topic that was assigned; None where the broker does not tell it."""
         return self._topic_ids.get(topic)
 
-    def find_remade(self, topics: Collection[str]) -> list[str]:
-        """Return those made anew since they were assigned, by the last look; never waits."""
+    def check_remade(self, topics: Collection[str]) -> None:
+        """Raise BrokerError if one was made anew since it was assigned, by the last look.
+
+        Never waits.
+        """
         now = time.monotonic()
         if topics and now > self._asked_s + LOOK_EVERY_S:
             self._asked_s, self._asked = now, self._describe(topics)
@@ -190,7 +190,7 @@ class Starts:
         self._asked = {t: answer for t, answer in self._asked.items() if t not in answered}
         found = {topic: _topic_id(answer) for topic, answer in answered.items()}
         # An id that was not told at the assignment is learned by the first look that tells it.
-        return sorted(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
+        _refuse_remade(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
 
     def _accept(self, gaps: Mapping[Place, Gap]) -> dict[Place, int]:
         """Return where to go on behind gaps. Raises OffsetsLostError unless gaps are accepted."""
@@ -313,6 +313,12 @@ def _find_places(admin: AdminClient, settings: InputSettings, entry: str) -> lis
     names = settings.topics_on(datetime.now(UTC).date())
     named = [name for name in names if settings.entry_of(name) == entry]
     return sorted((name, p) for name in named if name in found for p in found[name].partitions)
+
+
+def _refuse_remade(topics: Iterable[str]) -> None:
+    """Raise BrokerError if there are any: new clients compare all their partitions."""
+    if remade := sorted(topics):
+        raise BrokerError(f"input: {', '.join(remade)}: made anew while it was read")
 
 
 def _raise_first(errors: Collection[KafkaError | None]) -> None:

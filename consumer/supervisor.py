@@ -195,9 +195,19 @@ class Crew(Gathered):
             slot.process.kill()
             slot.process.join()
         if slot.due_s is not None and time.monotonic() >= slot.due_s:
-            self._slots[slot.name] = self._start(slot.name, slot.deaths)
+            self._replace(slot)
         elif slot.due_s is None and not slot.process.is_alive():
             self._note_death(slot)
+
+    def _replace(self, slot: Slot) -> None:
+        """Start a worker in a slot whose last one died; later, if the system has none to give."""
+        try:
+            self._slots[slot.name] = self._start(slot.name, slot.deaths)
+        except OSError as error:
+            slot.deaths += 1
+            slot.due_s = time.monotonic() + backoff_s(slot.deaths, LONGEST_PAUSE_S)
+            fields = {"slot": slot.name, "error": str(error)}
+            LOG.error("worker not started", extra={"fields": fields})
 
     def _hangs(self, slot: Slot) -> bool:
         """Whether a worker has not said for long that it lives; asks it now and then."""

@@ -99,6 +99,14 @@ def test_folder_glob_and_gzip(tmp_path: Path, packets: dict[str, bytes]) -> None
     assert alert_ids(read(tmp_path / "**" / "*.gz")) == [1, 3, 5, 7, 9]
 
 
+def test_what_is_written_meanwhile_is_not_read(tmp_path: Path, packets: dict[str, bytes]) -> None:
+    """Such as the replay's own output, beside the alerts that a glob names."""
+    (tmp_path / "00.avro").write_bytes(packets["00.avro"])
+    source = ArchiveSource([str(tmp_path / "*")])
+    (tmp_path / "summaries.avro.partial").write_bytes(packets["01.avro"])
+    assert alert_ids(source.poll(10, 0.0)) == [0]
+
+
 @pytest.mark.parametrize(
     ("name", "mode"), [("n.tar", "w"), ("n.tar.gz", "w:gz"), ("n.tgz", "w:gz")]
 )
@@ -159,6 +167,17 @@ def test_rate(tmp_path: Path, alerts: list[Record], write_container: Write) -> N
     start = time.monotonic()
     assert len(read(path, rate=50)) == 10
     assert time.monotonic() - start >= 9 / 50
+
+
+def test_a_rate_below_one_in_each_wait(
+    tmp_path: Path, alerts: list[Record], write_container: Write
+) -> None:
+    """Nothing is handed out while a wait is cut short so that a stop is heard."""
+    path = tmp_path / "a.avro"
+    path.write_bytes(write_container(alerts))
+    start = time.monotonic()
+    assert len(read(path, rate=1.25, limit=2)) == 2
+    assert time.monotonic() - start >= 0.8
 
 
 def test_a_rate_waits_whatever_the_delay_of_a_batch(

@@ -1,7 +1,7 @@
 """Metrics count what was published, with bounded labels."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -121,6 +121,17 @@ def test_messages_without_a_timestamp_have_no_latency() -> None:
         Window((Message(value=b""),), (Result(None, b"", (), "OK", "x"),), ()), NOW
     )
     assert counted(metrics)["sedflow_end_to_end_latency_seconds_count", ()] == 0
+
+
+def test_a_clock_that_is_ahead_hides_no_lag() -> None:
+    metrics, place = Metrics(CollectorRegistry()), ("hosts", 0)
+    ahead = Message(b"", topic="hosts", partition=0, timestamp_ms=NOW_MS + 3_600_000)
+    metrics.set_lag({place: 1}, NOW)
+    metrics.count_window(Window((ahead,), (), ()), NOW)
+    metrics.set_lag({place: 5}, NOW + timedelta(seconds=60))
+    values = counted(metrics)
+    assert values["sedflow_consumer_lag_seconds", ()] == 60.0
+    assert values["sedflow_last_message_timestamp_seconds", ()] == NOW.timestamp()
 
 
 def test_what_came_out_is_counted() -> None:

@@ -61,20 +61,29 @@ def test_a_certificate_in_exchange_is_trouble() -> None:
         Starts(settings, Metrics(CollectorRegistry()), Emptied())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("ids", "found"),
-    [
-        (["a", "a", "b"], [[], ["hosts"]]),
-        ([None, "a", "a", None, "b"], [[], [], [], ["hosts"]]),
-    ],
-)
-def test_a_topic_made_anew_is_found(
-    starts: Starts, ids: list[str | None], found: list[list[str]]
-) -> None:
+@pytest.mark.parametrize("ids", [["a", "a", "b"], [None, "a", "a", None, "b"]])
+def test_a_topic_made_anew_is_found(starts: Starts, ids: list[str | None]) -> None:
     """Not one whose id the broker did not tell when it was assigned."""
     starts._admin = FakeAdmin(ids)  # type: ignore[assignment]
     starts._learn_topic_ids({"hosts"})
-    assert [starts.find_remade({"hosts"}) for _ in found] == found
+    for _ in ids[2:]:
+        starts.check_remade({"hosts"})
+    with pytest.raises(BrokerError, match="input: hosts: made anew while it was read"):
+        starts.check_remade({"hosts"})
+
+
+def test_partitions_that_come_do_not_hide_that_the_topic_of_others_was_made_anew(
+    starts: Starts,
+) -> None:
+    """Under a cooperative protocol those that stay are not compared with their positions."""
+    starts._consumer = starts._extents._consumer = Emptied()  # type: ignore[assignment]
+    starts._admin = FakeAdmin(["a", "b"])  # type: ignore[assignment]
+    positions = FakePositions(Position(20, "a"))
+    assert starts.find_all([PLACE], positions) == {PLACE: 20}
+    other = ("hosts", 1)
+    positions.kept[other] = Position(20, "b")
+    with pytest.raises(BrokerError, match="input: hosts: made anew while it was read"):
+        starts.find_all([other], positions, {"hosts"})
 
 
 def test_a_position_tells_the_id_of_a_topic_whose_broker_did_not(starts: Starts) -> None:
@@ -84,7 +93,8 @@ def test_a_position_tells_the_id_of_a_topic_whose_broker_did_not(starts: Starts)
     positions = FakePositions(Position(20, "a"))
     assert starts.find_all([PLACE], positions) == {PLACE: 20}
     assert starts.topic_id("hosts") == "a"
-    assert starts.find_remade({"hosts"}) == ["hosts"]
+    with pytest.raises(BrokerError, match="made anew"):
+        starts.check_remade({"hosts"})
 
 
 def test_every_gap_is_told_and_counted_once(starts: Starts) -> None:

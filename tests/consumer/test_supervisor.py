@@ -147,6 +147,24 @@ def test_what_could_be_used_before_is_waited_for() -> None:
     assert crew._drain() == 0
 
 
+def test_a_system_without_a_process_to_spare_costs_no_other_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crew, (ended, other) = make_crew(Process(-signal.SIGKILL, alive=False), Process(0))
+    crew._tend(ended)
+    ended.due_s = time.monotonic()
+
+    def refuse(*_: object) -> None:
+        raise OSError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(crew, "_start", refuse)
+    crew._tend(ended)
+    assert crew._slots["0"] is ended
+    assert ended.deaths == 2
+    assert ended.due_s > time.monotonic()
+    assert other.process.is_alive()
+
+
 @pytest.mark.parametrize(
     ("codes", "told"),
     [
