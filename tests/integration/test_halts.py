@@ -1,12 +1,15 @@
 """What makes the daemon halt or set a message aside, each against a real broker."""
 
 import hashlib
+import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,8 @@ from .traffic import (
 )
 
 ROOT = Path(__file__).parents[2]
+FETCH_ENDS_WITHIN_S = 1.5
+"""A broker answers a fetch that finds nothing after half a second."""
 
 
 def run_until(daemon: Daemon, bootstrap: str, topic: str, n: int) -> None:
@@ -48,16 +53,21 @@ def reason_of_halt(daemon: Daemon) -> str:
     return fetch(daemon, "/readyz")[1]
 
 
+def delete_all(bootstrap: str, topic: str) -> None:
+    """Delete what the four partitions of a topic hold."""
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    everything = [TopicPartition(topic, partition, -1) for partition in range(4)]
+    for deleted in client.delete_records(everything).values():
+        deleted.result()
+
+
 def test_messages_deleted_unread(
     bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
 ) -> None:
     produce(bootstrap, topics.alerts, list(make_good(100)))
     run_until(start_daemon(), bootstrap, topics.summaries, 100)
     produce(bootstrap, topics.alerts, list(make_good(100)))
-    client = AdminClient({"bootstrap.servers": bootstrap})
-    everything = [TopicPartition(topics.alerts, partition, -1) for partition in range(4)]
-    for deleted in client.delete_records(everything).values():
-        deleted.result()
+    delete_all(bootstrap, topics.alerts)
     produce(bootstrap, topics.alerts, list(make_good(40)))
 
     halted = start_daemon()
@@ -71,6 +81,35 @@ def test_messages_deleted_unread(
     run_until(resumed, bootstrap, topics.summaries, 140)
     assert len(resumed.lines("gap accepted")) == 4
     read_exactly(bootstrap, topics.summaries, 140)
+
+
+def test_messages_deleted_before_a_daemon_at_work_came_to_them(
+    bootstrap: str, topics: Topics, start_daemon: Callable[..., Daemon]
+) -> None:
+    """The gap is told, counted and accepted once, and reading goes on behind it."""
+    produce(bootstrap, topics.alerts, list(make_good(100)))
+    daemon = start_daemon("0", "--accept-gap")
+    read_committed(bootstrap, topics.summaries, at_least=100)
+    with stopped(daemon):
+        produce(bootstrap, topics.alerts, list(make_good(100)))
+        delete_all(bootstrap, topics.alerts)
+        produce(bootstrap, topics.alerts, list(make_good(40)))
+    read_committed(bootstrap, topics.summaries, at_least=140)
+    assert len(daemon.lines("gap accepted")) == 4
+    assert scrape(daemon)["sedflow_offsets_lost_total",] == 100
+    assert daemon.stop() == 0
+    read_exactly(bootstrap, topics.summaries, 140)
+
+
+@contextmanager
+def stopped(daemon: Daemon) -> Iterator[None]:
+    """A daemon that does nothing meanwhile, not even take what its last fetch brings."""
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    try:
+        time.sleep(FETCH_ENDS_WITHIN_S)
+        yield
+    finally:
+        os.kill(daemon.process.pid, signal.SIGCONT)
 
 
 def remake(bootstrap: str, topic: str) -> None:
