@@ -110,7 +110,8 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 
 def _add_dead_letters(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="a line each: place, time, stage, class, attempts")
+    columns = "place, time, stage, class, attempts, message, place in the input"
+    listing = commands.add_parser("list", help=f"a line each: {columns}")
     _add_config(listing)
     listing.add_argument("--stage", help="only of this stage, such as decode")
     listing.add_argument("--limit", type=positive_int, metavar="N", help="at most N letters")

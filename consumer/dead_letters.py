@@ -70,7 +70,7 @@ def list_letters(settings: Settings, *, stage: str | None, limit: int | None) ->
                     *(printable(errors.get(name, "?")) for name in ("failed.at", "stage", "class")),
                     str(letter.attempts),
                     printable(errors.get("message", "?")),
-                    "/".join(map(str, letter.origin)) if letter.origin else "?",
+                    printable("/".join(map(str, letter.origin or "?"))),
                 )
             )
             n += 1

@@ -30,6 +30,8 @@ from consumer.writers import SummaryWriter
 from sedflow_core.errors import SedflowError
 
 GZIP_MAGIC = b"\x1f\x8b"
+PARTIAL = ".partial"
+"""Ends the name of what is being written, or was left so."""
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _ALERT_SUFFIXES = (".avro", ".avro.gz")
 IDLE_S = 0.5
@@ -93,7 +95,8 @@ def _find_files(archive: str) -> list[Path]:
     elif path.exists():
         found = [path]
     else:
-        found = [Path(name) for name in glob.glob(archive, recursive=True)]
+        named = (Path(name) for name in glob.glob(archive, recursive=True))
+        found = [path for path in named if path.suffix != PARTIAL]
     files = sorted(p for p in found if p.is_file())  # devices and pipes may never end
     if not files:
         raise ArchiveError(f"archive: expected a file, folder or glob with alerts, got {archive}")
@@ -258,7 +261,7 @@ def dead_letter_path(path: Path) -> Path:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
+    return path.with_name(f"{path.name}{PARTIAL}")
 
 
 @contextmanager

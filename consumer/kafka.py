@@ -273,10 +273,7 @@ class KafkaSource:
         if code == KafkaError._PARTITION_EOF:
             self._seen_to[event.topic(), event.partition()] = event.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
-            # Librdkafka takes no seek of such a partition: new clients begin at its position.
-            if (event.topic(), event.partition()) in self._held:
-                name = f"{event.topic()}[{event.partition()}]"
-                raise BrokerError(f"input: {name}: what was to be read next is gone, {error.str()}")
+            self._give_up((event.topic(), event.partition()), error.str())
         elif (
             error.retriable()
             or code in PASSING_ERRORS
@@ -289,6 +286,19 @@ class KafkaSource:
         else:
             raise BrokerError(f"input: {error.str()}")
         return False
+
+    def _give_up(self, place: Place, reason: str) -> None:
+        """Raise BrokerError for a partition that lost what was to be read next.
+
+        Librdkafka takes no seek of it: new clients begin at its position, which is kept for them
+        to see the gap also where nothing of it was published yet.
+        """
+        if place not in self._held:
+            return
+        with foreign_errors("input: commit"):
+            self.starts.keep_positions({place: self._committed[place]}, self._store)
+        name = f"{place[0]}[{place[1]}]"
+        raise BrokerError(f"input: {name}: what was to be read next is gone: {reason}")
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = {(p.topic, p.partition) for p in partitions}

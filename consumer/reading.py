@@ -28,7 +28,7 @@ class Reading:
     lag: float = 0.0
     lag_s: float = 0.0
     votes: list[bool] = field(default_factory=list)
-    """Whether each process that answered is ready."""
+    """Whether each process that is to answer alerts is ready."""
     artifact: str = ""
     statuses: Counts = field(default_factory=_counts)
     flags: Counts = field(default_factory=_counts)
@@ -39,7 +39,7 @@ class Reading:
 
     @property
     def ready(self) -> bool:
-        """Whether a process answered, and each that did is ready."""
+        """Whether there is a process, and each is ready."""
         return bool(self.votes) and all(self.votes)
 
 

@@ -108,7 +108,9 @@ class Starts:
         positions: PositionStore | None,
         held: Collection[str] = (),
     ) -> dict[Place, int]:
-        """Return the first offset to read of each partition; of topics `held`, others are read.
+        """Return the first offset to read of each partition.
+
+        `held`: topics of which other partitions are read already.
 
         Raises OffsetsLostError, BrokerError or, from librdkafka, KafkaException.
         """

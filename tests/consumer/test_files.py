@@ -102,6 +102,7 @@ def test_folder_glob_and_gzip(tmp_path: Path, packets: dict[str, bytes]) -> None
 def test_what_is_written_meanwhile_is_not_read(tmp_path: Path, packets: dict[str, bytes]) -> None:
     """Such as the replay's own output, beside the alerts that a glob names."""
     (tmp_path / "00.avro").write_bytes(packets["00.avro"])
+    (tmp_path / "left.avro.partial").write_bytes(packets["02.avro"])
     source = ArchiveSource([str(tmp_path / "*")])
     (tmp_path / "summaries.avro.partial").write_bytes(packets["01.avro"])
     assert alert_ids(source.poll(10, 0.0)) == [0]

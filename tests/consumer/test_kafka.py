@@ -133,11 +133,16 @@ def offsets(messages: Sequence[Message], place: tuple[str, int]) -> list[int]:
 
 
 def test_an_end_that_moved_before_what_was_read_needs_new_clients(source: KafkaSource) -> None:
-    """Not where the partition belongs to others by now."""
-    source._consumer = FakeConsumer([[Event(("hosts", 2), 12, RESET)], [Event(CUT, 12, RESET)]])
+    """Not where the partition belongs to others by now.
+
+    They find what is gone by the position, which may be the first, and not kept before.
+    """
+    consumer = FakeConsumer([[Event(("hosts", 2), 12, RESET)], [Event(CUT, 12, RESET)]])
+    source._consumer = source.starts._consumer = consumer
     assert source.poll(4, 0.0) == []
     with pytest.raises(BrokerError, match=r"input: hosts\[0\]: what was to be read next is gone"):
         source.poll(4, 0.0)
+    assert consumer.committed == [10]
 
 
 def test_headers_that_cannot_be_read_cost_no_message(
@@ -155,12 +160,13 @@ def test_headers_that_cannot_be_read_cost_no_message(
     assert "can't decode byte 0xff" in fields["error"]
 
 
-def test_a_window_in_hand_that_comes_again_is_given_up(source: KafkaSource) -> None:
-    source._consumer = FakeConsumer([[Event(CUT, 10), Event(WHOLE, 10)], [Event(CUT, 11, RESET)]])
+def test_a_window_in_hand_is_given_up_with_its_clients(source: KafkaSource) -> None:
+    consumer = FakeConsumer([[Event(CUT, 10), Event(WHOLE, 10)], [Event(CUT, 11, RESET)]])
+    source._consumer = source.starts._consumer = consumer
     window = source.poll(2, 0.0)
     assert len(window) == 2
     source._last_poll_s = float("-inf")
-    with pytest.raises(BrokerError):
+    with pytest.raises(BrokerError, match="what was to be read next is gone"):
         source.keep_alive()
 
 

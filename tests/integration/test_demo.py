@@ -38,10 +38,14 @@ def test_the_demo_as_a_stream(
 
 
 @pytest.mark.parametrize(
-    ("topic", "message"),
+    ("topic", "code", "message"),
     [
-        ("no-such-topic", "no-such-topic: expected every alert delivered"),
-        ("hosts_{date}", "input.topics: expected a topic without {date} first, got hosts_{date}"),
+        ("no-such-topic", 1, "no-such-topic: expected every alert delivered"),
+        (
+            "hosts_{date}",
+            2,
+            "input.topics: expected a topic without {date} first, got hosts_{date}",
+        ),
     ],
 )
 def test_a_stream_that_cannot_be_delivered_says_so(
@@ -52,11 +56,12 @@ def test_a_stream_that_cannot_be_delivered_says_so(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     topic: str,
+    code: int,
     message: str,
 ) -> None:
     monkeypatch.setenv("SEDFLOW_OUTPUT__DEAD_LETTER_TOPIC", topics.dead_letters)
     config = tmp_path / "sedflow.toml"
     names = {"artifact": tiny_path, "bootstrap": bootstrap, "slot": "0", "port": 0}
     config.write_text(SETTINGS.format(topics=replace(topics, alerts=topic), **names))
-    assert demo_alerts.main(["--config", str(config), "--rate", "1000", "--limit", "3"]) == 2
+    assert demo_alerts.main(["--config", str(config), "--rate", "1000", "--limit", "3"]) == code
     assert message in capsys.readouterr().err
