@@ -224,7 +224,7 @@ def _check_topics(options: argparse.Namespace) -> int:
 
 def _load_lane(options: argparse.Namespace) -> Settings:
     """Return the settings of the lane that is asked for."""
-    from consumer.slow_settings import derive_refit_settings
+    from consumer.refit_settings import derive_refit_settings
 
     settings = load_settings(options.config)
     return derive_refit_settings(settings) if options.refit else settings

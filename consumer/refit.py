@@ -30,8 +30,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from consumer.avro import Decoder
 from consumer.errors import AdaptError, MessageError
 from consumer.message import DeadLetter, Message, Result, Stage, Window
-from consumer.refit_settings import RefitSettings
 from consumer.registry import open_registry
+from consumer.sections import RefitSettings
 from consumer.settings import Settings
 from consumer.step import check_digest, counted_survey
 from consumer.summaries import (
@@ -124,7 +124,7 @@ class RefitStep:
     Args:
         artifact: whose emulator and support are used.
         model: the simulator that corrects the emulator; None where it is not installed.
-        settings: of the slow lane, see `slow_settings.py`.
+        settings: of the slow lane, see `refit_settings.py`.
         metrics: counted in.
         stop: set when the process shall end.
     """

@@ -1,26 +1,44 @@
-"""The section [refit] of the settings."""
+"""The settings of the slow lane, which follow from all others."""
 
-from pydantic import Field
+from consumer.sections import ClusterSettings, InputSettings, RegistrySettings
+from consumer.settings import Settings
 
-from consumer.sections import Section
+GATHER_S = 1.0
+"""How long the first summary of a window waits for others to be weighed against."""
 
 
-class RefitSettings(Section):
-    """The slow lane: galaxies that the fast one cannot answer for get a second opinion."""
+class SummariesInput(InputSettings):
+    """The cluster of the output as an input: its secrets are named where they were set."""
 
-    topic: str | None = None
-    """Where second opinions go; `<topic of [output]>.refit` when absent."""
-    group: str | None = None
-    """Its own consumer group; `<group of [input]>.refit` when absent."""
-    max_seconds: float = Field(default=30.0, ge=1.0, le=45.0)
-    """The sampler's time for one galaxy. It also holds up a stop for so long."""
-    max_per_hour: int = Field(default=240, ge=1)
-    """Galaxies sampled per hour, also at once after a quiet hour; what is above is dropped."""
-    max_age_s: float = Field(default=86_400.0, gt=0)
-    """Older summaries are not worth a second opinion any more."""
-    window: int = Field(default=64, ge=1, le=64)
-    """Summaries read at once: among them the most promising galaxies take the quota."""
-    niceness: int = Field(default=10, ge=0, le=19)
-    """How far the process gives way to others."""
-    http_port: int = Field(default=9118, ge=0, le=65_535)
-    """Where its own /metrics, /livez and /readyz answer, at the host of [http]."""
+    section = "output"
+
+
+def derive_refit_settings(settings: Settings) -> Settings:
+    """Return the settings of the slow lane: the fast lane's output is its input."""
+    output, refit = settings.output, settings.refit
+    batch = settings.batch.model_copy(update={"max_size": refit.window, "max_delay_s": GATHER_S})
+    topic = refit.topic or f"{output.topic}.refit"
+    own = {"topic": topic, "dead_letter_topic": None, "offsets_topic": None}
+    return settings.model_copy(
+        update={
+            "input": _read_summaries(settings),
+            "output": output.model_copy(update=own),
+            "batch": batch,
+            "registry": _registry_of_summaries(settings.registry),
+            "http": settings.http.model_copy(update={"port": refit.http_port}),
+        }
+    )
+
+
+def _read_summaries(settings: Settings) -> InputSettings:
+    """The topic of summaries as input, read as a group of its own."""
+    source, output = settings.input, settings.output
+    cluster = {name: getattr(output, name) for name in ClusterSettings.model_fields}
+    group = settings.refit.group or f"{source.group}.refit"
+    own = {"topics": (output.topic,), "group": group, "schema_file": None, "schema_folder": None}
+    return SummariesInput.model_validate(dict(source) | cluster | own)
+
+
+def _registry_of_summaries(registry: RegistrySettings) -> RegistrySettings:
+    """The registry, if it gave summaries their ids; else it may hold other schemas under ours."""
+    return registry if registry.register_output else RegistrySettings()

@@ -19,8 +19,8 @@ from consumer.kafka_sink import check_clients
 from consumer.message import Sink, Window
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
+from consumer.refit_settings import derive_refit_settings
 from consumer.settings import Settings
-from consumer.slow_settings import derive_refit_settings
 from consumer.worker import Worker, attend, load_served
 from sedflow_core import Artifact
 from sedflow_core.errors import ArtifactError, MissingExtraError, check_installed

@@ -22,7 +22,6 @@ from pydantic_settings import (
 )
 
 from consumer.errors import SettingsError
-from consumer.refit_settings import RefitSettings
 from consumer.sections import (
     ArtifactSettings,
     BatchSettings,
@@ -33,6 +32,7 @@ from consumer.sections import (
     LogSettings,
     OutputSettings,
     PageSettings,
+    RefitSettings,
     RegistrySettings,
     ReplaySettings,
     StateSettings,

@@ -17,8 +17,8 @@ import pytest
 
 from consumer import refit_worker, worker
 from consumer.cli import main
+from consumer.refit_settings import derive_refit_settings
 from consumer.settings import Settings
-from consumer.slow_settings import derive_refit_settings
 from sedflow_core.version import __version__
 
 Record = dict[str, Any]

@@ -21,9 +21,9 @@ from consumer.errors import SettingsError, WindowAbortedError
 from consumer.files import NoSink
 from consumer.message import Message, Window
 from consumer.refit import Quota, RefitMetrics, RefitStep
+from consumer.refit_settings import derive_refit_settings
 from consumer.registry import Registry
 from consumer.settings import Settings
-from consumer.slow_settings import derive_refit_settings
 from sedflow_core import Artifact
 from sedflow_core.second_opinion import SecondOpinion
 from sedflow_core.trust import MIN_P_VALUE

@@ -3,9 +3,9 @@
 import pytest
 
 from consumer import topics
+from consumer.refit_settings import derive_refit_settings
 from consumer.sections import ClusterSettings
 from consumer.settings import Settings
-from consumer.slow_settings import derive_refit_settings
 from consumer.topic_checks import ANY_AGE, Found, Section, Wanted, doubts, faults
 from consumer.topics import plan
 
