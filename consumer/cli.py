@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Literal
 
-from consumer.errors import BrokerError, SettingsError
+from consumer.errors import SettingsError, exit_code
 from consumer.settings import Settings, load_settings
 from sedflow_core.argument_types import positive_int
 from sedflow_core.errors import SedflowError
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.command(options)
     except SedflowError as error:
         print(f"sedflow-consumer: {error}", file=sys.stderr)
-        return 1 if isinstance(error, BrokerError) else 2
+        return exit_code(error)
     return code
 
 

@@ -19,7 +19,7 @@ import torch
 
 from consumer.avro import Decoder, Record, encode, encode_body, schema_text
 from consumer.container import make_block, make_header
-from consumer.errors import BrokerError
+from consumer.errors import exit_code
 from consumer.files import ArchiveSource
 from consumer.replay import replay
 from consumer.sections import ArtifactSettings
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run_demo(options)
     except SedflowError as error:
         print(f"demo: {error}", file=sys.stderr)
-        return 1 if isinstance(error, BrokerError) else 2
+        return exit_code(error)
     return 0
 
 

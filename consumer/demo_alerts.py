@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, Producer
 
 from consumer.avro import encode
 from consumer.demo import describe_galaxy, load_galaxies
-from consumer.errors import BrokerError, SettingsError
+from consumer.errors import BrokerError, SettingsError, exit_code
 from consumer.kafka_client import LOG
 from consumer.kafka_sink import options_taken
 from consumer.sections import DATE
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         produce(load_settings(options.config), rate=options.rate, limit=options.limit)
     except SedflowError as error:
         print(f"demo_alerts: {error}", file=sys.stderr)
-        return 1 if isinstance(error, BrokerError) else 2
+        return exit_code(error)
     except KeyboardInterrupt:
         return 0
     return 0

@@ -24,6 +24,11 @@ class ConsumerError(SedflowError):
     """Root of the consumer's errors."""
 
 
+def exit_code(error: SedflowError) -> int:
+    """Return 1 where the broker is in the way, 2 where settings or input cannot be used."""
+    return 1 if isinstance(error, BrokerError) else 2
+
+
 class SettingsError(ConsumerError):
     """A key of the settings is unknown, missing or holds a bad value."""
 

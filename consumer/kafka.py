@@ -309,8 +309,7 @@ class KafkaSource:
         try:
             if self._listener is not None:
                 self._listener.note_assigned(places)
-            held = {topic for topic, _ in self._held}
-            starts = self.starts.find_all(places, self._store, held)
+            starts = self.starts.find_all(places, self._store)
         except (KafkaException, ConsumerError) as error:
             # An exception must not pass through librdkafka: `poll` raises it.
             self._trouble = of_assignment(error)

@@ -23,7 +23,7 @@ again once the gap is accepted: the new topic is read from its beginning.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from datetime import UTC, date, datetime
 from typing import Any, Protocol
@@ -103,21 +103,14 @@ class Starts:
         self._asked_s = time.monotonic()
 
     def find_all(
-        self,
-        places: Collection[Place],
-        positions: PositionStore | None,
-        held: Collection[str] = (),
+        self, places: Collection[Place], positions: PositionStore | None
     ) -> dict[Place, int]:
         """Return the first offset to read of each partition.
 
-        `held`: topics of which other partitions are read already.
-
-        Raises OffsetsLostError, BrokerError or, from librdkafka, KafkaException.
+        Raises OffsetsLostError, BrokerError, also where the topic of other partitions was made anew
+        meanwhile, or, from librdkafka, KafkaException.
         """
-        before = {topic: self.topic_id(topic) for topic in held}
         self._learn_topic_ids({topic for topic, _ in places})
-        # Only the partitions that come are compared with their positions.
-        _refuse_remade(t for t, known in before.items() if known and self.topic_id(t) != known)
         if positions is not None:
             positions.take_over(places)
         recall = positions.recall if positions else self._group_positions
@@ -190,9 +183,7 @@ class Starts:
             self._asked_s, self._asked = now, self._describe(topics)
         answered = {topic: answer for topic, answer in self._asked.items() if answer.done()}
         self._asked = {t: answer for t, answer in self._asked.items() if t not in answered}
-        found = {topic: _topic_id(answer) for topic, answer in answered.items()}
-        # An id that was not told at the assignment is learned by the first look that tells it.
-        _refuse_remade(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
+        self._note_ids(answered)
 
     def _accept(self, gaps: Mapping[Place, Gap]) -> dict[Place, int]:
         """Return where to go on behind gaps. Raises OffsetsLostError unless gaps are accepted."""
@@ -285,9 +276,18 @@ class Starts:
 
     def _learn_topic_ids(self, topics: Collection[str]) -> None:
         self._asked = {}
-        for topic, answer in self._describe(topics).items():
-            if found := _topic_id(answer):
-                self._topic_ids[topic] = found
+        self._note_ids(self._describe(topics))
+
+    def _note_ids(self, answers: Mapping[str, "Future[Any]"]) -> None:
+        """Keep the id of each topic that is told for the first time.
+
+        Raises BrokerError for another one than before: new clients compare all their partitions
+        with their positions, not only those that come.
+        """
+        found = {topic: _topic_id(answer) for topic, answer in answers.items()}
+        remade = sorted(t for t, i in found.items() if i and i != self._topic_ids.setdefault(t, i))
+        if remade:
+            raise BrokerError(f"input: {', '.join(remade)}: made anew while it was read")
 
     def _describe(self, topics: Collection[str]) -> Mapping[str, "Future[Any]"]:
         names = TopicCollection(list(topics))
@@ -315,12 +315,6 @@ def _find_places(admin: AdminClient, settings: InputSettings, entry: str) -> lis
     names = settings.topics_on(datetime.now(UTC).date())
     named = [name for name in names if settings.entry_of(name) == entry]
     return sorted((name, p) for name in named if name in found for p in found[name].partitions)
-
-
-def _refuse_remade(topics: Iterable[str]) -> None:
-    """Raise BrokerError if there are any: new clients compare all their partitions."""
-    if remade := sorted(topics):
-        raise BrokerError(f"input: {', '.join(remade)}: made anew while it was read")
 
 
 def _raise_first(errors: Collection[KafkaError | None]) -> None:

@@ -83,7 +83,7 @@ def test_partitions_that_come_do_not_hide_that_the_topic_of_others_was_made_anew
     other = ("hosts", 1)
     positions.kept[other] = Position(20, "b")
     with pytest.raises(BrokerError, match="input: hosts: made anew while it was read"):
-        starts.find_all([other], positions, {"hosts"})
+        starts.find_all([other], positions)
 
 
 def test_a_position_tells_the_id_of_a_topic_whose_broker_did_not(starts: Starts) -> None:
