@@ -12,7 +12,7 @@ LOG = logging.getLogger("sedflow.daemon")
 FIRST_PAUSE_S = 0.5
 MAX_ABORTS_IN_A_ROW = 7
 """Two refusals of dead letters take five: librdkafka aborts once more after each."""
-FIRST_ABORT_PAUSE_S = 0.1
+FIRST_ABORT_PAUSE_S = 0.2
 
 
 def backoff_s(failures: int, longest_s: float) -> float:
@@ -28,4 +28,4 @@ def wait_or_give_up(aborts: int, error: WindowAbortedError, metrics: Metrics) ->
     if aborts >= MAX_ABORTS_IN_A_ROW:
         told = f"expected a window to commit, got {aborts} aborts in a row: {error}"
         raise BrokerError(told) from error
-    time.sleep(FIRST_ABORT_PAUSE_S * 2**aborts)
+    time.sleep(FIRST_ABORT_PAUSE_S * 2 ** (aborts - 1))

@@ -2,7 +2,7 @@
 
 A few undecodable messages are dead letters. When most are, the wrong topic, a new schema or a
 broken publisher is more likely, and a night of alerts does not belong into the dead letters. The
-loop asks `judge` before it publishes a window; what it refuses is not committed and is read again
+loop asks `check` before it publishes a window; what it refuses is not committed and is read again
 after a restart, when someone has put things right or raised `breaker.max_bad_fraction`.
 """
 

@@ -14,14 +14,12 @@ from consumer.breaker import Breaker
 from consumer.errors import BrokerError, HaltedError, WindowAbortedError
 from consumer.health import Health
 from consumer.in_hand import MAX_DEATHS, InHand
-from consumer.message import DeadLetter, Message, Sink, Source, Window
+from consumer.message import STEP_AT_ONCE, DeadLetter, Message, Sink, Source, Window
 from consumer.metrics import Metrics
 from consumer.sections import BreakerSettings
 
 LOG = logging.getLogger("sedflow.daemon")
 
-STEP_AT_ONCE = 64
-"""Messages that are stepped before the membership is looked after again."""
 NEVER = BreakerSettings(max_bad_fraction=1.0)
 
 
@@ -55,23 +53,6 @@ class Guard:
     """Called while the window in hand takes long."""
 
 
-class NotedSink:
-    """A sink whose windows are noted once they are published."""
-
-    def __init__(self, sink: Sink, note: Callable[[Window], None]) -> None:
-        self._sink = sink
-        self._note = note
-
-    def publish(self, window: Window) -> None:
-        """Publish, then note. Raises what the sink raises; then nothing is noted."""
-        self._sink.publish(window)
-        self._note(window)
-
-    def close(self) -> None:
-        """Finish the output."""
-        self._sink.close()
-
-
 class StepFunction(Protocol):
     """What turns a batch of messages into the window to publish."""
 
@@ -94,10 +75,12 @@ def run(
     at_once: int = STEP_AT_ONCE,
     replay: bool = False,
     guard: Guard | None = None,
+    note: Callable[[Window], None] = lambda _: None,
 ) -> Tally:
     """Poll up to `max_batch` messages or `max_delay_s`, step, publish; return what was published.
 
-    A window is stepped in batches of at most `at_once` messages.
+    A window is stepped in batches of at most `at_once` messages; `note` is called with each window
+    that was published.
 
     Ends when `stop` is set or the source is exhausted, in this order: what was stepped of the
     window in hand is published; then the caller closes the sink, then the source. An input position
@@ -129,13 +112,14 @@ def run(
             source.rewind(messages)
             continue
         aborts = 0
-        rest = messages[len(window.consumed) :]
-        if rest and not stop.is_set():
-            source.rewind(rest)
         guard.breaker.note(window)
         tally.add(window)
         metrics.count_window(window, _utc_now())
+        note(window)
         _log_letters(window.rejected)
+        rest = messages[len(window.consumed) :]
+        if rest and not stop.is_set():
+            source.rewind(rest)
     return tally
 
 

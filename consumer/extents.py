@@ -5,19 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumer.gaps import Extent, Position
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, NO_ANSWER
 from consumer.message import Place
 
-NO_ANSWER = frozenset(
-    {
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._DESTROY_BROKER,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-    }
-)
-"""What is heard where the leader of a partition is not reached; see `Extents._has_no_leader`."""
 LESS_PATIENT_S = 1.0
 """How long is waited where one was missed already, or where it can be done without."""
 

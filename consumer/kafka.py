@@ -38,7 +38,7 @@ TAKE_AT_ONCE = 64
 KEEP_ALIVE_S = 5.0
 
 PASSING_ERRORS = frozenset({KafkaError._MAX_POLL_EXCEEDED, KafkaError._ALL_BROKERS_DOWN})
-"""Errors among polled messages that librdkafka recovers from, although not marked as retriable."""
+"""Errors among polled messages that librdkafka recovers from."""
 
 
 class AssignmentListener(Protocol):
@@ -140,7 +140,7 @@ class KafkaSource:
         with foreign_errors("input: pause"):
             self._paused |= self._held
             self._consumer.pause([TopicPartition(*place) for place in self._held])
-        self._metrics.partitions_paused.set(len(self._paused))
+        self._metrics.partitions_paused.set(len(self._held))
         self._take(1, 0.0)
         self._metrics.set_lag(self._lag(self._in_hand), datetime.now(UTC))
         if self._gone & self._in_hand:
@@ -275,12 +275,10 @@ class KafkaSource:
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._give_up((event.topic(), event.partition()), error.str())
         elif (
-            error.retriable()
-            or code in PASSING_ERRORS
+            code in PASSING_ERRORS
             or (
-                self._settings.dated
-                and code == KafkaError.UNKNOWN_TOPIC_OR_PART  # tonight's, perhaps
-            )
+                self._settings.dated and code == KafkaError.UNKNOWN_TOPIC_OR_PART
+            )  # tonight's, perhaps
         ):
             LOG.warning("input trouble", extra={"fields": {"error": error.str()}})
         else:

@@ -47,6 +47,16 @@ SESSION_DEFAULTS: Mapping[str, ClientOption] = {
     # The partitions of a worker that died are read by others after this time.
     "session.timeout.ms": 10_000,
 }
+NO_ANSWER = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._DESTROY_BROKER,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
+"""What is heard where a broker, or the leader of a partition, is not reached."""
 OF_A_REBALANCE = frozenset(
     {
         KafkaError.REBALANCE_IN_PROGRESS,
@@ -81,6 +91,10 @@ class Limits(NamedTuple):
     """Of a message in the output topic."""
     batch: int
     """Of a batch of messages in any topic: a topic's limit is that of a batch."""
+
+
+DEFAULT_LIMITS = Limits(*3 * [BROKER_DEFAULT_BYTES])
+"""Of a broker that nobody told otherwise."""
 
 
 def client_config(
@@ -229,8 +243,7 @@ def _read_config(topic: str, answer: Future[Any], key: str, default: str) -> str
     except KafkaException as error:
         cause = error.args[0]
         if cause.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            silent = cause.retriable() or cause.code() == KafkaError._TIMED_OUT
-            failed = NoAnswerError if silent else BrokerError
+            failed = NoAnswerError if cause.code() in NO_ANSWER else BrokerError
             raise failed(f"output: {key} of {topic}: {cause.str()}") from error
         text = f"{cause.str()}: ask for the right DESCRIBE_CONFIGS on {topic}"
         fields = {"setting": key, "assumed": default, "error": text}

@@ -43,8 +43,8 @@ from consumer.backoff import wait_or_give_up
 from consumer.errors import BrokerError, SettingsError, WindowAbortedError, WorkerLostError
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import (
-    BROKER_DEFAULT_BYTES,
     CALL_TIMEOUT_S,
+    DEFAULT_LIMITS,
     HANGS_AFTER_S,
     LOG,
     Limits,
@@ -211,9 +211,8 @@ class PlainSink(Outlet):
         except (KafkaException, BufferError) as error:
             self.fall_back(window, error.args[0])
             raise WindowAbortedError(f"output: {error}") from error
-        waiting = self._producer.flush(2 * CALL_TIMEOUT_S)
-        if waiting or self.refused:
-            told = f"output: expected every message confirmed, got {self.refused or waiting}"
+        if missing := self.count_unconfirmed(2 * CALL_TIMEOUT_S):
+            told = f"output: expected every message confirmed, got {self.refused or missing}"
             self.fall_back(window)
             raise WindowAbortedError(told)
         self.restore_bytes()
@@ -231,7 +230,7 @@ class PlainSink(Outlet):
 
     def _await_positions(self) -> None:
         """What is still under way of the window before is no fault of the next: wait a while."""
-        if self._producer.flush(CALL_TIMEOUT_S) or self.refused:
+        if self.count_unconfirmed(CALL_TIMEOUT_S):
             _tell_forgotten(self.refused[0] if self.refused else "no answer")
             self.refused.clear()
 
@@ -257,8 +256,7 @@ def check_clients(settings: Settings) -> None:
     with options_taken("input"):
         Consumer(consumer_config(settings) | quiet).close()
     with options_taken("output"):
-        limits = Limits(*3 * [BROKER_DEFAULT_BYTES])
-        Producer(producer_config(settings, forced, limits) | quiet)
+        Producer(producer_config(settings, forced, DEFAULT_LIMITS) | quiet)
 
 
 @contextmanager

@@ -168,8 +168,6 @@ class LetterBox:
         """Whether to keep an event; notes where a partition is at its end."""
         place, error = (event.topic(), event.partition()), event.error()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            if error.retriable():
-                return False
             raise BrokerError(f"output: dead letters: {error.str()}")
         end = self._open.get(place)
         if end is not None and (error is not None or event.offset() >= end - 1):

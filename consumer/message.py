@@ -23,6 +23,8 @@ Place = tuple[str, int]
 ERROR_HEADER_PREFIX = "__sedflow.errors."
 MAX_DIGITS = 18
 """Of a number that somebody else wrote: more would not fit into 64 bits."""
+STEP_AT_ONCE = 64
+"""Messages that are stepped before the membership is looked after again."""
 MAX_WINDOW_BYTES = 64 * 1024 * 1024
 """A window takes no more messages once it holds so many bytes."""
 FRAMING_BYTES = 128

@@ -80,6 +80,13 @@ class Outlet:
             on_delivery=self._delivered,
         )
 
+    def count_unconfirmed(self, timeout_s: float) -> int:
+        """Wait for what was handed over; return how much of it the broker has not taken by then.
+
+        Why, where it said so, is in `refused`.
+        """
+        return self._producer.flush(timeout_s) + len(self.refused)
+
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         if error is not None:
             self.refused.append(error)

@@ -21,14 +21,20 @@ from confluent_kafka import (
     IsolationLevel,
     KafkaError,
     KafkaException,
-    Producer,
     TopicPartition,
 )
 from confluent_kafka.admin import OffsetSpec
 
 from consumer.errors import BrokerError
 from consumer.gaps import Position
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG, client_config, foreign_errors, open_admin
+from consumer.kafka_client import (
+    CALL_TIMEOUT_S,
+    DEFAULT_LIMITS,
+    LOG,
+    client_config,
+    foreign_errors,
+    open_admin,
+)
 from consumer.message import Place
 from consumer.outlet import Outlet
 from consumer.sections import ClientOption
@@ -37,7 +43,6 @@ from consumer.settings import Settings
 CATCH_UP_S = 60.0
 PREFETCH: Mapping[str, ClientOption] = {"queued.min.messages": 1_000}
 """What is fetched between two recalls waits in memory until the next one."""
-PRODUCER_DEFAULTS: Mapping[str, ClientOption] = {"delivery.timeout.ms": 8_000}
 OF_THE_GROUP = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED})
 """Librdkafka looks for a coordinator of any group it is given, one that is never joined too."""
 
@@ -70,7 +75,7 @@ class PositionLog:
             "auto.offset.reset": "error",
         }
         config = client_config("output", settings.output, PREFETCH, forced)
-        self._settings = settings.output
+        self._settings = settings
         self._known: dict[bytes, Position] = {}
         self._written: dict[bytes, Written] = {}
         self._read_to: dict[int, int] = {}
@@ -100,20 +105,16 @@ class PositionLog:
 
     def keep(self, positions: Mapping[Place, Position]) -> None:
         """Write positions that the group has by now. Raises BrokerError."""
-        refused: list[KafkaError] = []
-
-        def note(error: KafkaError | None, _: object) -> None:
-            if error is not None:
-                refused.append(error)
-
+        outlet = self._outlet
+        outlet.refused.clear()
         with foreign_errors("output: positions"):
             for place, position in positions.items():
-                key, value = self.record(place, *position)
-                self._producer.produce(self.topic, key=key, value=value, on_delivery=note)
-            waiting = self._producer.flush(CALL_TIMEOUT_S)
-        if waiting or refused:
+                outlet.produce(self.topic, *self.record(place, *position), ())
+            missing = outlet.count_unconfirmed(CALL_TIMEOUT_S)
+        if missing:
             raise BrokerError(
-                f"output: expected positions written to {self.topic}, got {refused or waiting}"
+                f"output: expected positions written to {self.topic}, got "
+                f"{outlet.refused or missing}"
             )
 
     def close(self) -> None:
@@ -121,11 +122,9 @@ class PositionLog:
         self._consumer.close()
 
     @cached_property
-    def _producer(self) -> Producer:
+    def _outlet(self) -> Outlet:
         """Made when it is needed first: most workers keep nothing but what they publish."""
-        forced: dict[str, ClientOption] = {"enable.idempotence": True}
-        config = client_config("output", self._settings, PRODUCER_DEFAULTS, forced)
-        return Producer(config, logger=LOG)
+        return Outlet(self._settings, {"enable.idempotence": True}, DEFAULT_LIMITS)
 
     def _key(self, place: Place) -> bytes:
         return json.dumps([*self._owner, *place]).encode()
@@ -181,7 +180,7 @@ class PositionLog:
             self._read_to[event.partition()] = event.offset() + 1
         elif error.code() == KafkaError._PARTITION_EOF:
             self._read_to[event.partition()] = event.offset()
-        elif not error.retriable() and error.code() not in OF_THE_GROUP:
+        elif error.code() not in OF_THE_GROUP:
             raise KafkaException(error)
 
     def _note_record(self, event: Any) -> None:

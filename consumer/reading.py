@@ -19,10 +19,9 @@ def _counts() -> Counts:
 
 @dataclass(slots=True)
 class Reading:
-    """The metrics at one time, summed over topics, partitions and workers."""
+    """The metrics at one time, summed over topics and partitions, counters of some by worker."""
 
     time_s: float
-    consumed: float = 0.0
     published: float = 0.0
     dead_letters: float = 0.0
     lag: float = 0.0
@@ -32,10 +31,10 @@ class Reading:
     artifact: str = ""
     statuses: Counts = field(default_factory=_counts)
     flags: Counts = field(default_factory=_counts)
-    latency: dict[float, float] = field(default_factory=lambda: defaultdict(float))
-    """Alerts by the upper bound of their latency [s], cumulative."""
-    workers: Counts = field(default_factory=_counts)
-    """Alerts read, by worker; empty for a single process."""
+    consumed: Counts = field(default_factory=_counts)
+    """Alerts read, by worker; a single process has no name."""
+    latency: dict[float, Counts] = field(default_factory=lambda: defaultdict(_counts))
+    """Alerts by the upper bound of their latency [s], cumulative, and by worker."""
 
     @property
     def ready(self) -> bool:
@@ -53,11 +52,10 @@ def read(families: Iterable[Metric], time_s: float) -> Reading:
 
 
 def _note(reading: Reading, name: str, labels: dict[str, str], value: float) -> None:
+    worker = labels.get("worker", "")
     match name:
         case "alerts_consumed_total":
-            reading.consumed += value
-            if worker := labels.get("worker"):
-                reading.workers[worker] += value
+            reading.consumed[worker] += value
         case "summaries_published_total":
             reading.published += value
         case "dead_letters_total":
@@ -75,13 +73,27 @@ def _note(reading: Reading, name: str, labels: dict[str, str], value: float) -> 
         case "support_flags_total":
             reading.flags[labels["flag"]] += value
         case "end_to_end_latency_seconds_bucket":
-            reading.latency[float(labels["le"])] += value
+            reading.latency[float(labels["le"])][worker] += value
+
+
+def calc_rates(old: Reading, new: Reading) -> Counts:
+    """Return the alerts per second of each worker between two readings; 0 after its restart."""
+    elapsed_s = new.time_s - old.time_s
+    if elapsed_s <= 0:
+        return dict.fromkeys(new.consumed, 0.0)
+    return {
+        worker: count / elapsed_s for worker, count in _grown(old.consumed, new.consumed).items()
+    }
 
 
 def calc_rate(old: Reading, new: Reading) -> float:
-    """Return the alerts per second between two readings; 0 after a restart."""
-    elapsed_s = new.time_s - old.time_s
-    return max(0.0, new.consumed - old.consumed) / elapsed_s if elapsed_s > 0 else 0.0
+    """Return the alerts per second of all workers between two readings."""
+    return sum(calc_rates(old, new).values())
+
+
+def _grown(old: Counts, new: Counts) -> Counts:
+    """Return how much each count grew; 0 for one that began anew."""
+    return {worker: max(0.0, count - old.get(worker, 0.0)) for worker, count in new.items()}
 
 
 def calc_latency(old: Reading, new: Reading, level: float) -> float | None:
@@ -90,7 +102,9 @@ def calc_latency(old: Reading, new: Reading, level: float) -> float | None:
     None where no alert came between the readings; the largest finite bound where it is beyond.
     """
     bounds = sorted(new.latency)
-    counts = [max(0.0, new.latency[bound] - old.latency.get(bound, 0.0)) for bound in bounds]
+    counts = [
+        sum(_grown(old.latency.get(bound, {}), new.latency[bound]).values()) for bound in bounds
+    ]
     if not counts or counts[-1] == 0:
         return None
     wanted, low, below = level * counts[-1], 0.0, 0.0

@@ -70,7 +70,7 @@ class Request:
 
     def promise(self) -> tuple[int, int]:
         """Sort key: few broken rules first, then new before old."""
-        return len(self.record["statusReasons"]), -(self.message.timestamp_ms or 0)
+        return self.record["supportFlags"].bit_count(), -(self.message.timestamp_ms or 0)
 
     def cache_key(self) -> bytes:
         """What two requests share that get the same answer."""
@@ -127,6 +127,7 @@ class RefitStep:
         settings: of the slow lane, see `refit_settings.py`.
         metrics: counted in.
         stop: set when the process shall end.
+        keep_alive: called between two galaxies.
     """
 
     def __init__(
@@ -136,11 +137,13 @@ class RefitStep:
         settings: Settings,
         metrics: RefitMetrics,
         stop: Event,
+        *,
+        keep_alive: Callable[[], None] = lambda: None,
     ) -> None:
         check_digest(artifact, settings)
         self._artifact, self._model = artifact, model
         self._settings: RefitSettings = settings.refit
-        self._metrics, self._stop = metrics, stop
+        self._metrics, self._stop, self._keep_alive = metrics, stop, keep_alive
         self._seed, self._n_samples = settings.artifact.seed, settings.artifact.n_samples
         self._quota = Quota(self._settings.max_per_hour)
         self._known: Known = OrderedDict()
@@ -148,8 +151,6 @@ class RefitStep:
             record="posteriorSummary", resolved=True, registry=open_registry(settings.registry)
         )
         self.form = SummaryForm()
-        self.keep_alive: Callable[[], None] = lambda: None
-        """Called between two galaxies."""
         self._assumptions = artifact.assumptions
         self._provenance = describe_provenance(artifact, settings)
 
@@ -172,7 +173,7 @@ class RefitStep:
                 continue
             if self._stop.is_set():
                 break
-            self.keep_alive()
+            self._keep_alive()
             outcomes.append(self._answer(item, refusals[i], replay, now))
         return Window.of(messages[: len(outcomes)], outcomes)
 

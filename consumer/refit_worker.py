@@ -8,15 +8,12 @@ Trouble, halts and exit codes are those of `worker.py`.
 
 import logging
 import os
-from functools import partial
 from threading import Event
 
 import torch
 
-from consumer.daemon import StepFunction
-from consumer.kafka import KafkaSource
 from consumer.kafka_sink import check_clients
-from consumer.message import Sink, Window
+from consumer.message import Window
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
 from consumer.refit_settings import derive_refit_settings
@@ -62,29 +59,27 @@ class RefitWorker(Worker):
             )
         self.health.beat()
         metrics = self._refit_metrics = RefitMetrics(self.registry)
-        self._refit = RefitStep(artifact, _find_model(artifact), settings, metrics, self._stop)
+        model = _find_model(artifact)
+        self._step = RefitStep(
+            artifact, model, settings, metrics, self._stop, keep_alive=self._keep_alive
+        )
         self.health.beat()
         self._metrics.set_artifact(artifact)
         check_clients(settings)
-        self._form = self._refit.form
-        self._form.schema_id = self._find_services()
-        self._answer = self._refit
+        self._schema_id = self._find_services()
+        self._answer = self._step
         self.health.warmed = True
         LOG.info("artifact loaded", extra={"fields": {"artifact": artifact.name}})
-
-    def _connect(self, source: KafkaSource, sink: Sink) -> tuple[Sink, StepFunction]:
-        """Return what publishes and what answers while these connections last."""
-        self._refit.keep_alive = partial(self._keep_alive, source)
-        return sink, self._answer
 
     def _note(self, window: Window) -> None:
         """Count a published window."""
         self.published.add(window)
         self._refit_metrics.count(window)
 
-    def _keep_alive(self, source: KafkaSource) -> None:
+    def _keep_alive(self) -> None:
         self.health.beat()
-        source.keep_alive()
+        if self._source is not None:
+            self._source.keep_alive()
 
 
 def _find_model(artifact: Artifact) -> ForwardModel | None:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from prometheus_client import CollectorRegistry
 
-from consumer.daemon import NotedSink, Tally, run
+from consumer.daemon import Tally, run
 from consumer.errors import SettingsError
 from consumer.files import ArchiveSource, FileSink, NoSink, dead_letter_path
 from consumer.gallery import Gallery
@@ -88,7 +88,7 @@ def replay(
         start = perf_counter()
         tally = run(
             source,
-            NotedSink(sink, gallery.add) if gallery else sink,
+            sink,
             step,
             Event(),
             max_batch=settings.batch.max_size,
@@ -97,6 +97,7 @@ def replay(
             health=Health(),
             at_once=step.at_once,
             replay=True,
+            note=gallery.add if gallery else lambda _: None,
         )
         sink.close()
     return Report(tally, perf_counter() - start, outputs)

@@ -16,9 +16,16 @@ import numpy as np
 
 from consumer.alerts import HostAlert, adapt, find_alert_id
 from consumer.avro import Decoder
-from consumer.daemon import STEP_AT_ONCE
 from consumer.errors import EncodeError, MessageError, SettingsError
-from consumer.message import DeadLetter, Galaxy, Message, Result, Stage, Window
+from consumer.message import (
+    STEP_AT_ONCE,
+    DeadLetter,
+    Galaxy,
+    Message,
+    Result,
+    Stage,
+    Window,
+)
 from consumer.photometry import Photometry, measure
 from consumer.registry import open_registry
 from consumer.settings import Settings

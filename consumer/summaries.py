@@ -31,7 +31,7 @@ FLOAT_MAX = float(np.finfo(np.float32).max)
 MOMENTS = ("mean", "std", *LEVEL_NAMES)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SummaryForm:
     """How summaries are written: the id of their schema, and how large their topic takes them."""
 

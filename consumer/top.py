@@ -12,7 +12,7 @@ from http.client import HTTPException
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.errors import BrokerError, SettingsError
-from consumer.reading import Reading, calc_latency, calc_rate, read
+from consumer.reading import Reading, calc_latency, calc_rate, calc_rates, read
 from sedflow_core.errors import MissingExtraError
 
 try:
@@ -81,7 +81,7 @@ def draw(readings: deque[Reading], url: str, trouble: str = "") -> RenderableTyp
     parts.append(_shares("status", new.statuses))
     if any(new.flags.values()):
         parts.append(_shares("flag", new.flags))
-    if new.workers:
+    if any(new.consumed):
         parts.append(_workers(old, new))
     if trouble:
         parts.append(Text(trouble, "bold red"))
@@ -122,8 +122,6 @@ def _shares(title: str, counts: dict[str, float]) -> Table:
 
 def _workers(old: Reading, new: Reading) -> Table:
     table = Table("worker", "alerts/s", "alerts", box=None)
-    elapsed_s = max(new.time_s - old.time_s, 1e-9)
-    for name, count in sorted(new.workers.items()):
-        rate = max(0.0, count - old.workers.get(name, 0.0)) / elapsed_s
-        table.add_row(name, f"{rate:,.1f}", f"{count:,.0f}")
+    for name, rate in sorted(calc_rates(old, new).items()):
+        table.add_row(name, f"{rate:,.1f}", f"{new.consumed[name]:,.0f}")
     return table

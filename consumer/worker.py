@@ -21,13 +21,14 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from threading import Event
+from typing import Protocol
 
 import torch
 from prometheus_client import CollectorRegistry
 
 from consumer.backoff import backoff_s
 from consumer.breaker import Breaker
-from consumer.daemon import STEP_AT_ONCE, Guard, NotedSink, StepFunction, Tally, run
+from consumer.daemon import Guard, StepFunction, Tally, run
 from consumer.errors import (
     BrokerError,
     HaltedError,
@@ -41,7 +42,7 @@ from consumer.in_hand import InHand, notes_folder
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import Clusters, check_topics
 from consumer.kafka_sink import KafkaSink, PlainSink, check_clients
-from consumer.message import Sink, Window
+from consumer.message import STEP_AT_ONCE, Sink, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.process import start_logging, stop_on_signals
@@ -137,11 +138,19 @@ class WorkerHealth(Health):
         return super().ready() if self.trouble is None else (False, self.trouble)
 
 
+class SummaryStep(StepFunction, Protocol):
+    """A step that is told how summaries are written once a sink is there."""
+
+    form: SummaryForm
+
+
 class Worker:
     """What a worker keeps while its connections come and go."""
 
+    _step: SummaryStep
     _answer: StepFunction
-    _form: SummaryForm
+    """The step, and what runs beside it."""
+    _schema_id: int
     _clusters: Clusters
     _absent: Collection[str] = ()
     """Of the input's topics, those that were not there yet when this process began."""
@@ -173,14 +182,13 @@ class Worker:
         watch: Watch = self._metrics.time
         if self._traces is not None:
             watch = self._traces.watch(watch)
-        self._step = Step(artifact, self._settings, watch)
-        self._at_once = self._step.at_once
+        self._step = step = Step(artifact, self._settings, watch)
+        self._at_once = step.at_once
         self._metrics.set_artifact(artifact)
         check_clients(self._settings)
-        self._form = self._step.form
-        self._form.schema_id = self._find_services()
-        self._step.warm_up(beat)
-        self._answer = with_shadow(self._step, self._settings, self.registry, watch, beat)
+        self._schema_id = self._find_services()
+        step.warm_up(beat)
+        self._answer = with_shadow(step, self._settings, self.registry, watch, beat)
         self.health.warmed = True
         LOG.info("artifact warm", extra={"fields": {"artifact": artifact.name}})
 
@@ -242,12 +250,12 @@ class Worker:
             open_ends.enter_context(closing(source))
             sink = make_sink(settings, metrics, source, self._clusters)
             open_ends.enter_context(closing(sink))
-            self._form.max_bytes = sink.limits.summary
+            self._step.form = SummaryForm(self._schema_id, sink.limits.summary)
             self._subscribe(source, sink, in_hand, open_ends)
-            traced, answer = self._connect(source, sink)
+            traced, answer = self._with_traces(sink)
             run(
                 source,
-                NotedSink(traced, self._note),
+                traced,
                 answer,
                 self._stop,
                 max_batch=settings.batch.max_size,
@@ -256,6 +264,7 @@ class Worker:
                 health=self.health,
                 at_once=self._at_once,
                 guard=Guard(self._breaker, in_hand, source.keep_alive),
+                note=self._note,
             )
 
     def _subscribe(
@@ -267,8 +276,8 @@ class Worker:
         else:
             source.subscribe(None, in_hand, self._open_log(open_ends))
 
-    def _connect(self, source: KafkaSource, sink: Sink) -> tuple[Sink, StepFunction]:  # noqa: ARG002
-        """Return what publishes and what answers while these connections last."""
+    def _with_traces(self, sink: Sink) -> tuple[Sink, StepFunction]:
+        """Return what publishes and what answers."""
         if self._traces is None:
             return sink, self._answer
         return self._traces.through(sink), self._traces.over(self._answer)

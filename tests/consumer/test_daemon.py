@@ -25,11 +25,12 @@ from prometheus_client import CollectorRegistry
 from consumer import kafka_client
 from consumer.backoff import MAX_ABORTS_IN_A_ROW
 from consumer.breaker import Breaker
-from consumer.daemon import STEP_AT_ONCE, Guard, Tally, run
+from consumer.daemon import Guard, Tally, run
 from consumer.errors import (
     BreakerError,
     BrokerError,
     ConsumerError,
+    NoAnswerError,
     OffsetsLostError,
     SettingsError,
     WindowAbortedError,
@@ -44,7 +45,7 @@ from consumer.kafka_client import (
     client_config,
     find_limits,
 )
-from consumer.message import DeadLetter, Message, Result, Window
+from consumer.message import STEP_AT_ONCE, DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.outlet import MIN_MESSAGE_BYTES, producer_config
 from consumer.process import JsonFormatter, TextFormatter
@@ -116,6 +117,7 @@ def run_through(
     at_once: int = STEP_AT_ONCE,
     metrics: Metrics | None = None,
     guard: Guard | None = None,
+    note: Callable[[Window], None] = lambda _: None,
 ) -> Tally:
     return run(
         source,
@@ -128,6 +130,7 @@ def run_through(
         health=Health(),
         at_once=at_once,
         guard=guard,
+        note=note,
     )
 
 
@@ -232,9 +235,11 @@ def test_a_large_letter_becomes_a_stub() -> None:
 
 def test_rolled_back_windows_are_read_again() -> None:
     source, metrics = make_source(), Metrics(CollectorRegistry())
-    sink = MemorySink(source, aborts=2)
-    assert run_through(source, sink, metrics=metrics) == Tally(Counter(OK=20))
+    sink, noted = MemorySink(source, aborts=2), list[Window]()
+    tally = run_through(source, sink, metrics=metrics, note=noted.append)
+    assert tally == Tally(Counter(OK=20))
     assert sink.published == [b"%d" % i for i in range(20)]
+    assert sink.published == [result.value for window in noted for result in window.results]
     registry = metrics.registry
     assert registry.get_sample_value("sedflow_commit_failures_total") == 2
     assert registry.get_sample_value("sedflow_summaries_published_total") == 20
@@ -423,11 +428,12 @@ def test_a_limit_that_may_not_be_seen_is_the_default(monkeypatch: pytest.MonkeyP
     assert find_limits(Settings()) == Limits(*3 * [BROKER_DEFAULT_BYTES])
 
 
-def test_a_limit_that_is_not_told_in_time_is_asked_for_again(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError._TRANSPORT])
+def test_a_limit_that_nobody_tells_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    answer_configs(monkeypatch, lambda _: refused(KafkaError._TIMED_OUT))
-    with pytest.raises(BrokerError, match=r"max\.message\.bytes of"):
+    answer_configs(monkeypatch, lambda _: refused(code))
+    with pytest.raises(NoAnswerError, match=r"max\.message\.bytes of"):
         find_limits(Settings())
 
 

@@ -1,6 +1,5 @@
 """The gallery keeps the newest summaries, for this process or for a parent over HTTP."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -8,9 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from consumer.daemon import NotedSink
-from consumer.errors import WindowAbortedError
-from consumer.files import NoSink
 from consumer.gallery import (
     MAX_KEPT,
     Follower,
@@ -90,25 +86,3 @@ def test_the_summaries_of_workers_come_together() -> None:
 def test_what_is_asked_for_is_a_number(after: str, status: int) -> None:
     with serve(Health(), CollectorRegistry(), "127.0.0.1", 0, Gallery()) as port:
         assert fetch(port, "/summaries" + after)[0] == status
-
-
-class AbortingSink:
-    """A sink whose transaction never commits."""
-
-    def publish(self, window: Window) -> None:
-        raise WindowAbortedError("no")
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-@pytest.mark.parametrize(("sink", "shown"), [(NoSink, 1), (AbortingSink, 0)])
-def test_only_what_was_published_is_shown(
-    sink: Callable[[], NoSink | AbortingSink], shown: int
-) -> None:
-    gallery = Gallery()
-    try:
-        NotedSink(sink(), gallery.add).publish(make_window(b"a"))
-    except WindowAbortedError:
-        assert shown == 0
-    assert len(gallery.since(0)) == shown

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from consumer.message import Message, Result, Window
 from consumer.metrics import LATENCY_BUCKETS, Metrics
-from consumer.reading import calc_latency, calc_rate, read
+from consumer.reading import Reading, calc_latency, calc_rate, calc_rates, read
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -64,10 +64,26 @@ def test_no_alert_has_no_latency() -> None:
     assert calc_latency(reading, reading, 0.5) is None
 
 
-def test_workers_are_told_apart() -> None:
-    metrics = Metrics(CollectorRegistry())
-    pass_by(metrics, [1.0])
-    families = list(metrics.registry.collect())
-    for family in families:
-        family.samples = [s._replace(labels={**s.labels, "worker": "a"}) for s in family.samples]
-    assert read(families, 0.0).workers == {"a": 1.0}
+def read_workers(time_s: float, **workers: Metrics) -> Reading:
+    """Return the reading of a supervisor of these workers."""
+    families: list[Metric] = []
+    for name, metrics in workers.items():
+        for family in metrics.registry.collect():
+            named = [s._replace(labels={**s.labels, "worker": name}) for s in family.samples]
+            family.samples = named
+            families.append(family)
+    return read(families, time_s)
+
+
+def test_a_worker_that_begins_anew_hides_nothing_of_the_others() -> None:
+    dying, steady, fresh = (Metrics(CollectorRegistry()) for _ in range(3))
+    pass_by(dying, [8.0] * 1000)
+    pass_by(steady, [8.0] * 1000)
+    old = read_workers(100.0, a=dying, b=steady)
+    pass_by(steady, [0.3] * 50)
+    new = read_workers(105.0, a=fresh, b=steady)
+    assert calc_rates(old, new) == {"b": 10.0}
+    assert calc_rate(old, new) == 10.0
+    found = calc_latency(old, new, 0.5)
+    assert found is not None
+    assert found < 1.0

@@ -16,14 +16,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.avro import decode_summary, encode, schema_text, schemas_path
-from consumer.daemon import NotedSink
 from consumer.errors import SettingsError, WindowAbortedError
-from consumer.files import NoSink
 from consumer.message import Message, Window
 from consumer.refit import Quota, RefitMetrics, RefitStep
 from consumer.refit_settings import derive_refit_settings
 from consumer.registry import Registry
 from consumer.settings import Settings
+from consumer.summaries import SummaryForm
 from sedflow_core import Artifact
 from sedflow_core.second_opinion import SecondOpinion
 from sedflow_core.trust import MIN_P_VALUE
@@ -41,6 +40,7 @@ def summary(alert_id: int, reasons: Sequence[str] = FEW, **changes: Any) -> Reco
     flux = [value * (1.0 + alert_id / 100.0) for value in record["inputs"]["flux"]]
     inputs = record["inputs"] | {"flux": flux}
     own = {"alertId": alert_id, "status": "OUT_OF_SUPPORT", "statusReasons": list(reasons)}
+    own["supportFlags"] = 2 ** len(reasons) - 1
     return record | own | {"inputs": inputs, "refit": None, "trust": None} | changes
 
 
@@ -68,10 +68,15 @@ MakeStep = Callable[..., RefitStep]
 
 @pytest.fixture
 def make_step(tiny: Artifact, metrics: RefitMetrics) -> MakeStep:
-    def make(stop: Event | None = None, registry: Record | None = None, **refit: Any) -> RefitStep:
+    def make(
+        stop: Event | None = None,
+        registry: Record | None = None,
+        keep_alive: Callable[[], None] = lambda: None,
+        **refit: Any,
+    ) -> RefitStep:
         refit = {"max_seconds": 1.0, **refit}
         settings = Settings.model_validate({"refit": refit, "registry": registry or {}})
-        return RefitStep(tiny, None, settings, metrics, stop or Event())
+        return RefitStep(tiny, None, settings, metrics, stop or Event(), keep_alive=keep_alive)
 
     return make
 
@@ -151,7 +156,7 @@ def test_a_second_opinion_is_trusted_where_it_converged_and_fits(
 
 def test_an_answer_that_its_topic_does_not_take_is_a_dead_letter(make_step: MakeStep) -> None:
     step = make_step(max_age_s=1e-9)
-    step.form.max_bytes = 2_000
+    step.form = SummaryForm(max_bytes=2_000)
     (letter,) = answer(step, message(summary(1))).rejected
     assert letter.stage == "encode"
     assert "at most 2000 bytes" in letter.error
@@ -241,8 +246,7 @@ def test_the_same_photometry_is_sampled_once(make_step: MakeStep) -> None:
 def test_a_stop_leaves_what_was_not_answered(make_step: MakeStep) -> None:
     """However promising: what is left begins behind the last answer."""
     stop = Event()
-    step = make_step(stop)
-    step.keep_alive = stop.set
+    step = make_step(stop, keep_alive=stop.set)
     old, new = message(summary(1, MANY), timedelta(hours=1)), message(summary(2))
     nothing = message(summary(3, (), status="OK"))
     window = answer(step, nothing, old, nothing, new)
@@ -252,7 +256,6 @@ def test_a_stop_leaves_what_was_not_answered(make_step: MakeStep) -> None:
 
 
 def test_a_window_that_is_rolled_back_has_paid(make_step: MakeStep) -> None:
-    step = make_step(max_per_hour=2)
     messages = [message(summary(i)) for i in (1, 2)]
     calls = iter([None, WindowAbortedError("input: a partition was revoked")])
 
@@ -260,14 +263,14 @@ def test_a_window_that_is_rolled_back_has_paid(make_step: MakeStep) -> None:
         if (error := next(calls, None)) is not None:
             raise error
 
-    step.keep_alive = lose_a_partition
+    step = make_step(keep_alive=lose_a_partition, max_per_hour=2)
     with pytest.raises(WindowAbortedError):
         answer(step, *messages)
     found = records(answer(step, *messages, message(summary(3))))
     assert [i for i, r in found.items() if r["refit"]["status"] == "OVER_QUOTA"] == [3]
 
 
-def test_outcomes_are_counted_once_published(
+def test_outcomes_are_counted_where_they_are_published(
     make_step: MakeStep, metrics: RefitMetrics, registry: CollectorRegistry
 ) -> None:
     def count(outcome: str) -> float | None:
@@ -276,7 +279,7 @@ def test_outcomes_are_counted_once_published(
     good = message(summary(3, (), status="OK"))
     window = answer(make_step(), message(summary(1), timedelta(days=2)), good)
     assert count("EXPIRED") == 0
-    NotedSink(NoSink(), metrics.count).publish(window)
+    metrics.count(window)
     assert (count("EXPIRED"), count("OVER_QUOTA")) == (1, 0)
 
 

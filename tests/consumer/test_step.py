@@ -18,11 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.avro import MAX_ENCODED_BYTES, decode_summary, encode, encode_body, schema_text
-from consumer.daemon import STEP_AT_ONCE
 from consumer.errors import SettingsError
-from consumer.message import ERROR_HEADER_PREFIX, DeadLetter, Message, Result, Window
+from consumer.message import (
+    ERROR_HEADER_PREFIX,
+    STEP_AT_ONCE,
+    DeadLetter,
+    Message,
+    Result,
+    Window,
+)
 from consumer.settings import Settings
 from consumer.step import MOST_AT_ONCE, Step
+from consumer.summaries import SummaryForm
 from sedflow_core import Artifact, Observation, estimate
 from sedflow_core.units import nanomaggy_from_njy
 
@@ -314,7 +321,7 @@ def test_a_summary_that_no_topic_would_take_is_rejected_while_encoding(
 def test_a_summary_that_its_topic_does_not_take_is_rejected_while_encoding(
     step: Step, make_alert: Callable[..., Record], make_message: MakeMessage, now: Clock
 ) -> None:
-    step.form.max_bytes = 5_000
+    step.form = SummaryForm(max_bytes=5_000)
     body = encode_body(make_alert(1) | {"objectId": "x" * 2_500}, "hostAlert")
     long = Message((make_message(1).value or b"")[:5] + body)
     window = step([long, make_message(2)], replay=False, now=now)

@@ -15,7 +15,6 @@ from consumer import step as step_module
 from consumer import worker as worker_module
 from consumer.daemon import Tally
 from consumer.errors import BrokerError, HaltedError, NoAnswerError, SettingsError
-from consumer.files import NoSink
 from consumer.gather import fetch
 from consumer.health import MAX_SILENCE_S
 from consumer.kafka_client import Clusters
@@ -273,15 +272,13 @@ def test_what_a_shadow_says_is_counted_once_published() -> None:
 
 def test_the_slow_lane_counts_what_was_published_and_keeps_its_membership() -> None:
     worker = RefitWorker(Settings(), Pauses(1))
-    worker._refit = SimpleNamespace()  # type: ignore[assignment]
     worker._answer = lambda *_, **__: Window((), (), ())
     worker._refit_metrics = RefitMetrics(worker.registry)
     kept: list[str] = []
-    source = SimpleNamespace(keep_alive=lambda: kept.append("kept"))
-    worker._connect(source, NoSink())  # type: ignore[arg-type]
+    worker._source = SimpleNamespace(keep_alive=lambda: kept.append("kept"))  # type: ignore[assignment]
     worker._note(Window((), (Result(None, b"", (), "OK", "ZTF", refit="EXPIRED"),), ()))
     labels = {"outcome": "EXPIRED"}
     assert worker.registry.get_sample_value("sedflow_refits_total", labels) == 1
     assert worker.published.messages == 1
-    worker._refit.keep_alive()
+    worker._keep_alive()
     assert kept == ["kept"]
