@@ -1,7 +1,8 @@
 """The shipped artifact on real galaxies whose masses others have published.
 
 The table each test prints has the conversions of the comparison as columns of their own; run with
-`pytest -s tests/core/test_real_galaxies.py` to read it. The galaxies are those of the NASA-Sloan
+`pytest -s tests/core/test_real_galaxies.py` to read it; the bounds lie close to the README's
+figures, to guard them. The galaxies are those of the NASA-Sloan
 Atlas v0_1_2 in the public tables of the repositories rfinn/LCS (clusters) and rfinn/Virgo, as one
 file `galaxies_dev.csv.gz` with columns flux_[ugriz] and flux_err_[ugriz] (nanomaggies, with error
 floor and AB factors), z, logmass, logsfr, logmass_kcorrect5_h70 (by kcorrect 5),
@@ -30,8 +31,10 @@ from sedflow_core.units import mag_from_nanomaggy
 H0_SHIFT = 2.0 * np.log10(67.8 / 70.0)
 """Mass scales with distance squared: Planck13 -> H0 = 70, -0.028 dex."""
 KROUPA_TO_CHABRIER = -0.03
-BOUNDS = {"nsa_v0_1_2_lcs": (0.15, 0.12), "nsa_v0_1_2_virgo": (0.20, 0.09)}
+BOUNDS = {"nsa_v0_1_2_lcs": (0.10, 0.11), "nsa_v0_1_2_virgo": (0.17, 0.085)}
 """Source -> largest accepted |median| and 68 % half-width of the mass differences [dex]."""
+MIN_EFFICIENCY = {"nsa_v0_1_2_lcs": 0.6, "nsa_v0_1_2_virgo": 0.45}
+"""Source -> smallest accepted median importance efficiency."""
 MAX_FLAGGED = {"nsa_v0_1_2_lcs": 0.08, "nsa_v0_1_2_virgo": 0.20}
 """Largest accepted share outside the support; Virgo is rich in blue dwarfs."""
 
@@ -270,7 +273,7 @@ def test_star_formation_ranks_as_published(galaxies: Galaxies, summary: Summary)
         for name in ("log_sfr_100myr", "log_sfr_1gyr")
     }
     print(f"\n{galaxies.source}: {forms.sum()} star-forming galaxies; Spearman {rank}")
-    assert min(rank.values()) >= 0.6
+    assert min(rank.values()) >= 0.85
 
 
 def test_few_cluster_galaxies_are_flagged(
@@ -305,8 +308,8 @@ def test_importance_weights_move_the_masses_of_real_galaxies_little(
         f"flow minus exact {shift:+.4f}, "
         f"Gaussian minus exact likelihood {np.median(gaussian_median - exact_median):+.4f} dex"
     )
-    assert abs(shift) <= 0.03
-    assert efficiency >= 0.15
+    assert abs(shift) <= 0.006
+    assert efficiency >= MIN_EFFICIENCY[galaxies.source]
 
 
 @pytest.mark.parametrize(("row", "seed"), [(5029, 54), (1084, 65)])

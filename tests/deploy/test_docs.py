@@ -15,6 +15,7 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     ROOT / "sedflow_core" / "artifacts" / "README.md",
     DEPLOY / "README.md",
+    ROOT / "schemas" / "README.md",
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)$", re.MULTILINE)
