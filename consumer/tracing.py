@@ -3,7 +3,7 @@
 Each alert is a span, child of the one that its message names in the header `traceparent`; its
 summary carries it on. The work is done for many alerts at once: their spans are linked to the one
 `step` that answered them, which has a child for each part of it, and `publish` is linked to the
-steps whose window it committed. Dead letters keep their headers as they are.
+steps since the last one. Dead letters keep their headers as they are.
 
 Without an address to send them to there are no spans, and nothing of OpenTelemetry is loaded.
 """

@@ -254,13 +254,9 @@ def _read_flux(table: Table, columns: ColumnMap, bands: BandSet) -> tuple[Array,
 def _correct(
     flux: Array, flux_err: Array, table: Table, columns: ColumnMap, bands: BandSet
 ) -> tuple[Array, Array]:
-    if columns.extinction:
-        extinction = _read_bands(table, columns.extinction, bands)
+    extinction = _read_extinction(table, columns, bands)
+    if extinction is not None:
         flux, flux_err = deredden(flux, flux_err, extinction)
-    if columns.ebv:
-        per_ebv = _per_band(EXTINCTION_PER_EBV, "extinction per E(B-V)", bands)
-        ebv = table.numbers(columns.ebv)
-        flux, flux_err = deredden(flux, flux_err, ebv[:, None] * per_ebv)
     if columns.ab_factors:
         factors = _per_band(AB_FACTORS, "AB factors", bands)
         flux, flux_err = apply_ab_factors(flux, flux_err, factors)
@@ -268,6 +264,18 @@ def _correct(
         floor = _per_band(ERROR_FLOOR_MAG, "an error floor", bands)
         flux_err = add_error_floor(flux, flux_err, floor)
     return flux, flux_err
+
+
+def _read_extinction(table: Table, columns: ColumnMap, bands: BandSet) -> Array | None:
+    """Extinction [mag] to correct for, None where the catalogue gives none; NaN what is none."""
+    if columns.extinction:
+        extinction = _read_bands(table, columns.extinction, bands)
+    elif columns.ebv:
+        per_ebv = _per_band(EXTINCTION_PER_EBV, "extinction per E(B-V)", bands)
+        extinction = table.numbers(columns.ebv)[:, None] * per_ebv
+    else:
+        return None
+    return np.where(extinction >= 0, extinction, np.nan)
 
 
 def _per_band(table: dict[str, dict[str, float]], what: str, bands: BandSet) -> Array:

@@ -39,8 +39,12 @@ class Setting(NamedTuple):
 
     config: ForwardConfig
     model: ForwardModel
-    bands: BandSet
     generator: torch.Generator
+
+    @property
+    def bands(self) -> BandSet:
+        """The bands that are simulated."""
+        return self.model.galaxy.bands
 
 
 Corruption = Callable[[NoisySimulations, Setting], Photometry]
@@ -56,7 +60,7 @@ def corrupted_simulations(artifact: Artifact, n: int, seed: int) -> dict[str, Ob
     model = forward_model(artifact)
     corruptions = all_corruptions(artifact.bands)
     rows = simulate_noisy(model, n * len(corruptions), seed=seed)
-    setting = Setting(config, model, artifact.bands, torch.Generator().manual_seed(seed))
+    setting = Setting(config, model, torch.Generator().manual_seed(seed))
     populations = {}
     for i, (name, corrupt) in enumerate(corruptions.items()):
         part = NoisySimulations(*(t[i * n : (i + 1) * n] for t in rows))

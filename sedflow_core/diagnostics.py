@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 
 from sedflow_core.units import Array
 
+N_SETS, N_PER_SET = 10, 1_000
+"""Disjoint sets of rows whose ranks are pooled, and rows of each, fewer where there are few."""
+N_SLICE = 3
+
 
 def ks_distance(ranks: Array) -> float:
     """Kolmogorov-Smirnov distance of ranks (n,) in (0, 1) from the uniform distribution."""
@@ -30,14 +34,14 @@ def ks_p_value(distance: float, n: int) -> float:
     return float(np.clip(p, 0.0, 1.0)) if scaled > 0.2 else 1.0
 
 
-def pooled(ranks: Array, control: Array, n_per_set: int = 1_000) -> dict[str, Any]:
+def pooled(ranks: Array, control: Array) -> dict[str, Any]:
     """KS distance and p-value of all ranks (n, n_name) together, and of disjoint sets of rows.
 
     Ranks of one galaxy depend on each other, so even a perfect posterior has p-values below
     uniform ones. This is the figure of the paper's public notebooks; `perfect` is that of control
     (n, n_control, n_name), whose ranks are those of a perfect posterior on the same galaxies.
     """
-    n_per_set = min(n_per_set, max(1, len(ranks) // N_SETS))
+    n_per_set = min(N_PER_SET, max(1, len(ranks) // N_SETS))
     sets = _p_values(ranks, n_per_set)
     perfect = [_p_values(column, n_per_set) for column in control.swapaxes(0, 1)]
     distance = ks_distance(ranks.ravel())
@@ -58,16 +62,13 @@ def pooled(ranks: Array, control: Array, n_per_set: int = 1_000) -> dict[str, An
     }
 
 
-N_SETS = 10
-
-
 def _p_values(ranks: Array, n_per_set: int) -> list[float]:
     sets = [ranks[i * n_per_set : (i + 1) * n_per_set].ravel() for i in range(N_SETS)]
     return [ks_p_value(ks_distance(part), len(part)) for part in sets if len(part)]
 
 
 def slices(
-    ranks: Array, names: tuple[str, ...], by: dict[str, Array], n_slice: int = 3
+    ranks: Array, names: tuple[str, ...], by: dict[str, Array]
 ) -> dict[str, list[dict[str, Any]]]:
     """KS distances of ranks (n, n_name) in slices of equal number of each quantity (n,).
 
@@ -76,7 +77,7 @@ def slices(
     result: dict[str, list[dict[str, Any]]] = {}
     for quantity, values in by.items():
         result[quantity] = []
-        for ends, rows in cut(values, n_slice):
+        for ends, rows in cut(values, N_SLICE):
             distance = {
                 name: ks_distance(column) for name, column in zip(names, ranks[rows].T, strict=True)
             }

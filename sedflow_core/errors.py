@@ -2,7 +2,7 @@
 
 SedflowError
 ├── MissingExtraError    an optional dependency is not installed
-├── ObservationError     fluxes, errors or redshifts of the wrong shape
+├── ObservationError     photometry of the wrong shape, or that cannot be sampled
 ├── BandError            unknown filters, or a set of bands that cannot be used
 ├── GridError            an SSP grid or NMF basis that cannot be read or built, or is too narrow
 ├── PriorError           a file of a new prior that cannot be used
@@ -36,7 +36,7 @@ def check_installed(package: str, extra: str) -> None:
 
 
 class ObservationError(SedflowError):
-    """Fluxes, errors or redshifts have the wrong shape."""
+    """Photometry has the wrong shape, or cannot be sampled."""
 
 
 class BandError(SedflowError):

@@ -199,6 +199,19 @@ def empty_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def panels(n: int, row_height: float, *, shared: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels, four in a row of this height [inch], and room for a legend above.
+
+    `shared`: all with the same axes.
+    """
+    n_row = -(-n // 4)
+    figure = empty_figure(11.0, row_height * n_row + 0.6)
+    axes = list(figure.subplots(n_row, 4, squeeze=False, sharex=shared, sharey=shared).flat)
+    for unused in axes[n:]:
+        unused.remove()
+    return figure, axes[:n]
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = empty_figure(width, height)
     return figure, figure.add_subplot()

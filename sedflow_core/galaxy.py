@@ -70,13 +70,6 @@ class GalaxyModel(NamedTuple):
     ssp_provenance: dict[str, Any]
 
 
-class Dust(NamedTuple):
-    """Optical depths (n, n_wave): of the birth clouds and of the diffuse dust."""
-
-    birth_cloud: Tensor
-    diffuse: Tensor
-
-
 def build_galaxy_model(
     bands: BandSet,
     *,
@@ -223,16 +216,12 @@ def calc_luminosity(model: GalaxyModel, theta: Tensor, redshift: Tensor) -> Tens
     bins = calc_time_bins(redshift, model.tables)
     history = calc_history(theta[:, None, :], bins, model.tables)
     young, old = _populations(model, history, bins)
-    dust = _dust(model, theta)
-    return (young * torch.exp(-dust.birth_cloud) + old) * torch.exp(-dust.diffuse)
-
-
-def _dust(model: GalaxyModel, theta: Tensor) -> Dust:
     tau_bc, tau_ism, n_dust = (
         column(theta, name)[:, None] for name in ("tau_bc", "tau_ism", "n_dust")
     )
-    curve = attenuation_curve(model.wave, n_dust)
-    return Dust(tau_bc * birth_cloud_curve(model.wave), tau_ism * curve)
+    clouds = torch.exp(-tau_bc * birth_cloud_curve(model.wave))
+    diffuse = torch.exp(-tau_ism * attenuation_curve(model.wave, n_dust))
+    return (young * clouds + old) * diffuse
 
 
 def _populations(model: GalaxyModel, history: History, bins: TimeBins) -> tuple[Tensor, Tensor]:

@@ -26,19 +26,16 @@ N_SAMPLES = 1_000
 N_SLICE = 5
 
 
-def measure_gaps(
-    artifact: Artifact, model: ForwardModel, simulations: Simulations, *, seed: int = 0
-) -> Array:
+def measure_gaps(artifact: Artifact, model: ForwardModel, simulations: Simulations) -> Array:
     """ln p - ln q of the truth of n simulations, (n,), by the simulator.
 
     Args:
         artifact: see `load_artifact`.
         model: its forward model, see `sedflow_core.fresh_simulations.forward_model`.
         simulations: of that model.
-        seed: of the samples that give the evidence.
     """
     truth, gaps = to_u(torch.tensor(simulations.theta)), np.empty(len(simulations.theta))
-    generator = stream_generator(seed, 0)
+    generator = stream_generator(0, 0)
     for i in range(len(gaps)):
         row = simulations.observation.rows(slice(i, i + 1))
         base = torch.randn((N_U, N_SAMPLES), generator=generator)

@@ -57,12 +57,12 @@ class _Parts(NamedTuple):
     root: Tensor
 
 
-def fit_mixture(points: Tensor, seed: int = 0) -> Mixture:
+def fit_mixture(points: Tensor) -> Mixture:
     """Fit a mixture to points (n, d), float64, n above `N_PART`."""
     centre = points.mean(dim=0)
     whiten = _inverse_root(torch.cov(points.T))
     white = (points - centre) @ whiten.T
-    parts = _start(white, torch.Generator().manual_seed(seed))
+    parts = _start(white, torch.Generator().manual_seed(0))
     for _ in range(N_STEP):
         parts = _improve(white, parts)
     mean = centre + torch.linalg.solve_triangular(whiten, parts.mean.T, upper=False).T

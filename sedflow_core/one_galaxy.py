@@ -24,7 +24,7 @@ from sedflow_core.support import reasons_of
 from sedflow_core.tables import check_folder
 from sedflow_core.target import Likelihood
 from sedflow_core.trust import is_trusted
-from sedflow_core.units import mag_err_from_flux, mag_from_nanomaggy
+from sedflow_core.units import mag_from_nanomaggy
 
 SHOWN = ("log_mstar_surviving", "log_sfr_1gyr", "t_age_mw", "z_mw", "tau_ism", "fburst")
 _N_FIT = 500
@@ -151,18 +151,13 @@ def _draw_sed(
 ) -> None:
     from sedflow_core.galaxy import calc_band_flux
     from sedflow_core.report_figures import sed_fit
-    from sedflow_core.report_galaxies import best_sample, calc_spectrum, mean_wavelengths
+    from sedflow_core.report_galaxies import best_sample, calc_spectrum, magnitudes
 
     galaxy = forward_model(artifact).galaxy
     redshift = torch.tensor(observation.redshift).expand(len(theta))
     model_flux = calc_band_flux(galaxy, torch.tensor(theta), redshift).numpy()
     best, _ = best_sample(galaxy, observation, theta)
-    flux, flux_err = observation.flux[0], observation.flux_err[0]
-    photometry = (
-        mean_wavelengths(galaxy),
-        mag_from_nanomaggy(flux),
-        mag_err_from_flux(flux, flux_err),
-    )
+    photometry = magnitudes(galaxy, observation)
     spectrum = calc_spectrum(galaxy, best, observation.redshift)
     model_mag, bands = mag_from_nanomaggy(model_flux), artifact.bands.names
     figure = sed_fit(photometry, model_mag, spectrum, bands, title=title)

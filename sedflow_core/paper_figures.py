@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sedflow_core.figures import (
@@ -21,6 +22,7 @@ from sedflow_core.figures import (
     VERMILION,
     empty_figure,
     label_of,
+    panels,
     symbol_of,
 )
 from sedflow_core.units import Array
@@ -162,12 +164,8 @@ def induced_prior(
         wanted: quantities whose distribution a new prior asks for.
     """
     names = list(prior)
-    n_row = -(-len(names) // 4)
-    figure = empty_figure(11.0, 2.3 * n_row + 0.6)
-    grid = figure.subplots(n_row, 4, squeeze=False)
-    for axes in grid.flat[len(names) :]:
-        axes.remove()
-    for axes, name in zip(grid.flat, names, strict=False):
+    figure, grid = panels(len(names), 2.3)
+    for axes, name in zip(grid, names, strict=True):
         style: dict[str, Any] = {
             "bins": 50,
             "range": _limits(prior[name]),
@@ -180,18 +178,11 @@ def induced_prior(
         if name in wanted:
             axes.set_title("set by the new prior", fontsize=9)
     handles = [
-        axes_line(BLACK, "-", "prior"),
-        axes_line(BLUE, "--", "inside the magnitude cuts"),
+        Line2D([], [], color=BLACK, label="prior"),
+        Line2D([], [], color=BLUE, ls="--", label="inside the magnitude cuts"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=11)
     return figure
-
-
-def axes_line(color: str, style: str, label: str) -> Any:
-    """A line for a legend."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=color, ls=style, label=label)
 
 
 def slice_map(slices: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:

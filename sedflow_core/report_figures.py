@@ -1,6 +1,7 @@
 """Figures of the validation report, beside those of `sedflow_core.figures`. Needs extra `plot`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from sedflow_core.figures import (
     VERMILION,
     empty_figure,
     label_of,
+    panels,
     symbol_of,
 )
 from sedflow_core.units import Array
@@ -34,12 +36,8 @@ def rank_histograms(
     values = np.asarray(ranks, dtype=np.float64)
     expected = len(values) / _N_BIN
     band = 2.576 * np.sqrt(expected * (1.0 - 1.0 / _N_BIN))
-    n_row = -(-len(names) // 4)
-    figure = empty_figure(11.0, 1.9 * n_row + 0.6)
-    grid = figure.subplots(n_row, 4, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(names) :]:
-        axes.remove()
-    for axes, name, column in zip(grid.flat, names, values.T, strict=False):
+    figure, grid = panels(len(names), 1.9, shared=True)
+    for axes, name, column in zip(grid, names, values.T, strict=True):
         axes.axhspan(expected - band, expected + band, color=GREY, alpha=0.35, lw=0)
         axes.hist(column, bins=_N_BIN, range=(0, 1), histtype="step", color=BLUE, lw=1.3)
         _reference_histograms(axes, reference or {}, list(names).index(name), expected)
@@ -48,7 +46,7 @@ def rank_histograms(
     figure.supxlabel("rank of the truth in its posterior", fontsize=11)
     figure.supylabel("simulations per bin", fontsize=11)
     if reference:
-        handles, labels = grid.flat[0].get_legend_handles_labels()
+        handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=10)
     return figure
 
@@ -97,17 +95,13 @@ def flow_against_exact(
         names: of the quantities.
         truth: (n_name,) where it is known; mcmc: (n, n_name) where it was run.
     """
-    n_row = -(-len(names) // 4)
-    figure = empty_figure(11.0, 2.3 * n_row + 0.5)
-    grid = figure.subplots(n_row, 4, squeeze=False)
-    for axes in grid.flat[len(names) :]:
-        axes.remove()
-    for i, (axes, name, column) in enumerate(zip(grid.flat, names, samples.T, strict=False)):
+    figure, grid = panels(len(names), 2.3)
+    for i, (axes, name, column) in enumerate(zip(grid, names, samples.T, strict=True)):
         shown = [column] if mcmc is None else [column, mcmc[:, i]]
         edges = [np.quantile(values, [0.002, 0.998]) for values in shown]
         low, high = np.min(edges), np.max(edges)
         bins = np.linspace(low, high, 31) if high > low else 10
-        style = {"bins": bins, "density": True, "histtype": "step", "lw": 1.4}
+        style: dict[str, Any] = {"bins": bins, "density": True, "histtype": "step", "lw": 1.4}
         axes.hist(column, color=BLUE, label="flow", **style)
         label = "exact, by weights"
         axes.hist(column, weights=weights, color=VERMILION, ls="--", label=label, **style)
@@ -116,7 +110,7 @@ def flow_against_exact(
         if truth is not None:
             axes.axvline(truth[i], color=GREEN, lw=1.2, label="truth")
         axes.set(yticks=[], xlabel=label_of(name))
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+    handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=11)
     return figure
 

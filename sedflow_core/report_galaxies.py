@@ -19,6 +19,7 @@ from sedflow_core.prior import PARAM_NAMES, from_u
 from sedflow_core.quantities import calc_quantities
 from sedflow_core.report_figures import best_fit, flow_against_exact
 from sedflow_core.simulation import ForwardModel, draw_prior, stream_generator
+from sedflow_core.support import any_flag
 from sedflow_core.units import Array, mag_err_from_flux, mag_from_nanomaggy
 
 _N_PRIOR, _SEED = 50_000, 0
@@ -37,8 +38,8 @@ class Galaxy(NamedTuple):
 def photometric_quantities(artifact: Artifact, observation: Observation) -> dict[str, Array]:
     """Label -> (n,): redshift, magnitudes of all bands, and magnitude errors; NaN where none."""
     bands = artifact.bands.names
-    flux = np.where(observation.flux > 0, observation.flux, np.nan)
-    mag, mag_err = mag_from_nanomaggy(flux), mag_err_from_flux(flux, observation.flux_err)
+    mag = mag_from_nanomaggy(observation.flux)
+    mag_err = mag_err_from_flux(observation.flux, observation.flux_err)
     return {
         "redshift": observation.redshift,
         **{f"${band}$ [mag]": mag[:, i] for i, band in enumerate(bands)},
@@ -73,13 +74,9 @@ def figure_of_support(
     """Figure 5 of the paper: galaxies outside the support, by rule; simulations where none real."""
     observation = simulations.observation if galaxies is None else galaxies
     flags = find_flags(artifact, observation)
-    names = artifact.flag_names
     flagged = {
-        rule: _any_of(flags, [i for i, name in enumerate(names) if name.startswith(prefix)])
-        for rule, prefix in (
-            ("errors too large", "sigma_high"),
-            ("colours too blue", "color_blue"),
-        )
+        "errors too large": any_flag(flags, artifact.flag_names, ("sigma_high",)),
+        "colours too blue": any_flag(flags, artifact.flag_names, ("color_blue",)),
     }
     flagged["any other rule"] = (flags != 0) & ~np.any(list(flagged.values()), axis=0)
     training, shown = (
@@ -98,10 +95,6 @@ def figure_of_support(
     return support_planes(planes, training, shown, flagged)
 
 
-def _any_of(flags: NDArray[np.int64], bits: list[int]) -> NDArray[np.bool_]:
-    return np.asarray((flags & sum(1 << bit for bit in bits)) != 0)
-
-
 def _add_colors(values: dict[str, Array], bands: tuple[str, ...]) -> None:
     middle = bands[len(bands) // 2]
     for a, b in ((bands[0], bands[1]), (bands[1], bands[2]), (middle, bands[-1])):
@@ -111,17 +104,11 @@ def _add_colors(values: dict[str, Array], bands: tuple[str, ...]) -> None:
 def figure_of_prior(artifact: Artifact, model: ForwardModel, simulations: Simulations) -> Figure:
     """The prior on derived quantities, and what the magnitude cuts leave of it."""
     u, redshift = draw_prior(model, _N_PRIOR, stream_generator(_SEED, 0))
-    names, tables = artifact.derived_names, artifact.tables
-    prior, accepted = (
-        calc_quantities(theta, z, tables, names).T.numpy()
-        for theta, z in (
-            (from_u(u), redshift),
-            (torch.tensor(simulations.theta), torch.tensor(simulations.observation.redshift)),
-        )
-    )
+    names = artifact.derived_names
+    prior = calc_quantities(from_u(u), redshift, artifact.tables, names).T.numpy()
     return induced_prior(
         dict(zip(names, prior, strict=True)),
-        dict(zip(names, accepted, strict=True)),
+        dict(zip(names, simulations.derived.T, strict=True)),
         [factor.name for factor in model.prior],
     )
 
@@ -170,12 +157,7 @@ def figure_of_fit(artifact: Artifact, model: ForwardModel, galaxy: Galaxy) -> Fi
     for method, theta in methods.items():
         best, chi_square[method] = best_sample(model.galaxy, observation, theta)
         wave, spectra[method] = calc_spectrum(model.galaxy, best, observation.redshift)
-    flux, flux_err = observation.flux[0], observation.flux_err[0]
-    photometry = (
-        mean_wavelengths(model.galaxy),
-        mag_from_nanomaggy(flux),
-        mag_err_from_flux(flux, flux_err),
-    )
+    photometry = magnitudes(model.galaxy, observation)
     return best_fit(photometry, wave, spectra, chi_square, artifact.bands.names)
 
 
@@ -203,7 +185,9 @@ def calc_spectrum(galaxy: GalaxyModel, theta: torch.Tensor, redshift: Array) -> 
     return (galaxy.wave * (1.0 + redshift[0])).numpy(), mag_from_nanomaggy(flux.numpy())
 
 
-def mean_wavelengths(galaxy: GalaxyModel) -> Array:
-    """Mean wavelengths (n_band,) of the bands [Angstrom]."""
+def magnitudes(galaxy: GalaxyModel, observation: Observation) -> tuple[Array, Array, Array]:
+    """Mean wavelengths [Angstrom], AB magnitudes and errors (n_band,) of the first galaxy."""
     response = galaxy.photometry[0].view(len(galaxy.wave), -1).double()
-    return np.asarray(((response * galaxy.wave[:, None]).sum(dim=0) / response.sum(dim=0)).numpy())
+    wave = (response * galaxy.wave[:, None]).sum(dim=0) / response.sum(dim=0)
+    flux, flux_err = observation.flux[0], observation.flux_err[0]
+    return wave.numpy(), mag_from_nanomaggy(flux), mag_err_from_flux(flux, flux_err)

@@ -60,13 +60,7 @@ def reweigh(rows: TrainingSet, path: Path) -> TrainingSet:
         "n_effective_rows": n_effective,
     }
     keep = weight > 0
-    return rows._replace(
-        u=rows.u[keep],
-        redshift=rows.redshift[keep],
-        flux=rows.flux[keep],
-        config=document,
-        weight=weight[keep],
-    )
+    return rows._replace(config=document, weight=weight).map(lambda t: t[keep])
 
 
 def new_prior(model: ForwardModel, path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,9 @@ values no flux, error or redshift can have.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sedflow_core.bands import BandSet
@@ -161,6 +163,14 @@ def can_encode(flux: Tensor, flux_err: Tensor, redshift: Tensor) -> Tensor:
     """Whether the context of each row is finite: finite flux, positive error and redshift; (n,)."""
     finite = flux.isfinite() & flux_err.isfinite() & (flux_err > 0)
     return finite.all(dim=-1) & redshift.isfinite() & (redshift > 0)
+
+
+def any_flag(
+    flags: NDArray[np.int64], names: tuple[str, ...], rules: tuple[str, ...]
+) -> NDArray[np.bool_]:
+    """Whether flags (n,) have a bit whose name begins with one of `rules`."""
+    mask = sum(1 << i for i, name in enumerate(names) if name.startswith(rules))
+    return np.asarray((flags & mask) != 0)
 
 
 def reasons_of(flags: int, names: tuple[str, ...]) -> list[str]:

@@ -18,7 +18,7 @@ from sedflow_core.fresh_simulations import forward_model, simulate
 from sedflow_core.importance import weigh
 from sedflow_core.observation import Observation
 from sedflow_core.simulation import ForwardModel
-from sedflow_core.support import can_encode
+from sedflow_core.support import any_flag, can_encode
 from sedflow_core.trust import (
     CLEAR_EFFICIENCY,
     MIN_EFFICIENCY,
@@ -70,18 +70,14 @@ class Measured(NamedTuple):
 def judge_online(artifact: Artifact, observation: Observation) -> Judged:
     """Support rules and verdict as every alert gets them, outside the support too."""
     summary = estimate(artifact, observation, include_unsupported=True)
-    tests = {rule: _any_flag(summary.flags, artifact, (rule,)) for rule in PAPER + ADDED}
-    tests["paper"] = _any_flag(summary.flags, artifact, PAPER)
+    names = artifact.flag_names
+    tests = {rule: any_flag(summary.flags, names, (rule,)) for rule in PAPER + ADDED}
+    tests["paper"] = any_flag(summary.flags, names, PAPER)
     tests["flags"] = summary.flags != 0
     of_galaxy = zip(summary.trust["p_value"], summary.trust["efficiency"], strict=True)
     tests["verdict"] = np.array([not is_trusted(*values) for values in of_galaxy], dtype=bool)
     tests["whole"] = tests["flags"] | tests["verdict"]
     return Judged(tests, summary.trust["efficiency"])
-
-
-def _any_flag(flags: NDArray[np.int64], artifact: Artifact, rules: tuple[str, ...]) -> Bools:
-    mask = sum(1 << i for i, name in enumerate(artifact.flag_names) if name.startswith(rules))
-    return np.asarray((flags & mask) != 0)
 
 
 def measure_exact(

@@ -257,6 +257,16 @@ def test_reddening_by_ebv_is_stronger_in_the_blue(tmp_path, flux):
     np.testing.assert_allclose(magnitudes[:, 2], 0.2285, atol=1e-6)  # Schlafly & Finkbeiner: A_r
 
 
+@pytest.mark.parametrize("ebv", [-1.0, -0.01, np.nan])
+def test_a_reddening_that_is_none_leaves_nothing_to_fit(tmp_path, flux, ebv):
+    columns = per_band_columns(flux, 0.03 * flux) | {"ebv": np.array([0.1, ebv, *4 * [0.0]])}
+    write_table(tmp_path / "a.csv", columns, {})
+    catalog = read_catalog(tmp_path / "a.csv", ColumnMap(**_fields(PER_BAND), ebv="ebv"), UGRIZ)
+    usable = np.isfinite(catalog.observation.flux)
+    assert usable.all(axis=1).tolist() == [True, False, *4 * [True]]
+    assert not usable[1].any()
+
+
 def test_unmeasured_inverse_variance_is_a_missing_error(tmp_path, flux):
     ivar = 1 / (0.1 * flux) ** 2
     ivar[0, 0], ivar[1, 1] = 0.0, -1.0

@@ -43,7 +43,7 @@ def test_every_way_of_going_wrong_has_its_simulations(
 def test_every_corruption_changes_something(tiny: Artifact) -> None:
     config = ForwardConfig(**tiny.manifest["provenance"]["forward_model"])
     model = forward_model(tiny)
-    setting = Setting(config, model, tiny.bands, torch.Generator().manual_seed(1))
+    setting = Setting(config, model, torch.Generator().manual_seed(1))
     rows = simulate_noisy(model, 20, seed=1)
     corruptions = all_corruptions(tiny.bands)
     sound = corruptions.pop(CLEAN)(rows, setting)
