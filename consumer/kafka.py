@@ -29,8 +29,9 @@ from consumer.kafka_client import (
 from consumer.message import Message, Place, Window, is_full, next_offsets
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
+from consumer.positions import PositionStore
 from consumer.settings import Settings
-from consumer.starts import PositionStore, Starts
+from consumer.starts import Starts
 
 IDLE_S = 0.5
 """How long `poll` waits for a first message."""
@@ -53,6 +54,8 @@ class KafkaSource:
 
     served = False
     """Whether it ever held partitions."""
+    log: PositionLog | None = None
+    """Remembers what the group may forget."""
 
     def __init__(
         self,
@@ -64,7 +67,6 @@ class KafkaSource:
         self._settings = settings.input
         self._metrics = metrics
         self._health = health
-        self._store: PositionStore | None = None
         self._listener: AssignmentListener | None = None
         self._day: date | None = None
         self._topics: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ class KafkaSource:
             self._consumer = Consumer(config, logger=LOG)
             self.group_metadata = self._consumer.consumer_group_metadata()
         self.starts = Starts(settings.input, metrics, self._consumer, absent, health.beat)
+        self._store: PositionStore = self.starts.group_positions()
 
     def subscribe(
         self,
@@ -93,7 +96,8 @@ class KafkaSource:
         log: PositionLog | None = None,
     ) -> None:
         """Join the group. Without `positions` the group keeps them, and `log` what it forgets."""
-        self._store, self._listener, self.starts.log = positions, listener, log
+        self._store = positions or self.starts.group_positions(log)
+        self._listener, self.log = listener, log
         self._subscribe_for(datetime.now(UTC))
 
     @property
@@ -327,8 +331,7 @@ class KafkaSource:
         self._taken = [m for m in self._taken if m.place in self._held]
         for place in places:
             self._seen_to.pop(place, None)
-        if self._store is not None:
-            self._store.let_go(places)
+        self._store.let_go(places)
         self._note_rebalance("partitions revoked", places)
 
     def _note_rebalance(self, event: str, places: set[Place]) -> None:

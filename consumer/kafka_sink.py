@@ -274,9 +274,9 @@ def options_taken(section: str) -> Iterator[None]:
 
 def note_positions(outlet: Outlet, window: Window, source: KafkaSource) -> None:
     """Produce the positions behind a window to the topic that remembers them, if there is one."""
-    starts = source.starts
-    if starts.log is not None:
-        produce_positions(outlet, starts.log, next_offsets(window.consumed), starts.topic_id)
+    if source.log is not None:
+        offsets = next_offsets(window.consumed)
+        produce_positions(outlet, source.log, offsets, source.starts.topic_id)
 
 
 def _tell_forgotten(error: object) -> None:

@@ -1,8 +1,7 @@
 """Where reading of a partition begins once it is assigned: decided here and nowhere else.
 
-- It has a position, kept by the group or, with two clusters, by a `PositionStore`: reading goes on
-  there. Where messages behind it are gone, `OffsetsLostError` names them, unless the gap was
-  accepted.
+- It has a position, in a store of `positions.py`: reading goes on there. Where messages behind it
+  are gone, `OffsetsLostError` names them, unless the gap was accepted.
 - It has none, but its topic was read before, or the same topic of another day: it was added later;
   it is read from its beginning.
 - It has a position, but no broker leads it, so that nobody can say what it holds: reading goes on
@@ -26,61 +25,29 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from datetime import UTC, date, datetime
-from typing import Any, Protocol
+from typing import Any
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaError,
-    KafkaException,
-    TopicCollection,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from consumer.days import choose_unfinished, find_earlier
 from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
 from consumer.extents import Extents
 from consumer.gaps import Gap, Position, find_gap
-from consumer.kafka_client import CALL_TIMEOUT_S, LOG, commit, foreign_errors, open_admin
+from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors, open_admin
 from consumer.message import Place
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
+from consumer.positions import GroupPositions, PositionStore
 from consumer.sections import InputSettings
 
-POSITIONS_TIMEOUT_S = 60.0
 WAIT_FOR_FIRST_S = 0.1
 LOOK_EVERY_S = 10.0
 """How often it is looked whether topics are the ones that were assigned."""
 
 
-class PositionStore(Protocol):
-    """Where the positions of the input are kept, if the group does not keep them."""
-
-    def take_over(self, places: Collection[Place]) -> None:
-        """Shut former owners out."""
-
-    def recall(self, places: Collection[Place]) -> Mapping[Place, Position]:
-        """Return where reading goes on; nothing for a partition without a position."""
-
-    def recall_topics(self) -> Collection[str]:
-        """Return the topics in which there are positions."""
-
-    def keep(self, offsets: Mapping[Place, int]) -> None:
-        """Keep positions that lead to nothing, such as the first, all or none.
-
-        The first of these places was taken over.
-        """
-
-    def let_go(self, places: Collection[Place]) -> None:
-        """Note that partitions belong to others now."""
-
-
 class Starts:
     """Finds where reading begins, and what is missing there."""
-
-    log: PositionLog | None = None
-    """Remembers what the group may forget."""
 
     def __init__(
         self,
@@ -102,22 +69,22 @@ class Starts:
         self._asked: Mapping[str, Future[Any]] = {}
         self._asked_s = time.monotonic()
 
-    def find_all(
-        self, places: Collection[Place], positions: PositionStore | None
-    ) -> dict[Place, int]:
+    def group_positions(self, log: PositionLog | None = None) -> GroupPositions:
+        """Return the group as the store of its positions, with what remembers them."""
+        return GroupPositions(self._settings.group, self._consumer, self._admin, self.topic_id, log)
+
+    def find_all(self, places: Collection[Place], positions: PositionStore) -> dict[Place, int]:
         """Return the first offset to read of each partition.
 
         Raises OffsetsLostError, BrokerError, also where the topic of other partitions was made anew
         meanwhile, or, from librdkafka, KafkaException.
         """
         self._learn_topic_ids({topic for topic, _ in places})
-        if positions is not None:
-            positions.take_over(places)
-        recall = positions.recall if positions else self._group_positions
-        known = recall(places)
+        positions.take_over(places)
+        known = positions.recall(places)
         if self._settings.start == "latest" and len(known) < len(places):
             self._begin_at_ends(places, positions)
-            known = recall(places)
+            known = positions.recall(places)
         extents = self._extents.find_all(places, known)
         self._believe(known)
         found = {p: find_gap(known[p], extents[p]) for p in known.keys() & extents.keys()}
@@ -128,18 +95,13 @@ class Starts:
         begins = {place: extent.low for place, extent in extents.items()}
         return begins | {place: position.offset for place, position in known.items()} | behind
 
-    def keep_positions(self, offsets: Mapping[Place, int], positions: PositionStore | None) -> bool:
+    def keep_positions(self, offsets: Mapping[Place, int], positions: PositionStore) -> bool:
         """Keep positions before which nothing is to be read; tell whether that was not refused.
 
         Raises BrokerError or, from librdkafka, KafkaException where no answer came.
         """
         try:
-            if positions is None:
-                self._keep_in_group(offsets)
-            else:
-                for place, offset in offsets.items():  # each shuts out former owners of its own
-                    self._beat()
-                    positions.keep({place: offset})
+            positions.keep_each(offsets)
         except WindowAbortedError:
             return False
         except KafkaException as error:
@@ -148,7 +110,7 @@ class Starts:
             return False
         return True
 
-    def find_unfinished(self, day: date, positions: PositionStore | None) -> tuple[str, ...]:
+    def find_unfinished(self, day: date, positions: PositionStore) -> tuple[str, ...]:
         """Return topics of days before those read on `day` (UTC) that were not read to their ends.
 
         Raises BrokerError or, from librdkafka, KafkaException.
@@ -157,14 +119,13 @@ class Starts:
             return ()
         present = self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics
         earlier = find_earlier(self._settings, day, present)
-        known = set(self._read_topics(positions))
-        recall = positions.recall if positions else self._group_positions
+        known = set(positions.recall_topics())
         unfinished: list[str] = []
         for days in earlier.values():
             finished = {}
             for topic in known & set(days.values()):
                 places = [(topic, partition) for partition in present[topic].partitions]
-                read = recall(places)
+                read = positions.recall(places)
                 finished[topic] = all(self._extents.is_finished(p, read.get(p)) for p in places)
             unfinished += choose_unfinished(days, finished)
         return tuple(unfinished)
@@ -207,7 +168,7 @@ class Starts:
             if position.topic_id is not None:
                 self._topic_ids.setdefault(topic, position.topic_id)
 
-    def _begin_at_ends(self, places: Collection[Place], positions: PositionStore | None) -> None:
+    def _begin_at_ends(self, places: Collection[Place], positions: PositionStore) -> None:
         """Keep the ends of the topics that were never read as positions in them.
 
         Who was assigned the first partition keeps them for all; the others wait until it did. Else
@@ -228,51 +189,12 @@ class Starts:
                     came_later = entry in self._absent
                     extents = {place: self._extents.find(place) for place in present}
                     firsts = {p: e.low if came_later else e.high for p, e in extents.items()}
-                    (positions.keep if positions else self._keep_in_group)(firsts)
+                    positions.keep(firsts)
             time.sleep(WAIT_FOR_FIRST_S)
 
-    def _find_read(self, positions: PositionStore | None) -> set[str]:
+    def _find_read(self, positions: PositionStore) -> set[str]:
         """Return the entries of `input.topics` in which there are positions."""
-        return {self._settings.entry_of(topic) for topic in self._read_topics(positions)}
-
-    def _read_topics(self, positions: PositionStore | None) -> Collection[str]:
-        return positions.recall_topics() if positions else self._group_topics()
-
-    def _group_topics(self) -> set[str]:
-        wanted = [ConsumerGroupTopicPartitions(self._settings.group)]
-        (answer,) = self._admin.list_consumer_group_offsets(
-            wanted, request_timeout=CALL_TIMEOUT_S
-        ).values()
-        found = answer.result().topic_partitions
-        _raise_first([p.error for p in found])
-        kept = {p.topic for p in found if p.offset >= 0}
-        return kept | (self.log.recall_topics(stable=True) if self.log else set())
-
-    def _group_positions(self, places: Collection[Place]) -> dict[Place, Position]:
-        wanted = [TopicPartition(*place) for place in places]
-        known = self._consumer.committed(wanted, timeout=POSITIONS_TIMEOUT_S)
-        _raise_first([p.error for p in known])
-        kept = {
-            (p.topic, p.partition): Position(p.offset, p.metadata or None)
-            for p in known
-            if p.offset >= 0
-        }
-        forgotten = set(places) - kept.keys()
-        return kept | (self.log.recall(forgotten, stable=True) if self.log and forgotten else {})
-
-    def _keep_in_group(self, starts: Mapping[Place, int]) -> None:
-        """Let the group keep where reading goes on, and then what remembers it."""
-        kept = {
-            place: Position(offset, self.topic_id(place[0])) for place, offset in starts.items()
-        }
-        positions = [
-            TopicPartition(*place, offset, metadata=topic_id or "")
-            for place, (offset, topic_id) in kept.items()
-        ]
-        if positions:
-            commit(self._consumer, positions)
-            if self.log is not None:
-                self.log.keep(kept)
+        return {self._settings.entry_of(topic) for topic in positions.recall_topics()}
 
     def _learn_topic_ids(self, topics: Collection[str]) -> None:
         self._asked = {}
@@ -315,13 +237,6 @@ def _find_places(admin: AdminClient, settings: InputSettings, entry: str) -> lis
     names = settings.topics_on(datetime.now(UTC).date())
     named = [name for name in names if settings.entry_of(name) == entry]
     return sorted((name, p) for name in named if name in found for p in found[name].partitions)
-
-
-def _raise_first(errors: Collection[KafkaError | None]) -> None:
-    """Raise KafkaException for the first error: what a partition refuses to tell is not nothing."""
-    for error in errors:
-        if error is not None:
-            raise KafkaException(error)
 
 
 def _topic_id(answer: "Future[Any]") -> str | None:

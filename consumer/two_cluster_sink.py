@@ -71,6 +71,12 @@ class TwoClusterSink:
 
         self._transactions[min(offsets)].publish(Window((), (), ()), add_offsets)
 
+    def keep_each(self, offsets: Mapping[Place, int]) -> None:
+        """Keep positions that lead to nothing, as `keep` does, each as its partition's owner."""
+        for place, offset in offsets.items():
+            self._source.beat()
+            self.keep({place: offset})
+
     def let_go(self, places: Collection[Place]) -> None:
         """Forget the producers of partitions that belong to others now."""
         for place in places:

@@ -29,6 +29,7 @@ ALLOWED = {
         "letter_box",
         "outlet",
         "position_log",
+        "positions",
         "starts",
         "topic_checks",
         "topics",

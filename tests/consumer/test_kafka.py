@@ -139,6 +139,7 @@ def test_an_end_that_moved_before_what_was_read_needs_new_clients(source: KafkaS
     """
     consumer = FakeConsumer([[Event(("hosts", 2), 12, RESET)], [Event(CUT, 12, RESET)]])
     source._consumer = source.starts._consumer = consumer
+    source._store = source.starts.group_positions()
     assert source.poll(4, 0.0) == []
     with pytest.raises(BrokerError, match=r"input: hosts\[0\]: what was to be read next is gone"):
         source.poll(4, 0.0)
@@ -163,6 +164,7 @@ def test_headers_that_cannot_be_read_cost_no_message(
 def test_a_window_in_hand_is_given_up_with_its_clients(source: KafkaSource) -> None:
     consumer = FakeConsumer([[Event(CUT, 10), Event(WHOLE, 10)], [Event(CUT, 11, RESET)]])
     source._consumer = source.starts._consumer = consumer
+    source._store = source.starts.group_positions()
     window = source.poll(2, 0.0)
     assert len(window) == 2
     source._last_poll_s = float("-inf")
@@ -185,6 +187,7 @@ def behind_markers(source: KafkaSource) -> FakeConsumer:
     """A message, then the markers of transactions up to the end of its partition."""
     consumer = FakeConsumer([[Event(CUT, 10), Event(CUT, 13, END)]])
     source._consumer = source.starts._consumer = consumer
+    source._store = source.starts.group_positions()
     return consumer
 
 

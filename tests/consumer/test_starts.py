@@ -148,6 +148,8 @@ class FakePositions:
             raise WindowAbortedError("output: rolled back")
         self.kept |= {place: Position(end, "a") for place, end in ends.items()}
 
+    keep_each = keep
+
     def let_go(self, places: Collection[Place]) -> None:
         pass
 
@@ -165,7 +167,7 @@ def test_what_a_group_does_not_tell_is_not_nothing(emptied: Starts) -> None:
     untold = SimpleNamespace(topic="hosts", partition=0, offset=-1001, error=refused)
     emptied._consumer.committed = lambda places, timeout: [untold]  # type: ignore[method-assign]
     with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
-        emptied.find_all([PLACE], None)
+        emptied.find_all([PLACE], emptied.group_positions())
 
 
 def accept(starts: Starts, *, gaps: bool) -> None:
@@ -212,9 +214,9 @@ class FakeLog:
 def test_what_a_group_keeps_is_remembered(emptied: Starts) -> None:
     """Also where it leads to nothing, such as an accepted gap or an end behind markers."""
     log = FakeLog()
-    emptied.log = log  # type: ignore[assignment]
+    positions = emptied.group_positions(log)  # type: ignore[arg-type]
     accept(emptied, gaps=True)
-    emptied.find_all([PLACE], None)
+    emptied.find_all([PLACE], positions)
     assert log.kept == {PLACE: Position(20, "a")}
-    emptied.keep_positions({PLACE: 21}, None)
+    emptied.keep_positions({PLACE: 21}, positions)
     assert log.kept == {PLACE: Position(21, "a")}

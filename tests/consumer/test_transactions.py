@@ -81,7 +81,7 @@ def test_a_commit_that_fails(
     monkeypatch.setattr(kafka_sink, "find_limits", lambda _: Limits(*3 * [1_000_000]))
     monkeypatch.setattr(outlet, "Producer", lambda *_, **__: FakeProducer(errors, log))
     source = SimpleNamespace(
-        starts=SimpleNamespace(log=None),
+        log=None,
         positions_behind=lambda _: [],
         group_metadata=None,
         advance=lambda _: log.append("advance"),

@@ -16,6 +16,7 @@ from consumer.kafka import KafkaSource
 from consumer.message import Place
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
+from consumer.positions import PositionStore
 from consumer.sections import DATE
 from consumer.settings import Settings
 from consumer.starts import find_absent
@@ -176,9 +177,9 @@ def test_a_group_forgotten_before_its_first_alert_goes_on_where_it_began(
         metrics = Metrics(CollectorRegistry())
         with (
             closing(KafkaSource(settings, metrics, Health())) as source,
-            closing(PositionLog(settings, "cluster")) as source.starts.log,
+            closing(PositionLog(settings, "cluster")) as log,
         ):
-            return source.starts.find_all(places, None)
+            return source.starts.find_all(places, source.starts.group_positions(log))
 
     send(bootstrap, topics.alerts, "history")
     assert find() == dict.fromkeys(places, 1)
@@ -201,8 +202,10 @@ def test_all_begin_at_the_ends_that_the_first_partitions_owner_found(
         def find(partitions: Sequence[int]) -> dict[int, int]:
             metrics = Metrics(CollectorRegistry())
             source = open_ends.enter_context(closing(KafkaSource(settings, metrics, Health())))
-            sink = TwoClusterSink(settings, metrics, source, "elsewhere") if two_clusters else None
-            starts = source.starts.find_all({(topics.alerts, p) for p in partitions}, sink)
+            positions: PositionStore = source.starts.group_positions()
+            if two_clusters:
+                positions = TwoClusterSink(settings, metrics, source, "elsewhere")
+            starts = source.starts.find_all({(topics.alerts, p) for p in partitions}, positions)
             return {partition: offset for (_, partition), offset in starts.items()}
 
         with ThreadPoolExecutor() as pool:
