@@ -154,7 +154,7 @@ def _add_topics(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from consumer.kafka_sink import check_clients
+    from consumer.start_checks import check_clients
 
     settings = load_settings(options.config)
     check_clients(settings)

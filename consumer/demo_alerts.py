@@ -18,9 +18,9 @@ from consumer.avro import encode
 from consumer.demo import describe_galaxy, load_galaxies
 from consumer.errors import BrokerError, SettingsError, exit_code
 from consumer.kafka_client import LOG
-from consumer.kafka_sink import options_taken
 from consumer.sections import DATE
 from consumer.settings import Settings, load_settings
+from consumer.start_checks import options_taken
 from sedflow_core import load_artifact
 from sedflow_core.argument_types import positive_float, positive_int
 from sedflow_core.errors import SedflowError

@@ -23,7 +23,6 @@ from consumer.kafka_client import (
     commit,
     consumer_config,
     foreign_errors,
-    of_assignment,
     to_message,
 )
 from consumer.message import Message, Place, Window, is_full, next_offsets
@@ -31,7 +30,7 @@ from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.positions import PositionStore
 from consumer.settings import Settings
-from consumer.starts import Starts
+from consumer.starts import Starts, of_assignment
 
 IDLE_S = 0.5
 """How long `poll` waits for a first message."""

@@ -1,36 +1,30 @@
-"""What every Kafka client here shares: configuration, start-up checks, messages and errors.
+"""What every Kafka client here shares: configuration, messages and errors.
 
 Librdkafka's exceptions become ours where it is called, mostly by `foreign_errors`.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from threading import Thread
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource
 
-from consumer.connection import Need, check_rights, describe_cluster, explain
+from consumer.connection import explain
 from consumer.errors import (
     BrokerError,
-    ConsumerError,
     NoAnswerError,
     SettingsError,
-    WindowAbortedError,
-    WorkerLostError,
 )
 from consumer.message import Headers, Message
-from consumer.sections import DATE, ClientOption, ClusterSettings, OutputSettings
+from consumer.sections import ClientOption, ClusterSettings
 from consumer.settings import Settings
 
 LOG = logging.getLogger("sedflow.kafka")
 
 CALL_TIMEOUT_S = 10.0
-HANGS_AFTER_S = CALL_TIMEOUT_S + 2.0
-"""What has not come back by then, although its time-out is over, never will."""
 BROKER_DEFAULT_BYTES = 1_048_588
 """The largest batch of messages that a broker takes unless it is told otherwise."""
 NEW_TOPIC_EVERY_MS = 30_000
@@ -66,20 +60,6 @@ OF_A_REBALANCE = frozenset(
     }
 )
 """Why a group takes no positions now from one who was a member when it read."""
-
-
-class Clusters(NamedTuple):
-    """The ids of the clusters that are read and written."""
-
-    input: str
-    output: str
-    remembers: bool
-    """Whether there is a topic of positions; see `position_log.py`."""
-
-    @property
-    def apart(self) -> bool:
-        """Whether they are two, which no transaction can span."""
-        return self.input != self.output
 
 
 class Limits(NamedTuple):
@@ -143,57 +123,6 @@ def consumer_config(settings: Settings) -> dict[str, ClientOption]:
     return client_config("input", source, defaults, forced)
 
 
-def check_topics(settings: Settings) -> Clusters:
-    """Check at start that the clusters hold every topic that is read or written.
-
-    Raises SettingsError for no topics, BrokerError for a missing topic or right, NoAnswerError for
-    a cluster that does not answer.
-    """
-    inputs = settings.input.topics
-    if not inputs:
-        raise SettingsError("input.topics: expected at least one topic, got none")
-    source = describe_cluster("input", settings.input)
-    sink = describe_cluster("output", settings.output)
-    positions = settings.output.offsets_topic_name
-    clusters = Clusters(source.cluster_id, sink.cluster_id, positions in sink.topics)
-    named = [topic for topic in inputs if DATE not in topic]
-    _require("input", source, named)
-    dead_letters = map(settings.output.dead_letter_topic_of, inputs)
-    written = {settings.output.topic, *dead_letters}
-    if clusters.apart and settings.output.delivery == "exactly-once":
-        written.add(positions)
-    _require("output", sink, written)
-    if positions in written:
-        _check_compacted(settings.output)
-    group = settings.input.group
-    check_rights("input", settings.input, [Need("READ", named)], group)
-    remembered = [positions] if clusters.remembers else []
-    needs = [Need("WRITE", written | {*remembered}), Need("READ", remembered)]
-    check_rights("output", settings.output, needs)
-    if output_user_moves_offsets(settings, apart=clusters.apart):
-        check_rights("output", settings.output, [Need("READ", named)], group)
-    return clusters
-
-
-def _check_compacted(output: OutputSettings) -> None:
-    """Of positions that are deleted by age, a quiet partition would be answered anew."""
-    topic = output.offsets_topic_name
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-    with foreign_errors("output: positions"):
-        client = open_admin(output)  # it must outlive its answers
-        asked = client.describe_configs([resource], request_timeout=CALL_TIMEOUT_S)
-    policy = _read_config(topic, asked[resource], "cleanup.policy", "compact")
-    if policy != "compact":
-        raise BrokerError(f"output: {topic}: expected cleanup.policy=compact, got {policy}")
-
-
-def output_user_moves_offsets(settings: Settings, *, apart: bool) -> bool:
-    """Whether the output's user moves, in its transactions, what the input's user reads."""
-    source, sink = settings.input, settings.output
-    one_user = source.username == sink.username
-    return sink.delivery == "exactly-once" and not (apart or one_user)
-
-
 def commit(consumer: Consumer, positions: Sequence[TopicPartition]) -> None:
     """Commit positions of the group and wait. Raises KafkaException where one is refused."""
     for position in consumer.commit(offsets=list(positions), asynchronous=False) or ():
@@ -210,11 +139,6 @@ def open_admin(cluster: ClusterSettings) -> AdminClient:
     return AdminClient({**_backoff(cluster), **config, "log_level": 3}, logger=LOG)
 
 
-def check_output(output: OutputSettings, topics: Collection[str]) -> None:
-    """Check before a replay that the output's cluster holds `topics`. Raises BrokerError."""
-    _require("output", describe_cluster("output", output), topics)
-
-
 def find_limits(settings: Settings) -> Limits:
     """Return what the topics take that are published to.
 
@@ -229,14 +153,14 @@ def find_limits(settings: Settings) -> Limits:
         answers = client.describe_configs(list(wanted), request_timeout=CALL_TIMEOUT_S)
     unknown = str(BROKER_DEFAULT_BYTES)
     sizes = {
-        topic: int(_read_config(topic, answers[resource], "max.message.bytes", unknown))
+        topic: int(read_config(topic, answers[resource], "max.message.bytes", unknown))
         for resource, topic in wanted.items()
     }
     letter = min(sizes[name] for name in letters)
     return Limits(letter, sizes[output.topic], min(sizes.values()))
 
 
-def _read_config(topic: str, answer: Future[Any], key: str, default: str) -> str:
+def read_config(topic: str, answer: Future[Any], key: str, default: str) -> str:
     """Return a setting of a topic; the default where this user may not see it."""
     try:
         return str(answer.result()[key].value)
@@ -249,14 +173,6 @@ def _read_config(topic: str, answer: Future[Any], key: str, default: str) -> str
         fields = {"setting": key, "assumed": default, "error": text}
         LOG.warning("setting of a topic unknown", extra={"fields": fields})
         return default
-
-
-def _require(section: str, cluster: Any, topics: Collection[str]) -> None:
-    if missing := sorted(set(topics) - cluster.topics.keys()):
-        raise BrokerError(
-            f"{section}: expected the topics {missing}, got none of these names "
-            "that this user may DESCRIBE"
-        )
 
 
 def to_message(message: Any) -> Message:
@@ -286,35 +202,6 @@ def _find_headers(message: Any) -> Headers:
         }
         LOG.warning("headers left out", extra={"fields": fields})
         return ()
-
-
-def call_within(limit_s: float, call: Callable[..., Any], *arguments: object) -> None:
-    """Make a call that librdkafka may never return from although it was given a time-out.
-
-    send_offsets_to_transaction does so when its coordinator goes away (librdkafka issue 5456).
-    Raises WorkerLostError after `limit_s`: the process must end then, for the call goes on.
-    """
-    outcome: Future[object] = Future()
-
-    def make_call() -> None:
-        try:
-            outcome.set_result(call(*arguments))
-        except Exception as error:
-            outcome.set_exception(error)
-
-    Thread(target=make_call, daemon=True).start()
-    try:
-        outcome.result(limit_s)
-    except TimeoutError:
-        what = f"{getattr(call, '__name__', 'call')}: expected an answer within {limit_s:.0f} s"
-        raise WorkerLostError(f"{what}, got none") from None
-
-
-def of_assignment(error: KafkaException | ConsumerError) -> ConsumerError:
-    """Ours for what went wrong in an assignment, whose transaction is not the window's in hand."""
-    if isinstance(error, KafkaException):
-        return BrokerError(f"input: assignment: {error.args[0].str()}")
-    return BrokerError(str(error)) if isinstance(error, WindowAbortedError) else error
 
 
 @contextmanager

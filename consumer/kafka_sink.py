@@ -32,34 +32,33 @@ the window, and so does a group that is rebalanced meanwhile.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from itertools import count
+from threading import Thread
 from typing import Any, NoReturn
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from consumer.backoff import wait_or_give_up
-from consumer.errors import BrokerError, SettingsError, WindowAbortedError, WorkerLostError
+from consumer.errors import BrokerError, WindowAbortedError, WorkerLostError
 from consumer.kafka import KafkaSource
 from consumer.kafka_client import (
     CALL_TIMEOUT_S,
-    DEFAULT_LIMITS,
-    HANGS_AFTER_S,
     LOG,
     Limits,
-    call_within,
-    consumer_config,
     find_limits,
     foreign_errors,
 )
 from consumer.message import Window, next_offsets
 from consumer.metrics import Metrics
-from consumer.outlet import Outlet, producer_config
+from consumer.outlet import Outlet
 from consumer.position_log import produce_positions
 from consumer.sections import ClientOption
 from consumer.settings import Settings
 
+HANGS_AFTER_S = CALL_TIMEOUT_S + 2.0
+"""What has not come back by then, although its time-out is over, never will."""
 RETRY_FOR_S = 15.0
 """How long a call is made again, the last one started by then. A transaction has timed out sooner;
 and nothing beats while a window is committed and then aborted, which may take so long each.
@@ -244,32 +243,26 @@ def transactional(transactional_id: str) -> Mapping[str, ClientOption]:
     }
 
 
-def check_clients(settings: Settings) -> None:
-    """Make the clients once, to see whether librdkafka takes their options; read every secret.
+def call_within(limit_s: float, call: Callable[..., Any], *arguments: object) -> None:
+    """Make a call that librdkafka may never return from although it was given a time-out.
 
-    Raises SettingsError, naming the section. Later on the same refusal is trouble that may pass,
-    such as a certificate that is being replaced.
+    send_offsets_to_transaction does so when its coordinator goes away (librdkafka issue 5456).
+    Raises WorkerLostError after `limit_s`: the process must end then, for the call goes on.
     """
-    forced = PLAIN if settings.output.delivery == "at-least-once" else transactional("check")
-    quiet: dict[str, ClientOption] = {"log_level": 0}
-    settings.registry.read_password()
-    with options_taken("input"):
-        Consumer(consumer_config(settings) | quiet).close()
-    with options_taken("output"):
-        Producer(producer_config(settings, forced, DEFAULT_LIMITS) | quiet)
+    outcome: Future[object] = Future()
 
+    def make_call() -> None:
+        try:
+            outcome.set_result(call(*arguments))
+        except Exception as error:
+            outcome.set_exception(error)
 
-@contextmanager
-def options_taken(section: str) -> Iterator[None]:
-    """Raise SettingsError where librdkafka refuses the options of a client."""
+    Thread(target=make_call, daemon=True).start()
     try:
-        yield
-    except (KafkaException, TypeError) as error:
-        cause = error.args[0]
-        text = cause.str() if isinstance(cause, KafkaError) else cause
-        raise SettingsError(
-            f"{section}.kafka: expected options that librdkafka takes, got: {text}"
-        ) from error
+        outcome.result(limit_s)
+    except TimeoutError:
+        what = f"{getattr(call, '__name__', 'call')}: expected an answer within {limit_s:.0f} s"
+        raise WorkerLostError(f"{what}, got none") from None
 
 
 def note_positions(outlet: Outlet, window: Window, source: KafkaSource) -> None:

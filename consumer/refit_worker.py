@@ -12,12 +12,12 @@ from threading import Event
 
 import torch
 
-from consumer.kafka_sink import check_clients
 from consumer.message import Window
 from consumer.process import start_logging, stop_on_signals
 from consumer.refit import RefitMetrics, RefitStep
 from consumer.refit_settings import derive_refit_settings
 from consumer.settings import Settings
+from consumer.start_checks import check_clients
 from consumer.worker import Worker, attend, load_served
 from sedflow_core import Artifact
 from sedflow_core.errors import ArtifactError, MissingExtraError, check_installed

@@ -20,12 +20,12 @@ from consumer.errors import SettingsError
 from consumer.files import ArchiveSource, FileSink, NoSink, dead_letter_path
 from consumer.gallery import Gallery
 from consumer.health import Health
-from consumer.kafka_client import check_output
 from consumer.kafka_sink import KafkaSink
 from consumer.message import Sink
 from consumer.metrics import Metrics
 from consumer.registry import register_summaries
 from consumer.settings import Settings
+from consumer.start_checks import check_output
 from consumer.step import Step
 from consumer.summaries import SummaryForm
 from consumer.writers import AvroWriter, FileFormat, ParquetWriter

@@ -31,7 +31,7 @@ from confluent_kafka import Consumer, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from consumer.days import choose_unfinished, find_earlier
-from consumer.errors import BrokerError, OffsetsLostError, WindowAbortedError
+from consumer.errors import BrokerError, ConsumerError, OffsetsLostError, WindowAbortedError
 from consumer.extents import Extents
 from consumer.gaps import Gap, Position, find_gap
 from consumer.kafka_client import CALL_TIMEOUT_S, LOG, foreign_errors, open_admin
@@ -217,6 +217,13 @@ class Starts:
             names, request_timeout=CALL_TIMEOUT_S
         )
         return answers
+
+
+def of_assignment(error: KafkaException | ConsumerError) -> ConsumerError:
+    """Ours for what went wrong in an assignment, whose transaction is not the window's in hand."""
+    if isinstance(error, KafkaException):
+        return BrokerError(f"input: assignment: {error.args[0].str()}")
+    return BrokerError(str(error)) if isinstance(error, WindowAbortedError) else error
 
 
 def find_absent(settings: InputSettings) -> frozenset[str]:

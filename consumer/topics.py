@@ -18,11 +18,11 @@ from consumer.kafka_client import (
     CALL_TIMEOUT_S,
     LOG,
     open_admin,
-    output_user_moves_offsets,
 )
 from consumer.letter_box import letter_group
 from consumer.sections import DATE, ClusterSettings
 from consumer.settings import Settings
+from consumer.start_checks import output_user_moves_offsets
 from consumer.topic_checks import Found, Section, Wanted, bytes_of, doubts, faults
 
 LETTER_MARGIN_BYTES = 65_536

@@ -40,8 +40,7 @@ from consumer.gallery import Follower, Gallery, open_page
 from consumer.health import Health, serve
 from consumer.in_hand import InHand, notes_folder
 from consumer.kafka import KafkaSource
-from consumer.kafka_client import Clusters, check_topics
-from consumer.kafka_sink import KafkaSink, PlainSink, check_clients
+from consumer.kafka_sink import KafkaSink, PlainSink
 from consumer.message import STEP_AT_ONCE, Sink, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
@@ -50,6 +49,7 @@ from consumer.registry import RegistryError, register_summaries
 from consumer.sections import ArtifactSettings
 from consumer.settings import Settings
 from consumer.shadow import Report, Shadowed, with_shadow
+from consumer.start_checks import Clusters, check_clients, check_topics
 from consumer.starts import find_absent
 from consumer.step import Step, Watch
 from consumer.summaries import SummaryForm

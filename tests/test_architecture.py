@@ -30,6 +30,7 @@ ALLOWED = {
         "outlet",
         "position_log",
         "positions",
+        "start_checks",
         "starts",
         "topic_checks",
         "topics",

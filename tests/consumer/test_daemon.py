@@ -40,17 +40,17 @@ from consumer.in_hand import MAX_DEATHS, InHand
 from consumer.kafka_client import (
     BROKER_DEFAULT_BYTES,
     Limits,
-    call_within,
-    check_topics,
     client_config,
     find_limits,
 )
+from consumer.kafka_sink import call_within
 from consumer.message import STEP_AT_ONCE, DeadLetter, Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.outlet import MIN_MESSAGE_BYTES, producer_config
 from consumer.process import JsonFormatter, TextFormatter
 from consumer.sections import BreakerSettings
 from consumer.settings import Settings, load_settings
+from consumer.start_checks import check_topics
 from sedflow_core import Artifact
 
 

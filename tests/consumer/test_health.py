@@ -11,8 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.errors import SettingsError
 from consumer.health import MAX_SILENCE_S, Health, listen, serve, url_of
-from consumer.kafka_client import HANGS_AFTER_S
-from consumer.kafka_sink import RETRY_FOR_S
+from consumer.kafka_sink import HANGS_AFTER_S, RETRY_FOR_S
 from consumer.metrics import Metrics
 
 

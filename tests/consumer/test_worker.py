@@ -17,7 +17,6 @@ from consumer.daemon import Tally
 from consumer.errors import BrokerError, HaltedError, NoAnswerError, SettingsError
 from consumer.gather import fetch
 from consumer.health import MAX_SILENCE_S
-from consumer.kafka_client import Clusters
 from consumer.message import Difference, Result, Window
 from consumer.process import JsonFormatter
 from consumer.refit import RefitMetrics
@@ -26,6 +25,7 @@ from consumer.registry import RegistryError, SilentRegistryError
 from consumer.sections import InputSettings
 from consumer.settings import Settings
 from consumer.shadow import Shadowed
+from consumer.start_checks import Clusters
 from consumer.worker import LONGEST_PAUSE_S, LOST, Worker, WorkerHealth, attend
 from sedflow_core import Artifact, estimate
 

@@ -28,13 +28,13 @@ from consumer.errors import BrokerError
 from consumer.gaps import Position
 from consumer.health import Health
 from consumer.kafka import KafkaSource
-from consumer.kafka_client import check_output, check_topics
 from consumer.kafka_sink import KafkaSink
 from consumer.message import Message, Result, Window
 from consumer.metrics import Metrics
 from consumer.position_log import PositionLog
 from consumer.replay import derive_replay_settings
 from consumer.settings import Settings
+from consumer.start_checks import check_output, check_topics
 from consumer.topics import check, plan, plan_replay
 from tests.services import clean_environment, service
 
