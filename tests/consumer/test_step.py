@@ -17,7 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.avro import MAX_ENCODED_BYTES, decode_summary, encode, encode_body, schema_text
+from consumer.avro import (
+    MAX_ENCODED_BYTES,
+    decode_summary,
+    encode,
+    encode_body,
+    schema_text,
+    schemas_path,
+)
 from consumer.errors import SettingsError
 from consumer.message import (
     ERROR_HEADER_PREFIX,
@@ -424,3 +431,20 @@ def test_times_span_the_batch(step: Step, make_message: MakeMessage) -> None:
     window = step([make_message(1)], replay=False, now=lambda: next(ticks))
     summary = decode_summary(window.results[0].value)
     assert summary["endTimestamp"] - summary["startTimestamp"] == timedelta(seconds=1)
+
+
+def test_the_answer_that_is_shown_is_that_of_the_shipped_artifact(
+    shipped: Artifact, now: Clock
+) -> None:
+    samples = schemas_path() / "1" / "2" / "sample_data"
+    alert = json.loads((samples / "hostAlert.json").read_text())
+    shown = json.loads((samples / "posteriorSummary.ok.json").read_text())
+    step = Step(shipped, Settings.model_validate({"artifact": {"sha256": shipped.sha256}}))
+    message = Message(encode(alert, "hostAlert"), topic="sedflow.v1_0.hostAlert", offset=0)
+    (result,) = step([message], replay=False, now=now).results
+    found = decode_summary(result.value)
+    assert found.keys() == shown.keys()
+    for name in ("status", "statusReasons", "assumptions", "provenance"):
+        assert found[name] == shown[name], name
+    numbers = [list(walk_numbers(record["posterior"])) for record in (found, shown)]
+    np.testing.assert_allclose(*numbers, rtol=0.01, atol=0.003)
