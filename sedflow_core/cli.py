@@ -117,7 +117,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="of them the first N in bfloat16: twice as fast where the processor has units for it",
+        help="of them the first N in bfloat16: half the time where the processor has units for it, "
+        "else more",
     )
     parser.add_argument(
         "--learning-rate", type=positive_float, help="of Adam; default: the preset's"
