@@ -36,7 +36,7 @@ SYMBOLS: dict[str, tuple[str, str]] = {
     "tau_bc": (r"$\tau_{\rm BC}$", ""),
     "tau_ism": (r"$\tau_{\rm ISM}$", ""),
     "n_dust": (r"$n_{\rm dust}$", ""),
-    "log_mstar_surviving": (r"$\log\,M_\star$", r"$\rm M_\odot$"),
+    "log_mstar_surviving": (r"$\log\,M_{\ast}$", r"$\rm M_\odot$"),
     "log_sfr_1gyr": (r"$\log\,{\rm SFR}_{\rm 1\,Gyr}$", r"$\rm M_\odot\,yr^{-1}$"),
     "log_sfr_100myr": (r"$\log\,{\rm SFR}_{\rm 100\,Myr}$", r"$\rm M_\odot\,yr^{-1}$"),
     "log_ssfr_1gyr": (r"$\log\,{\rm sSFR}_{\rm 1\,Gyr}$", r"$\rm yr^{-1}$"),

@@ -42,7 +42,8 @@ def rank_histograms(
         axes.hist(column, bins=_N_BIN, range=(0, 1), histtype="step", color=BLUE, lw=1.3)
         _reference_histograms(axes, reference or {}, list(names).index(name), expected)
         axes.set_title(symbol_of(name), fontsize=11)
-        axes.set(xlim=(0, 1), ylim=(0, 2.0 * expected))
+    tallest = max(2.0 * expected, *(axes.dataLim.y1 for axes in grid))
+    grid[0].set(xlim=(0, 1), ylim=(0, 1.05 * tallest))
     figure.supxlabel("rank of the truth in its posterior", fontsize=11)
     figure.supylabel("simulations per bin", fontsize=11)
     if reference:
