@@ -277,11 +277,8 @@ class KafkaSource:
             self._seen_to[event.topic(), event.partition()] = event.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._give_up((event.topic(), event.partition()), error.str())
-        elif (
-            code in PASSING_ERRORS
-            or (
-                self._settings.dated and code == KafkaError.UNKNOWN_TOPIC_OR_PART
-            )  # tonight's, perhaps
+        elif code in PASSING_ERRORS or (
+            self._settings.dated and code == KafkaError.UNKNOWN_TOPIC_OR_PART  # tonight's, perhaps
         ):
             LOG.warning("input trouble", extra={"fields": {"error": error.str()}})
         else:
