@@ -27,7 +27,7 @@ from concurrent.futures import Future
 from datetime import UTC, date, datetime
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection
+from confluent_kafka import Consumer, KafkaException, TopicCollection, Uuid
 from confluent_kafka.admin import AdminClient
 
 from consumer.days import choose_unfinished, find_earlier
@@ -44,6 +44,8 @@ from consumer.sections import InputSettings
 WAIT_FOR_FIRST_S = 0.1
 LOOK_EVERY_S = 10.0
 """How often it is looked whether topics are the ones that were assigned."""
+UNTOLD_ID = str(Uuid(0, 0))
+"""What stands where a broker does not tell the id of a topic."""
 
 
 class Starts:
@@ -249,7 +251,8 @@ def _find_places(admin: AdminClient, settings: InputSettings, entry: str) -> lis
 def _topic_id(answer: "Future[Any]") -> str | None:
     """Return the id in an answer; None where the broker does not tell, or the topic is gone."""
     try:
-        return str(answer.result().topic_id)
+        topic_id = str(answer.result().topic_id)
+        return None if topic_id == UNTOLD_ID else topic_id
     except KafkaException as error:
         LOG.warning("no topic id", extra={"fields": {"error": error.args[0].str()}})
         return None

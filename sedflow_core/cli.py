@@ -102,6 +102,7 @@ def run_simulate(args: argparse.Namespace) -> int:
     with progress_bar(args.n_rows, "simulations") as bar:
         for rows in write_training_set(args.out, config, n_rows=args.n_rows, seed=args.seed):
             bar.update(rows - bar.n)
+    print(f"{args.out}: {rows:,} simulations")
     return 0
 
 

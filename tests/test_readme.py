@@ -49,7 +49,6 @@ SMALLER = {
     "--n-rows 1000000": "--n-rows 20000",
     "--preset streaming": "--preset streaming --epochs 1 --threads 1",
     "--version 1": "--version 1 --n-support 5000",
-    "--out compared.csv": "--out compared.csv --n-galaxies 1 --n-mcmc 1",
     "--out support": "--out support --n 1 --n-clean 50",
     "--record": "--record --n-simulations 20 --n-samples 50 --n-importance 2 --n-classifier 0"
     " --n-local 0 --n-gap 5",

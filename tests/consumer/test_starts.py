@@ -20,6 +20,8 @@ from consumer.settings import Settings
 from consumer.starts import Starts
 
 PLACE = ("hosts", 0)
+ZERO = "AAAAAAAAAAAAAAAAAAAAAA"
+"""Kafka's id of no topic, as its clients write it."""
 
 
 class Described:
@@ -61,7 +63,9 @@ def test_a_certificate_in_exchange_is_trouble() -> None:
         Starts(settings, Metrics(CollectorRegistry()), Emptied())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("ids", [["a", "a", "b"], [None, "a", "a", None, "b"]])
+@pytest.mark.parametrize(
+    "ids", [["a", "a", "b"], [None, "a", "a", None, "b"], [ZERO, "a", "a", ZERO, "b"]]
+)
 def test_a_topic_made_anew_is_found(starts: Starts, ids: list[str | None]) -> None:
     """Not one whose id the broker did not tell when it was assigned."""
     starts._admin = FakeAdmin(ids)  # type: ignore[assignment]

@@ -1,6 +1,7 @@
 """The `sedflow` command, end to end on tiny sizes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def test_from_simulations_to_a_validated_artifact(
     simulate = [str(rows), "--n-rows", "5000", "--seed", "3", "--ssp", "synthetic"]
     simulate += ["--birth-cloud-age", "0.02"]
     assert main(["simulate", *simulate]) == 0
+    assert re.fullmatch(rf"{rows}: [\d,]+ simulations\n", capsys.readouterr().out)
     train = [str(rows), str(run), "--n-rows", "5000", "--epochs", "1", "--threads", "1"]
     train += ["--seed", "5", "--bfloat16-epochs", "1", "--learning-rate", "0.001"]
     assert main(["train", *train]) == 0
